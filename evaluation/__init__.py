@@ -1,0 +1,1 @@
+"""Error versus discard curves, protocols, tables and plots."""

@@ -1,0 +1,1 @@
+"""Run machinery: configuration, optimiser, checkpoints, logs. Knows neither data nor model."""
