@@ -1,0 +1,48 @@
+"""The command line every script shares: -c FILE, dotted overrides, --allow-module."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from utils.errors import UserError
+
+
+class Command(NamedTuple):
+    """Hold what the user typed."""
+
+    config: str
+    overrides: list[str]
+    allow_modules: tuple[str, ...]
+
+
+def parse_command(description: str, argv: Sequence[str] | None = None) -> Command:
+    """Parse `-c CONFIG [key=value ...] [--allow-module PACKAGE ...]`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("-c", "--config", required=True, help="YAML file")
+    parser.add_argument(
+        "--allow-module",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package, importable from here, whose networks the YAML may name; repeatable",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted path into the YAML, e.g. base.seed=1")
+    args = parser.parse_intermixed_args(argv)
+    return Command(args.config, args.overrides, tuple(args.allow_module))
+
+
+def run(main: Callable[[], int]) -> int:
+    """Run `main`; turn a user's mistake into one sentence on stderr and its exit code."""
+    try:
+        return main()
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what was finished is on disk\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

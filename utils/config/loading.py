@@ -1,0 +1,160 @@
+"""Read a YAML file plus dotted overrides into a typed schema; every mistake is one sentence."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from utils.errors import ConfigError
+
+
+class StrictModel(BaseModel):
+    """Base of every schema: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+def _flag(value: Any) -> Any:
+    if value in (0, 1) or isinstance(value, bool):
+        return bool(value)
+    raise ValueError("expected 0 or 1")
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (1e-3 is a number) and no duplicate keys."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    seen: set = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.yaml_implicit_resolvers = {key: list(pairs) for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_FLOAT = r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)$"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """Parse YAML text; `place` is what an error names."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{place}{where}: not valid YAML ({problem})") from error
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read a YAML file whose top level is a mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration ({error})") from error
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections at the top level")
+    return values
+
+
+def apply_overrides(values: dict, overrides: Sequence[str]) -> dict:
+    """Return `values` with `a.b.c=value` assignments applied; the value is parsed as YAML."""
+    values = {**values}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"override {override!r}: expected key=value with a dotted key, e.g. base.seed=1")
+        node = values
+        for key in keys[:-1]:
+            child = node.get(key)
+            if child is not None and not isinstance(child, dict):
+                raise ConfigError(f"override {override!r}: {key!r} is a value, not a section")
+            node[key] = {**(child or {})}
+            node = node[key]
+        node[keys[-1]] = parse_yaml(text, f"override {override!r}")
+    return values
+
+
+def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str] = ()) -> Schema:
+    """Validate the YAML at `path`, with overrides, against `schema`.
+
+    Raises ConfigError naming file, key and, for an unknown key, the nearest known one.
+    """
+    return validate(schema, apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def validate(schema: type[Schema], values: Any, place: str) -> Schema:
+    """Validate plain values against `schema`; `place` is what an error names."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: {_sentence(schema, error)}") from None
+
+
+def dump_config(config: BaseModel) -> str:
+    """Return the resolved configuration as YAML in the schema's order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
+    details = error.errors(include_url=False)
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    detail = (unknown or details)[0]
+    loc = [str(part) for part in detail["loc"]]
+    key = ".".join(loc)
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_known_keys(schema, loc[:-1]))
+        near = difflib.get_close_matches(loc[-1], known, 1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known) or 'nothing'}"
+        return f"unknown key {key!r}{hint}{more}"
+    if detail["type"] == "missing":
+        return f"missing key {key!r}{more}"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not key:
+        return f"{message}{more}"
+    return f"{key}: {message}, found {_shown(detail['input'])}{more}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> set[str]:
+    schemas = [schema]
+    for key in path:
+        found = []
+        for candidate in schemas:
+            field = candidate.model_fields.get(key)
+            if field is not None:
+                found += _models(field.annotation)
+        schemas = found or schemas  # the name of a union's branch is no key
+    return {name for candidate in schemas for name in candidate.model_fields}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated, dict, list, tuple):
+        for argument in get_args(annotation):
+            yield from _models(argument)

@@ -1,0 +1,23 @@
+"""Errors a user can mend: each is one sentence naming the thing, the place and the way out."""
+
+
+class UserError(Exception):
+    """Signal a mistake of the caller; scripts print the sentence and exit with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """Signal a configuration that cannot be used."""
+
+
+class DataError(UserError):
+    """Signal an input file or folder that cannot be used."""
+
+
+class WeightsError(UserError):
+    """Signal a weights file that does not fit the network."""
+
+
+class ContractError(UserError):
+    """Signal weights that expect another preprocessing than the pipeline feeds."""

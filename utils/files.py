@@ -1,0 +1,64 @@
+"""Files that are either whole or absent, and their fingerprints."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from utils.errors import ConfigError
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
+    """Open a temporary file beside `path` and rename it onto `path` when the block ends without an error.
+
+    A crash, a full disk or a kill leaves the old file (or none), never half a new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        if "b" not in mode:
+            options = {"encoding": "utf-8", "newline": "", **options}
+        with os.fdopen(descriptor, mode, **options) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def make_folder(path: str | Path, key: str) -> Path:
+    """Create an output folder; `key` is the configuration key an error names."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot create the folder {path} ({error.strerror}); name another one") from error
+    return path
