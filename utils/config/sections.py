@@ -1,0 +1,97 @@
+"""Sections that several scripts share."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from utils.config.loading import Flag, StrictModel
+
+
+class ModuleSpec(StrictModel):
+    """Name a class or function and its keyword arguments."""
+
+    module: str
+    """Dotted name, resolved by kind; see README, "What a YAML may name"."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments."""
+
+
+class NetworkConfig(ModuleSpec):
+    """Name a backbone and the file its weights come from."""
+
+    weights: str | None
+    """Weights file (.pth, .pt, .safetensors); null: random, only with base.allow_random_init: 1."""
+
+
+class ModelConfig(StrictModel):
+    """model_config.yaml: the student, and the teacher when it is another network."""
+
+    features: NetworkConfig
+    """Student backbone; without `teacher` the teacher is the same network with the same weights."""
+    head: ModuleSpec = ModuleSpec(module="model.mlp.MLP")
+    """Quality head; `in_dim` follows the backbone unless it is given."""
+    wrapper: ModuleSpec = ModuleSpec(module="model.ai_kd.WrapperModel")
+    """Always model.ai_kd.WrapperModel."""
+    teacher: NetworkConfig | None = None
+    """Teacher backbone when it differs from the student's."""
+    transform: dict[str, ModuleSpec] = Field(
+        default_factory=lambda: {
+            "trans_1": ModuleSpec(module="torchvision.transforms.Resize", params={"size": 112}),
+            "trans_2": ModuleSpec(module="torchvision.transforms.ToTensor"),
+            "trans_3": ModuleSpec(module="torchvision.transforms.Normalize", params={"mean": 0.5, "std": 0.5}),
+        }
+    )
+    """Resize, ToTensor, Normalize: the preprocessing contract."""
+
+
+class PerturbationConfig(StrictModel):
+    """How the landmarks of the misaligned crop are moved."""
+
+    radius_px: NonNegativeFloat = 3.0
+    """Half-width p of the uniform offset added to each of the 5x2 landmark coordinates."""
+    unit: Literal["source", "template"] = "source"
+    """Pixels of the source image (paper, released code) or of the 112x112 template."""
+
+
+class DecodeConfig(StrictModel):
+    """How image files become pixels."""
+
+    exif: Flag = True
+    """1: apply EXIF rotation; 0: ignore it, for landmarks taken on unrotated pixels."""
+    max_pixels: PositiveInt = 100_000_000
+    """Refuse larger images, from the header."""
+
+
+class CropInputConfig(DecodeConfig):
+    """A folder of images to run a network over."""
+
+    loc: str
+    """Folder."""
+    input: Literal["aligned", "landmarks"] = "aligned"
+    """Crops that are already aligned, or images with a landmark file."""
+    landmarks: str | None = None
+    """Landmark file of the folder; needed with input: landmarks."""
+    key_root: str | None = None
+    """Prefix to strip from the names in the landmark file; null: found automatically."""
+    on_missing: Literal["error", "skip"] = "error"
+    """Images without landmarks: stop, or list them in failures.csv."""
+
+
+class LoaderParams(StrictModel):
+    """Arguments of one data loader."""
+
+    batch_size: PositiveInt = 64
+    """Images per step, all processes together."""
+    shuffle: Flag = False
+    """1: another order in every epoch, drawn from (seed, epoch)."""
+    pin_memory: Flag = False
+    """1: page-locked batches, for copies to a GPU that overlap with compute."""
+    num_workers: int = Field(0, ge=0)
+    """Decoding processes; results do not depend on it."""
+
+
+class LoaderConfig(StrictModel):
+    """One data loader."""
+
+    params: LoaderParams = LoaderParams()
+    """Its arguments."""
