@@ -62,7 +62,7 @@ class TrainBase(StrictModel):
     """1: torch.compile the networks."""
 
 
-class TrainDataset(DecodeConfig):
+class DatasetConfig(DecodeConfig):
     """The training images, their landmarks and labels."""
 
     image_location: str
@@ -221,7 +221,7 @@ class TrainConfig(StrictModel):
     """The whole of train_config.yaml."""
 
     base: TrainBase
-    dataset: TrainDataset
+    dataset: DatasetConfig
     dataloader: TrainLoaders = TrainLoaders()
     model: ModelRef
     ema: EmaConfig = EmaConfig()
