@@ -1,0 +1,32 @@
+"""The one place where uint8 crops become network input."""
+
+import torch
+from torch import Tensor
+
+from utils.contract import InputContract
+from utils.errors import ContractError
+
+
+def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device | str = "cpu") -> Tensor:
+    """Move uint8 RGB crops to `device` and scale them there as (pixel / 255 - mean) / std.
+
+    Convention: in (B, S, S, 3) uint8 RGB; out (B, 3, S, S) float32, channels_last, in the contract's channel order.
+    mean and std belong to the channels in that order. The arithmetic is torchvision's ToTensor + Normalize, bit for
+    bit. Raises ContractError when the crops have another size.
+    """
+    size = contract.size_px
+    if images_BHW3.dtype != torch.uint8 or images_BHW3.shape[1:] != (size, size, 3):
+        raise ContractError(
+            f"crops of shape {tuple(images_BHW3.shape)} ({images_BHW3.dtype}) reached a network that takes uint8 crops "
+            f"of {size}x{size}x3; align or resize them to {size}x{size}"
+        )
+    images = images_BHW3.to(device, non_blocking=True)
+    if contract.channels == "BGR":
+        images = images.flip(-1)
+    elif contract.channels != "RGB":
+        raise ContractError(f"channel order {contract.channels!r} is not known; use RGB or BGR")
+    x = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    if len(set(contract.mean)) == 1 and len(set(contract.std)) == 1:  # scalars need no copy to the device
+        return x.sub_(contract.mean[0]).div_(contract.std[0])
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device).view(3, 1, 1) for v in (contract.mean, contract.std))
+    return x.sub_(mean).div_(std)

@@ -1,0 +1,203 @@
+"""Read weights files safely and load them strictly, whichever of the published layouts they have."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from utils.errors import WeightsError
+
+WRAPPERS = ("state_dict", "state_dict_backbone", "model_state_dict", "model")
+
+
+class Layout(NamedTuple):
+    """Name the key prefixes of one published layout."""
+
+    name: str
+    backbone: str
+    head: str
+
+
+LAYOUTS = (
+    Layout("AI-KD", "feature_extractor.", "quality_head."),
+    Layout("eDifFIQA", "base_model.", "mlp."),
+    Layout("DifFIQA(R)", "base.", "linear."),
+    Layout("CR-FIQA", "", "qs."),  # a plain backbone is this one without a head
+)
+
+
+class SplitState(NamedTuple):
+    """Hold a weights file cut into backbone and head, both without their prefix; `rest` belongs to neither."""
+
+    layout: Layout
+    backbone: dict[str, Tensor]
+    head: dict[str, Tensor]
+    rest: dict[str, Tensor]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a `.safetensors` file or a torch file (weights only, onto the CPU) as a flat dict of tensors.
+
+    Unwraps {"state_dict": ...} and drops the `module.` and `_orig_mod.` of DataParallel and torch.compile.
+    Raises WeightsError for a file that is no weights file, is cut off, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file; check the path")
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+    while isinstance(content, Mapping) and (inner := [k for k in WRAPPERS if isinstance(content.get(k), Mapping)]):
+        content = content[inner[0]]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path}: holds {_kind(content)}, not a state_dict; save model.state_dict() instead")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path}: entry {key!r} is {_kind(value)}, not a tensor; save model.state_dict() and nothing else"
+            )
+    return _strip_wrappers(dict(content))
+
+
+def split_state(state: Mapping[str, Tensor], backbone: nn.Module) -> SplitState:
+    """Cut a state_dict by the layout whose backbone part names most of `backbone`'s own keys."""
+    own = backbone.state_dict().keys()
+    splits = [_split(state, layout) for layout in LAYOUTS]
+    return max(splits, key=lambda split: (len(own & split.backbone.keys()), -len(split.rest), len(split.head)))
+
+
+def load_backbone(backbone: nn.Module, path: str | Path) -> None:
+    """Load the backbone part of any known layout, strictly; a quality head in the file is left aside."""
+    split = split_state(read_state_dict(path), backbone)
+    wrong = _differences(backbone, split.backbone, split.layout.backbone) + _unexpected(split.rest)
+    _finish(path, wrong, [(backbone, split.backbone)])
+
+
+def load_student(student: nn.Module, path: str | Path) -> None:
+    """Load backbone and quality head of any known layout, strictly.
+
+    `student` has `feature_extractor` and `quality_head`. DifFIQA(R) and CR-FIQA weights need a LinearHead.
+    """
+    backbone, head = student.feature_extractor, student.quality_head
+    split = split_state(read_state_dict(path), backbone)
+    if not split.head:
+        raise WeightsError(
+            f"{path}: holds no quality head (no key begins with "
+            f"{', '.join(layout.head for layout in LAYOUTS)}); name the weights of a trained quality model"
+        )
+    if split.head.keys() == {"weight", "bias"} and "weight" not in head.state_dict():
+        raise WeightsError(
+            f"{path}: its quality head is one Linear ({split.layout.name}), the model has {type(head).__name__}; "
+            "set model.head.module: model.mlp.LinearHead"
+        )
+    wrong = _differences(backbone, split.backbone, split.layout.backbone)
+    wrong += _differences(head, split.head, split.layout.head) + _unexpected(split.rest)
+    _finish(path, wrong, [(backbone, split.backbone), (head, split.head)])
+
+
+class _Difference(NamedTuple):
+    kind: str
+    key: str
+
+
+def _differences(module: nn.Module, state: dict[str, Tensor], prefix: str) -> list[_Difference]:
+    own = module.state_dict()
+    found = [_Difference("missing", prefix + key) for key in own if key not in state and not _is_counter(key)]
+    found += [_Difference("unexpected", prefix + key) for key in state if key not in own]
+    for key, tensor in own.items():
+        if key in state and state[key].shape != tensor.shape:
+            shapes = f"{prefix}{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
+            found.append(_Difference("of another shape", shapes))
+    return found
+
+
+def _unexpected(rest: dict[str, Tensor]) -> list[_Difference]:
+    return [_Difference("unexpected", key) for key in rest]
+
+
+def _is_counter(key: str) -> bool:
+    """Tell the batch counters, which weights saved by old versions lack and nothing here reads."""
+    return key.endswith("num_batches_tracked")
+
+
+def _finish(path: str | Path, wrong: list[_Difference], parts: list[tuple[nn.Module, dict[str, Tensor]]]) -> None:
+    if wrong:
+        groups = []
+        for kind in ("missing", "unexpected", "of another shape"):
+            keys = [difference.key for difference in wrong if difference.kind == kind]
+            if keys:
+                more = ", ..." if len(keys) > 3 else ""
+                groups.append(f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {kind} ({', '.join(keys[:3])}{more})")
+        raise WeightsError(f"{path}: does not fit the model: {'; '.join(groups)}; name the network it was made for")
+    for _, state in parts:
+        for key, tensor in state.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise WeightsError(f"{path}: {key} holds NaN or infinity; the training that wrote it went wrong")
+    for module, state in parts:
+        counters = {key: value for key, value in module.state_dict().items() if _is_counter(key)}
+        module.load_state_dict({**counters, **state}, strict=True)
+
+
+def _split(state: Mapping[str, Tensor], layout: Layout) -> SplitState:
+    split = SplitState(layout, {}, {}, {})
+    for key, tensor in state.items():
+        if key.startswith(layout.head):
+            split.head[key.removeprefix(layout.head)] = tensor
+        elif key.startswith(layout.backbone):
+            split.backbone[key.removeprefix(layout.backbone)] = tensor
+        else:
+            split.rest[key] = tensor
+    return split
+
+
+def _strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
+    if all(key.startswith("module.") or key == "n_averaged" for key in state):  # n_averaged: torch's AveragedModel
+        state.pop("n_averaged", None)
+    while state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({_first_line(error)}); fetch it again") from error
+
+
+def _read_torch(path: Path):
+    with open(path, "rb") as stream:
+        head = stream.read(64).lstrip().lower()
+    if not head:
+        raise WeightsError(f"{path}: the file is empty; fetch it again")
+    if head.startswith(b"<"):
+        raise WeightsError(f"{path}: is a web page, not weights; fetch the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with git lfs pull")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise WeightsError(
+                f"{path}: asks to run {found[1]} on loading, which is refused; weights must be a plain state_dict"
+            ) from error
+        raise WeightsError(f"{path}: not a weights file ({_first_line(error)}); fetch it again") from error
+    except Exception as error:  # a damaged archive fails in any way
+        raise WeightsError(
+            f"{path}: cannot be read as weights ({_first_line(error)}); the file is damaged or no state_dict"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".:; ")[:120]
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
