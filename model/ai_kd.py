@@ -1,0 +1,153 @@
+"""AI-KD: the student with its quality head, the frozen teacher, and the objective that joins them.
+
+Source: Babnik et al., AI-KD, arXiv 2404.09555. Shape suffixes: B batch, D embedding.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.losses import build_loss
+from model.preprocess import normalise
+from utils.config.train import LossConfig
+from utils.contract import InputContract
+from utils.errors import ConfigError
+
+
+class WrapperModel(nn.Module):
+    """Predict embedding and quality of aligned crops; the state_dict has the official key names."""
+
+    def __init__(self, feature_extractor: nn.Module, quality_head: nn.Module):
+        super().__init__()
+        self.feature_extractor = feature_extractor
+        self.quality_head = quality_head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map normalised crops (B, 3, 112, 112) to embeddings (B, D) and qualities (B,), higher = better."""
+        embedding_BD = self.feature_extractor(images)
+        if isinstance(embedding_BD, tuple | list):
+            embedding_BD = embedding_BD[0]
+        return embedding_BD, self.quality_head(embedding_BD).flatten()
+
+
+class FrozenTeacher(nn.Module):
+    """Give reference embeddings. Owns its weights; no call can put it back into train mode."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised crops (B, 3, 112, 112) to embeddings (B, D)."""
+        embedding_BD = self.backbone(images)
+        return embedding_BD[0] if isinstance(embedding_BD, tuple | list) else embedding_BD
+
+
+class Objective(Protocol):
+    """What the training loop needs of a method (AI-KD, CosFace, CR-FIQA).
+
+    Calling it with a batch gives a NamedTuple of loss terms; their weighted sum is differentiated and the
+    same names appear in the log. `student` is what is averaged, validated and saved; `parts` are what the
+    optimiser's groups name; `weights` the default factor of each term.
+    """
+
+    student: nn.Module
+    weights: tuple[float, ...]
+
+    def __call__(self, batch: NamedTuple) -> NamedTuple:
+        """Return the named loss terms of a batch on the device."""
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Return the trainable parts by their names in the configuration."""
+
+    def measure(self, network: nn.Module, batch: NamedTuple) -> Mapping[str, Tensor]:
+        """Return per-sample values (B,) of one validation batch for `network`, a copy of the student."""
+
+    def summarise(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Turn the values of the whole validation set into metrics; `selection` is lower = better."""
+
+
+class DistillationTerms(NamedTuple):
+    """Loss terms of AI-KD."""
+
+    consistency: Tensor
+    """Mean of 1 - cos(student, teacher), in [0, 2]."""
+    quality: Tensor
+    """Mean regression loss between predicted quality and label."""
+
+
+class AIKDObjective(nn.Module):
+    """Distil the teacher's embedding of the aligned crop into the student's embedding of the misaligned one."""
+
+    weights = (1.0, 1.0)
+
+    def __init__(self, student: WrapperModel, teacher: FrozenTeacher, loss: LossConfig, contract: InputContract):
+        super().__init__()
+        self.student, self.teacher, self.contract = student, teacher, contract
+        self.quality_loss = build_loss(loss.quality)
+        if loss.consistency.module.rpartition(".")[2] != "CosineEmbeddingLoss":
+            raise ConfigError(
+                f"loss.consistency: {loss.consistency.module} is not AI-KD's; use torch.nn.CosineEmbeddingLoss"
+            )
+        self.consistency_loss = build_loss(loss.consistency)
+        self.select_on = "mean"
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return quality head and backbone by their official group names."""
+        return {"quality_head": self.student.quality_head, "feature_extractor": self.student.feature_extractor}
+
+    def reference(self, batch: NamedTuple) -> Tensor:
+        """Return the teacher's embeddings (B, D) of the aligned crops, without gradient."""
+        return self.teacher(normalise(batch.aligned, self.contract)).float()
+
+    def forward(self, batch: NamedTuple) -> DistillationTerms:
+        """Return consistency and quality loss of one batch of uint8 crops and labels."""
+        reference_BD = self.reference(batch)
+        embedding_BD, quality_B = self.student(normalise(batch.misaligned, self.contract))
+        ones_B = torch.ones_like(batch.label)
+        return DistillationTerms(
+            consistency=self.consistency_loss(embedding_BD.float(), reference_BD, ones_B),
+            quality=self.quality_loss(quality_B.float(), batch.label),
+        )
+
+    def measure(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+        """Return per-sample consistency and quality on aligned and misaligned crops."""
+        reference_BD = self.reference(batch)
+        values = {"label": batch.label}
+        for kind in ("aligned", "misaligned"):
+            embedding_BD, quality_B = network(normalise(getattr(batch, kind), self.contract))
+            values[f"quality_{kind}"] = quality_B.float()
+            values[f"consistency_{kind}"] = 1 - functional.cosine_similarity(embedding_BD.float(), reference_BD)
+        return values
+
+    def summarise(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Return mean losses and rank correlations with the label; `selection` follows base.select_on."""
+        metrics = {}
+        for kind in ("aligned", "misaligned"):
+            quality_B = values[f"quality_{kind}"]
+            metrics[f"consistency_{kind}"] = values[f"consistency_{kind}"].double().mean().item()
+            metrics[f"quality_{kind}"] = self.quality_loss(quality_B.double(), values["label"].double()).item()
+            metrics[f"spearman_{kind}"] = spearman(quality_B, values["label"])
+        metrics["quality_mean"] = (metrics["quality_aligned"] + metrics["quality_misaligned"]) / 2
+        metrics["selection"] = metrics[f"quality_{self.select_on}"]
+        return metrics
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Return the rank correlation of two vectors; NaN when one of them is constant."""
+    from scipy.stats import rankdata
+
+    ranks = torch.stack([torch.as_tensor(rankdata(x.cpu().double().numpy())) for x in (a, b)])
+    if len(a) < 2 or (ranks.std(dim=1) == 0).any():
+        return float("nan")
+    return torch.corrcoef(ranks)[0, 1].item()

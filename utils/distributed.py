@@ -1,0 +1,54 @@
+"""Processes started by torchrun; a single process needs nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+def launched() -> bool:
+    """Tell whether torchrun started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """Return this process's number, 0 for a single one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Tell whether this process writes files and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group torchrun prepared (nccl on CUDA, gloo elsewhere) and leave it at the end."""
+    if not launched() or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(name: str) -> str:
+    """Return the device name of this process: cuda becomes cuda:LOCAL_RANK under torchrun."""
+    if launched() and name.startswith("cuda"):
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return name
