@@ -1,0 +1,233 @@
+"""Error versus Discard Characteristic and its partial area (Grother and Tabassi 2007; ISO/IEC 29794-1).
+
+Arrays in, numbers out: what a pair, an image or a file is, other modules know.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import DataError
+
+POOLED_STEP = 0.05
+"""Distance of the points of the `pooled_rethreshold` rule on the discard axis."""
+
+
+class PAUC(NamedTuple):
+    """Hold the area under a curve from 0 to a discard limit."""
+
+    raw: float
+    normalised: float
+    """raw / (FNMR(0) * limit): 1 means no gain; NaN where FNMR(0) is 0."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hold FNMR against the share of mated pairs discarded.
+
+    discard: (G,) float64, ascending, first value 0. fnmr: (G,) float64.
+    stepwise: each error holds until the next point; otherwise points are joined by straight lines.
+    """
+
+    discard: np.ndarray
+    fnmr: np.ndarray
+    stepwise: bool = True
+
+    def at(self, fractions: np.ndarray) -> np.ndarray:
+        """Return the FNMR at the given discard fractions."""
+        fractions = np.asarray(fractions, dtype=np.float64)
+        if not self.stepwise:
+            return np.interp(fractions, self.discard, self.fnmr)
+        return self.fnmr[np.searchsorted(self.discard, fractions, side="right") - 1]
+
+    def pauc(self, limit: float) -> PAUC:
+        """Integrate from 0 to `limit`; the last step is cut there."""
+        if self.stepwise:
+            raw = float(step_areas(self.discard[None], self.fnmr[None], limit)[0])
+        else:
+            inside = self.discard < limit - 1e-12
+            x = np.append(self.discard[inside], limit)
+            y = np.append(self.fnmr[inside], self.at(limit))
+            raw = float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
+        return PAUC(raw, normalise(raw, self.fnmr[0], limit))
+
+
+def normalise(raw: np.ndarray, fnmr0: np.ndarray, limit: float) -> np.ndarray:
+    """Divide areas by FNMR(0) * limit; NaN where FNMR(0) is 0, since nothing can be gained there."""
+    raw, fnmr0 = np.asarray(raw, dtype=np.float64), np.asarray(fnmr0, dtype=np.float64)
+    value = np.full(raw.shape, np.nan)
+    np.divide(raw, fnmr0 * limit, out=value, where=fnmr0 > 0)
+    return value if value.ndim else float(value)
+
+
+def step_areas(discard_RG: np.ndarray, fnmr_RG: np.ndarray, limit: float) -> np.ndarray:
+    """Integrate R step curves from 0 to `limit`: (R, G) discard fractions and errors -> (R,) areas."""
+    start = np.minimum(discard_RG, limit)
+    area = np.einsum("rg,rg->r", np.diff(start, axis=1), fnmr_RG[:, :-1])
+    return area + (limit - start[:, -1]) * fnmr_RG[:, -1]
+
+
+def fixed_threshold(non_mated: np.ndarray, fmr: float) -> float:
+    """Return the smallest non-mated score t with FMR(s >= t) <= fmr: the floor(fmr * n)-th largest one.
+
+    Ties move t up to the next larger score, or just above the largest.
+    Raises DataError when n is too small for the target.
+    """
+    n = len(non_mated)
+    allowed = int(np.floor(fmr * n + 1e-9))
+    if allowed == 0:
+        raise DataError(
+            f"an FMR of {fmr:g} needs at least {int(np.ceil(1 / fmr - 1e-9))} non-mated pairs, there are {n}; "
+            "add pairs or raise evaluation.fmr"
+        )
+    scores = np.asarray(non_mated, dtype=np.float64)
+    _refuse_nan(scores, "the similarity of a non-mated pair")
+    threshold = np.partition(scores, n - allowed)[n - allowed]
+    if np.count_nonzero(scores >= threshold) > allowed:
+        above = scores[scores > threshold]
+        threshold = above.min() if len(above) else np.nextafter(threshold, np.inf)
+    return float(threshold)
+
+
+class RankedPairs:
+    """Sort the mated pairs once by quality, so that a curve under any pair weights is a few cumulative sums.
+
+    mated: (M,) similarities; quality: (M,) min of the two images; threshold: s < threshold is an error.
+    """
+
+    stepwise = True
+
+    def __init__(self, mated: np.ndarray, quality: np.ndarray, threshold: float):
+        mated, quality = np.asarray(mated), np.asarray(quality, dtype=np.float64)
+        if len(mated) == 0:
+            raise DataError("there is no mated pair to compute an error from; check the pairs file")
+        if len(mated) != len(quality):
+            raise ValueError(f"{len(mated)} similarities but {len(quality)} qualities")
+        _refuse_nan(mated, "the similarity of a mated pair")
+        _refuse_nan(quality, "the quality of a mated pair")
+        self.order = np.argsort(quality, kind="stable")
+        ranked = quality[self.order]
+        self.ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
+        """(G,) how many pairs have left after each distinct quality."""
+        self.error_at = np.flatnonzero(mated[self.order] < threshold)
+        """Ranks of the pairs in error."""
+        self._errors_left = np.searchsorted(self.error_at, self.ends)
+
+    def curves(self, weights_RM: np.ndarray, limit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return discard fractions and FNMR, both (R, G), under R integer weightings of the pairs.
+
+        Point g is the state after the g lowest distinct qualities have left. Points may end once every curve has
+        passed `limit`. Where nothing remains, FNMR is 0 at a discard fraction of 1. Every row needs a positive sum.
+        """
+        total = weights_RM.sum(axis=1, dtype=np.int64)[:, None]
+        likely = int(np.searchsorted(self.ends, min(1.0, 1.3 * limit + 0.02) * len(self.order)))
+        groups = min(likely + 1, len(self.ends))
+        left = self._left(weights_RM, groups)
+        if groups < len(self.ends) and (left[:, -1:] < limit * total).any():
+            groups = len(self.ends)
+            left = self._left(weights_RM, groups)
+        errors = np.zeros((len(total), len(self.error_at) + 1), dtype=np.int64)
+        np.cumsum(weights_RM[:, self.order[self.error_at]], axis=1, out=errors[:, 1:])
+        fnmr = np.zeros((len(total), groups))
+        wrong = errors[:, -1:] - errors[:, np.append(0, self._errors_left[: groups - 1])]
+        gone = np.zeros((len(total), groups), dtype=np.int64)
+        gone[:, 1:] = left[:, : groups - 1]
+        np.divide(wrong, total - gone, out=fnmr, where=gone < total)
+        return gone / total, fnmr
+
+    def _left(self, weights_RM: np.ndarray, groups: int) -> np.ndarray:
+        """Sum the weights of the pairs that have left after each of the first `groups` qualities."""
+        ends = self.ends[:groups]
+        left = weights_RM[:, self.order[: ends[-1]]].cumsum(axis=1)
+        return left if groups == ends[-1] else left[:, ends - 1]
+
+    def curve(self) -> Curve:
+        """Return the curve in which every pair counts once."""
+        discard, fnmr = self.curves(np.ones((1, len(self.order)), dtype=np.int32))
+        return Curve(discard[0], fnmr[0])
+
+
+def edc(mated: np.ndarray, quality: np.ndarray, threshold: float) -> Curve:
+    """Compute FNMR against discard fraction, mated pairs leaving from the lowest quality, equal ones together.
+
+    The threshold is never recomputed; an error is s < threshold; the last group is never discarded.
+    """
+    return RankedPairs(mated, quality, threshold).curve()
+
+
+class ScoredPairs(NamedTuple):
+    """Hold similarities and qualities of mated and of non-mated pairs, each (n,)."""
+
+    mated: np.ndarray
+    non_mated: np.ndarray
+    mated_quality: np.ndarray
+    non_mated_quality: np.ndarray
+
+
+class PooledSteps:
+    """Prepare the `pooled_rethreshold` rule of CR-FIQA's evaluation.
+
+    Mated and non-mated pairs share one ranking; at every 5 % of it the threshold is recomputed from the
+    non-mated pairs that remain. Equal qualities leave together, once the step has passed all of them.
+    Under weights the thresholds and cuts of the full sample stay.
+    """
+
+    stepwise = False
+
+    def __init__(self, pairs: ScoredPairs, fmr: float, limit: float):
+        _refuse_nan(pairs.mated_quality, "the quality of a mated pair")
+        _refuse_nan(pairs.non_mated_quality, "the quality of a non-mated pair")
+        ranked = np.sort(np.concatenate([pairs.mated_quality, pairs.non_mated_quality]))
+        steps = int(np.ceil(min(limit, 0.95) / POOLED_STEP - 1e-9))
+        self.discard = np.round(np.arange(steps + 1) * POOLED_STEP, 10)
+        cuts = ranked[np.floor(self.discard * len(ranked) + 1e-9).astype(np.int64)]
+        self.kept = pairs.mated_quality[None] >= cuts[:, None]
+        if not self.kept.any(axis=1).all():
+            raise DataError(f"no mated pair is left at a discard limit of {limit:g}; lower evaluation.discard_limits")
+        self.thresholds = [fixed_threshold(pairs.non_mated[pairs.non_mated_quality >= cut], fmr) for cut in cuts]
+        self.wrong = self.kept & (pairs.mated[None] < np.array(self.thresholds)[:, None])
+
+    def curves(self, weights_RM: np.ndarray, limit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Return discard fractions and FNMR, both (R, steps), under R weightings of the mated pairs."""
+        weights = weights_RM.astype(np.float64)
+        remaining = weights @ self.kept.T.astype(np.float64)
+        fnmr = np.zeros(remaining.shape)
+        np.divide(weights @ self.wrong.T.astype(np.float64), remaining, out=fnmr, where=remaining > 0)
+        return np.broadcast_to(self.discard, fnmr.shape), fnmr
+
+    def curve(self) -> Curve:
+        """Return the curve in which every pair counts once."""
+        discard, fnmr = self.curves(np.ones((1, self.kept.shape[1])))
+        return Curve(discard[0].copy(), fnmr[0], stepwise=False)
+
+
+def verification_accuracy(similarity: np.ndarray, mated: np.ndarray, fold: np.ndarray) -> float:
+    """Compute the mean over folds of the accuracy at the threshold that is best on the other folds (LFW protocol).
+
+    similarity (P,), mated (P,) bool, fold (P,) integers. With a single fold the threshold is chosen on it.
+    """
+    accuracies = []
+    for held_out in np.unique(fold):
+        test = fold == held_out
+        rest = ~test if not test.all() else test
+        accept = similarity[test] >= _best_threshold(similarity[rest], mated[rest])
+        accuracies.append(np.mean(accept == mated[test]))
+    return float(np.mean(accuracies))
+
+
+def _best_threshold(similarity: np.ndarray, mated: np.ndarray) -> float:
+    """Return the middle between the two scores that part mated from non-mated pairs best."""
+    order = np.argsort(similarity, kind="stable")
+    ranked, is_mated = similarity[order], mated[order]
+    correct = np.concatenate([[is_mated.sum()], is_mated.sum() + np.cumsum(1 - 2 * is_mated.astype(np.int64))])
+    splittable = np.concatenate([[True], ranked[1:] != ranked[:-1], [True]])
+    best = int(np.argmax(np.where(splittable, correct, -1)))
+    padded = np.concatenate([[ranked[0] - 1.0], ranked, [ranked[-1] + 1.0]])
+    return float((padded[best] + padded[best + 1]) / 2)
+
+
+def _refuse_nan(values: np.ndarray, what: str) -> None:
+    bad = np.flatnonzero(np.isnan(values))
+    if len(bad):
+        raise DataError(f"{what} is NaN (first: pair {bad[0]} of {len(values)}); every pair needs a number")
