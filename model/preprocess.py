@@ -7,8 +7,8 @@ from utils.contract import InputContract
 from utils.errors import ContractError
 
 
-def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device | str = "cpu") -> Tensor:
-    """Move uint8 RGB crops to `device` and scale them there as (pixel / 255 - mean) / std.
+def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device | str | None = None) -> Tensor:
+    """Move uint8 RGB crops to `device` (None: stay where they are) and scale them there as (pixel / 255 - mean) / std.
 
     Convention: in (B, S, S, 3) uint8 RGB; out (B, 3, S, S) float32, channels_last, in the contract's channel order.
     mean and std belong to the channels in that order. The arithmetic is torchvision's ToTensor + Normalize, bit for
@@ -20,7 +20,7 @@ def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device
             f"crops of shape {tuple(images_BHW3.shape)} ({images_BHW3.dtype}) reached a network that takes uint8 crops "
             f"of {size}x{size}x3; align or resize them to {size}x{size}"
         )
-    images = images_BHW3.to(device, non_blocking=True)
+    images = images_BHW3 if device is None else images_BHW3.to(device, non_blocking=True)
     if contract.channels == "BGR":
         images = images.flip(-1)
     elif contract.channels != "RGB":
@@ -28,5 +28,5 @@ def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device
     x = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
     if len(set(contract.mean)) == 1 and len(set(contract.std)) == 1:  # scalars need no copy to the device
         return x.sub_(contract.mean[0]).div_(contract.std[0])
-    mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device).view(3, 1, 1) for v in (contract.mean, contract.std))
+    mean, std = torch.tensor((contract.mean, contract.std), dtype=torch.float32, device=x.device).view(2, 3, 1, 1)
     return x.sub_(mean).div_(std)

@@ -1,0 +1,134 @@
+"""What a training run leaves in its folder, and how it goes on from there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from utils.config.train import TrainConfig
+from utils.contract import InputContract, save_contract
+from utils.errors import ConfigError, DataError
+from utils.files import atomic_write, make_folder
+
+FREE_KEYS = (
+    "base.resume",
+    "base.verbose",
+    "base.save_path",
+    "base.save_every",
+    "base.log_every",
+    "base.max_steps",
+    "dataset.cache",
+    "dataloader.train.params.num_workers",
+    "dataloader.train.params.pin_memory",
+    "dataloader.val.params",
+    "wandb",
+)
+"""Keys that may differ between the two halves of a resumed run: they do not change what is computed."""
+
+
+class RunFolder:
+    """Own the files of one training run: NAME-best, NAME-last, resume.pt, config.yaml, metrics.jsonl."""
+
+    def __init__(self, cfg: TrainConfig, settings: dict[str, Any]):
+        """Take the run's configuration and `settings`, everything that decides its result, as plain values."""
+        self.path = Path(cfg.base.save_path)
+        self.method = cfg.base.method
+        self.mode = cfg.base.resume
+        self.settings = settings
+
+    @property
+    def resume_path(self) -> Path:
+        """Return the path of resume.pt."""
+        return self.path / "resume.pt"
+
+    def weights_path(self, kind: str) -> Path:
+        """Return the path of the best or last weights."""
+        return self.path / f"{self.method}-{kind}.pth"
+
+    def open(self) -> dict[str, Any] | None:
+        """Create the folder and return the state to go on from, or None for a new run.
+
+        Raises ConfigError when an unfinished run would be replaced, or another one continued.
+        """
+        make_folder(self.path, "base.save_path")
+        if not self.resume_path.is_file():
+            return None
+        state = self._read()
+        if self.mode != "auto":
+            if not state["finished"]:
+                raise ConfigError(
+                    f"{self.path}: holds an unfinished run (step {state['step']}); "
+                    "go on with base.resume=auto, or name another base.save_path"
+                )
+            return None
+        difference = first_difference(state["settings"], self.settings)
+        if difference:
+            key, old, new = difference
+            raise ConfigError(
+                f"{self.path}: the run there has {key} = {old!r}, this one {new!r}; "
+                "restore the value, or name another base.save_path"
+            )
+        return state
+
+    def start(self) -> None:
+        """Remove what an earlier, finished run left, and write the resolved configuration."""
+        for name in ("resume.pt", "metrics.jsonl", "curves.png"):
+            (self.path / name).unlink(missing_ok=True)
+        for kind in ("best", "last"):
+            self.weights_path(kind).unlink(missing_ok=True)
+            self.weights_path(kind).with_suffix(".json").unlink(missing_ok=True)
+        self.write_config()
+
+    def write_config(self) -> None:
+        """Write config.yaml, the resolved configuration with the model's."""
+        with atomic_write(self.path / "config.yaml", "w") as stream:
+            yaml.safe_dump(self.settings, stream, sort_keys=False, allow_unicode=True)
+
+    def save_weights(self, kind: str, state: dict[str, Tensor], contract: InputContract, facts: dict) -> None:
+        """Write the weights and, beside them, the preprocessing contract and what they are."""
+        with atomic_write(self.weights_path(kind)) as stream:
+            torch.save({name: tensor.cpu() for name, tensor in state.items()}, stream)
+        save_contract(contract, self.weights_path(kind), method=self.method, **facts)
+
+    def save_resume(self, state: dict[str, Any]) -> None:
+        """Write everything the next step needs."""
+        with atomic_write(self.resume_path) as stream:
+            torch.save({**state, "settings": json.dumps(self.settings)}, stream)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
+            return {**state, "settings": json.loads(state["settings"])}
+        except Exception as error:
+            raise DataError(
+                f"{self.resume_path}: cannot be read ({type(error).__name__}); remove it to start anew"
+            ) from error
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """Return (key, old, new) of the first setting in which two runs differ, FREE_KEYS left out."""
+    if path in FREE_KEYS:
+        return None
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if old == new else (path, old, new)
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the states of torch's random generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Restore what rng_state gave; a GPU that is no longer there is left out."""
+    torch.set_rng_state(state["cpu"])
+    for index, value in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(value, index)
