@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import compact, iresnet, mlp, mobilefacenet
+from model import compact, iresnet, margins, mlp, mobilefacenet
 from model.weights import load_backbone, load_student
 from utils.errors import ConfigError
 
@@ -25,6 +25,10 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "model.mlp.MLP": mlp.MLP,
     "model.mlp.LinearHead": mlp.LinearHead,
+}
+MARGINS: dict[str, Callable[..., nn.Module]] = {
+    "model.margins.CosFaceHead": margins.CosFaceHead,
+    "model.margins.ArcFaceHead": margins.ArcFaceHead,
 }
 WRAPPER = "model.ai_kd.WrapperModel"
 
@@ -54,6 +58,14 @@ def build_head(spec, in_dim: int) -> nn.Module:
     return _call(factory, spec.module, {**spec.params, "in_dim": in_dim})
 
 
+def build_margin(spec, in_dim: int, num_classes: int) -> nn.Module:
+    """Build the margin head `spec.module` for `num_classes` identities."""
+    factory = _known(MARGINS, spec.module)
+    if factory is None:
+        raise ConfigError(f"loss.recognition.module: {spec.module!r} is not known; use one of {', '.join(MARGINS)}")
+    return _call(factory, spec.module, {**spec.params, "in_dim": in_dim, "num_classes": num_classes})
+
+
 def embedding_dim(backbone: nn.Module, size_px: int = 112) -> int:
     """Return D of a backbone mapping (B, 3, size_px, size_px) to (B, D), by one forward pass that leaves no trace.
 
@@ -80,15 +92,15 @@ def embedding_dim(backbone: nn.Module, size_px: int = 112) -> int:
 def pretrained_backbone(features, allow_modules: Sequence[str] = (), allow_random_init: bool = False) -> nn.Module:
     """Build the backbone of a `features` section and load its weights.
 
-    Without weights it is an error, unless `weights: null` is written out and `allow_random_init` is set.
+    Without weights (`weights: null`) it is an error unless `allow_random_init` is set.
     """
     backbone = build_backbone(features, allow_modules)
     if features.weights is not None:
         load_backbone(backbone, features.weights)
-    elif not allow_random_init or "weights" not in features.model_fields_set:
+    elif not allow_random_init:
         raise ConfigError(
-            f"model.features.weights: {features.module} has no weights; name a weights file, or, to start from "
-            "random ones, write `weights: null` and set base.allow_random_init: 1"
+            f"model.features.weights: {features.module} has none; name a weights file, or set "
+            "base.allow_random_init: 1 to start from random ones"
         )
     return backbone
 
