@@ -58,11 +58,17 @@ class Objective(Protocol):
 
     Calling it with a batch gives a NamedTuple of loss terms; their weighted sum is differentiated and the
     same names appear in the log. `student` is what is averaged, validated and saved; `parts` are what the
-    optimiser's groups name; `weights` the default factor of each term.
+    optimiser's groups name; `terms` is the class of the loss terms, `weights` the default factor of each;
+    `notes` are lines for the reader of the log.
     """
 
     student: nn.Module
+    terms: type[NamedTuple]
     weights: tuple[float, ...]
+    notes: list[str]
+
+    def prepare(self, num_classes: int) -> None:
+        """Add what depends on the training images (the margin head's classes); AI-KD needs nothing."""
 
     def __call__(self, batch: NamedTuple) -> NamedTuple:
         """Return the named loss terms of a batch on the device."""
@@ -89,6 +95,7 @@ class DistillationTerms(NamedTuple):
 class AIKDObjective(nn.Module):
     """Distil the teacher's embedding of the aligned crop into the student's embedding of the misaligned one."""
 
+    terms = DistillationTerms
     weights = (1.0, 1.0)
 
     def __init__(self, student: WrapperModel, teacher: FrozenTeacher, loss: LossConfig, contract: InputContract):
@@ -101,6 +108,15 @@ class AIKDObjective(nn.Module):
             )
         self.consistency_loss = build_loss(loss.consistency)
         self.select_on = "mean"
+        self.notes: list[str] = []
+
+    def prepare(self, num_classes: int) -> None:
+        """Do nothing: AI-KD has no classes."""
+
+    def compile_networks(self) -> None:
+        """Compile student and teacher in place; names in the state_dict stay."""
+        self.student.compile()
+        self.teacher.compile()
 
     def parts(self) -> dict[str, nn.Module]:
         """Return quality head and backbone by their official group names."""

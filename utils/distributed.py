@@ -52,3 +52,12 @@ def local_device(name: str) -> str:
     if launched() and name.startswith("cuda"):
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return name
+
+
+def wrap(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Average gradients over the processes; a single process gets the module itself."""
+    if world_size() == 1:
+        return module
+    return torch.nn.parallel.DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )

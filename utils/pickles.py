@@ -1,5 +1,6 @@
 """Pickles from outside: only plain containers, text, numbers and numpy arrays are ever built."""
 
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,7 +23,7 @@ class _Refusal(Exception):
 def load_restricted_pickle(path: str | Path | IO[bytes], encoding: Literal["ASCII", "bytes"] = "ASCII") -> Any:
     """Load a pickle without running anything it names.
 
-    Builds dict, list, tuple, set-free containers of str, bytes, bytearray, numbers, bool, None, and
+    Builds dict, list and tuple of str, bytes, bytearray, numbers, bool and None, and
     numpy arrays, scalars and dtypes written by numpy 1 or 2; an OrderedDict becomes a dict subclass.
     `encoding="bytes"` reads the str of Python 2 as bytes. Anything else, and a damaged file, is a DataError.
     """
@@ -42,7 +43,7 @@ def _load(stream: IO[bytes], name: str, encoding: str) -> Any:
         raise DataError(f"{name}: refused to build {str(refusal)!r} from a pickle; {_WAY_OUT}") from None
     except Exception as error:  # a damaged pickle raises nearly any type
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{name}: not a readable pickle ({reason}); it is cut short, damaged or another format") from None
+        raise DataError(f"{name}: not a readable pickle ({reason}); cut short, damaged or another format") from None
     return value.dtype if isinstance(value, _DtypeSpec) else value
 
 
@@ -52,7 +53,9 @@ class _Unpickler(pickle.Unpickler):
         module = _ALIASES.get(module, module)
         if (found := _BUILDERS.get((module, name))) is None:
             raise _Refusal(f"{module}.{name}")
-        return found
+        if isinstance(found, _NdarrayName):
+            return found
+        return lambda *arguments: found(*arguments)  # a fresh one: a pickle can set attributes of what it is given
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse references to objects outside the file."""
@@ -92,8 +95,8 @@ class _Array(np.ndarray):
         version, shape, dtype, fortran, data = state if len(state) == 5 else (1, *state)
         if not isinstance(dtype, _DtypeSpec):
             raise _Refusal("numpy.ndarray without a dtype")
-        if dtype.dtype.kind == "O" and not isinstance(data, list):
-            raise _Refusal("numpy.ndarray of objects from raw memory")
+        if dtype.dtype.kind == "O" and not (isinstance(data, list) and len(data) == math.prod(shape)):
+            raise _Refusal("numpy.ndarray of objects from raw memory")  # numpy itself would read past a short list
         if isinstance(data, str):  # Python 2 bytes read with encoding latin-1
             data = data.encode("latin-1")
         super().__setstate__((version, shape, dtype.dtype, fortran, data))
@@ -101,6 +104,8 @@ class _Array(np.ndarray):
 
 class _NdarrayName:
     """Stand in for the class numpy.ndarray where a pickle only passes it along."""
+
+    __slots__ = ()
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:

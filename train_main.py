@@ -1,0 +1,337 @@
+"""Train AI-KD, a CosFace teacher or CR-FIQA: python train_main.py -c configs/train_config.yaml [key=value ...]."""
+
+import copy
+import logging
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.loaders import Shard
+from data.training import TrainingData, training_data
+from model.ai_kd import Objective
+from model.objectives import build_objective
+from utils import checkpoint, cli, distributed, optim
+from utils.config import load_config
+from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
+from utils.contract import InputContract
+from utils.ema import WeightAverage
+from utils.errors import ConfigError, UserError
+from utils.precision import Precision, pick_device
+from utils.progress import progress
+from utils.run_log import RunLog, draw_curves
+from utils.schedule import Plan
+from utils.seeding import seed_everything
+
+logger = logging.getLogger("train")
+
+
+@dataclass
+class Run:
+    """Hold the parts of one training run; `step` counts finished optimiser steps."""
+
+    cfg: TrainConfig
+    contract: InputContract
+    data: TrainingData
+    objective: Objective
+    part: optim.Partition
+    optimizer: torch.optim.Optimizer
+    ema: WeightAverage
+    precision: Precision
+    plan: Plan
+    folder: checkpoint.RunFolder
+    log: RunLog | None = None
+    wandb_id: str | None = None
+    step: int = 0
+    best: float = math.inf
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def term_weights(self) -> Sequence[float]:
+        """Return the factor of each loss term."""
+        return self.cfg.loss.weights or self.objective.weights
+
+    def state(self, finished: bool) -> dict[str, Any]:
+        """Return everything the next step needs."""
+        return {
+            "step": self.step,
+            "finished": finished,
+            "best": self.best,
+            "parts": {name: part.state_dict() for name, part in self.objective.parts().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "precision": self.precision.state_dict(),
+            "rng": checkpoint.rng_state(),
+            "log": self.log.position,
+            "wandb": self.wandb_id,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what `state` gave."""
+        self.step, self.best, self.wandb_id = state["step"], state["best"], state["wandb"]
+        for name, part in self.objective.parts().items():
+            part.load_state_dict(state["parts"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.precision.load_state_dict(state["precision"])
+        checkpoint.restore_rng(state["rng"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the configuration, check everything, train."""
+    command = cli.parse_command(__doc__, argv)
+    cfg = load_config(TrainConfig, command.config, command.overrides)
+    model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
+    device = pick_device(distributed.local_device(cfg.base.device))
+    verbose = cfg.base.verbose and distributed.is_main()
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    with distributed.process_group(device):
+        fit(build(cfg, model_cfg, command.allow_modules, device))
+    return 0
+
+
+def beside(path: str, config: str) -> Path:
+    """Return `path` as it is when it exists, else beside the file that names it."""
+    own = Path(config).parent / Path(path).name
+    return Path(path) if Path(path).is_file() or not own.is_file() else own
+
+
+def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], device: torch.device) -> Run:
+    """Check inputs and weights and put the run together; nothing is written yet."""
+    seed_everything(cfg.base.seed)
+    contract = InputContract.from_transform(model_cfg.transform)
+    shard = Shard(distributed.rank(), distributed.world_size())
+    objective = build_objective(cfg, model_cfg, allow_modules, contract)
+    data = training_data(cfg, shard)
+    objective.prepare(data.num_classes)
+    objective.to(device, memory_format=torch.channels_last)
+    part = optim.partition(objective.parts(), objective, cfg.optimizer)
+    optimizer = optim.build_optimizer(cfg.optimizer, part.groups)
+    optim.check_partition(objective, part.trained)
+    plan = Plan.make(cfg.base, data.steps_per_epoch)
+    settings = {**cfg.model_dump(mode="json"), "model_config": model_cfg.model_dump(mode="json"), "inputs": data.facts}
+    run = Run(
+        cfg=cfg,
+        contract=contract,
+        data=data,
+        objective=objective,
+        part=part,
+        optimizer=optimizer,
+        ema=WeightAverage(objective.student, cfg.ema.alpha),
+        precision=Precision(device, cfg.base.amp, cfg.grad_scaler, plan.pretrain_end),
+        plan=plan,
+        folder=checkpoint.RunFolder(cfg, settings),
+    )
+    if len(run.term_weights) != len(objective.weights):
+        raise ConfigError(f"loss.weights: {cfg.base.method} has {len(objective.weights)} terms, one factor each")
+    return run
+
+
+def fit(run: Run) -> None:
+    """Train from the resume point, or from the start, to the last step."""
+    begin(run)
+    cfg, device = run.cfg, run.precision.device
+    model = distributed.wrap(run.objective, device)
+    optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
+    bar = progress(total=run.plan.last, initial=run.step, unit="step", disable=not _talks(cfg))
+    clock = Clock()
+    for batch in run.data.batches_from(run.step):
+        if run.step >= run.plan.last:
+            break
+        clock.data_ready()
+        optim.set_lr(run.optimizer, run.plan.lr_factor(run.step, cfg.scheduler))
+        with run.precision.autocast():
+            terms = model(to_device(batch, device))
+        loss = sum(weight * term for weight, term in zip(run.term_weights, terms, strict=True))
+        norm = run.precision.backward_and_step(loss, run.optimizer, run.part.clipped, cfg.optimizer.max_grad_norm)
+        run.step += 1
+        clock.step_done(len(batch.row))
+        bar.update()
+        if cfg.ema.every == "step":
+            run.ema.update(run.objective.student)
+        if run.step % cfg.base.log_every == 0 or run.step == run.plan.last:
+            log_step(run, terms, norm, clock, bar)
+        if run.plan.validates_after(run.step):
+            check_finite(run, terms)
+            validate_and_save(run)
+            clock.skip()
+        elif run.step % cfg.base.save_every == 0:
+            check_finite(run, terms)
+            save_resume(run)
+    bar.close()
+    finish(run)
+
+
+def begin(run: Run) -> None:
+    """Open the output folder; restore an earlier state or start anew; say what will be done."""
+    cfg = run.cfg
+    state = run.folder.open()
+    if state is None and distributed.is_main():
+        run.folder.start()
+    distributed.barrier()
+    if state is not None:
+        run.restore(state)
+    if distributed.is_main():
+        run.log = RunLog(run.folder.path, state["log"] if state else 0)
+        run.wandb_id = run.log.use_wandb(cfg.wandb, run.folder.settings, run.wandb_id)
+    trained = sum(p.numel() for p in run.part.trained)
+    everything = sum(p.numel() for p in run.objective.student.parameters())
+    for line in (
+        *run.data.report,
+        *run.objective.notes,
+        f"trains {trained / 1e6:.2f} M of {everything / 1e6:.2f} M student parameters, {run.precision.name} "
+        f"on {run.precision.device}",
+        *ignored(cfg, run.precision),
+        f"{run.plan.last} steps of {cfg.dataloader.train.params.batch_size}"
+        + (f", goes on from step {run.step}" if state else ""),
+    ):
+        logger.info(line)
+    if cfg.base.compile:
+        run.objective.compile_networks()
+
+
+def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
+    """Return one line for each setting that is accepted and has no effect here."""
+    lines = []
+    if cfg.base.amp and precision.device.type != "cuda":
+        lines.append(f"base.amp: mixed precision acts on CUDA only; {precision.device} computes in fp32")
+    if cfg.ema.params:
+        lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")
+    if precision.name != "fp16" and cfg.grad_scaler.params:
+        lines.append("grad_scaler.params: without effect; losses are scaled in fp16 only")
+    return lines
+
+
+def log_step(run: Run, terms: Any, norm: Tensor, clock: "Clock", bar: Any) -> None:
+    """Write one line of metrics; the only place, besides validation, where the device is waited for."""
+    values = {name: term.item() for name, term in terms._asdict().items()}
+    check_finite(run, terms)
+    if run.log is None:
+        return
+    rate, data_share = clock.read()
+    rates = {"lr": run.optimizer.param_groups[0]["lr"], "grad_norm": norm.item()}
+    run.log.scalars(run.step, {**values, **rates, "img_per_s": rate, "data_share": data_share})
+    bar.set_postfix({**{k: f"{v:.4f}" for k, v in values.items()}, "img/s": f"{rate:.0f}"}, refresh=False)
+
+
+def check_finite(run: Run, terms: Any) -> None:
+    """Stop a run whose loss is no number before it overwrites good weights."""
+    for name, term in terms._asdict().items():
+        if not torch.isfinite(term):
+            raise UserError(
+                f"step {run.step}: the {name} loss is {term.item()}; lower the learning rate and go on from "
+                f"{run.folder.resume_path} or start anew"
+            )
+
+
+@torch.no_grad()
+def validate(run: Run) -> dict[str, float]:
+    """Measure the averaged student, the one that is saved, on the validation images."""
+    device, values = run.precision.device, defaultdict(list)
+    for batch in run.data.validation():
+        with run.precision.autocast():
+            measured = run.objective.measure(run.ema.network, to_device(batch, device))
+        for name, value_B in measured.items():
+            values[name].append(value_B)
+    if not values:
+        return {}
+    return run.objective.summarise({name: torch.cat(parts).cpu() for name, parts in values.items()})
+
+
+def validate_and_save(run: Run, scheduled: bool = True) -> None:
+    """Update the average, validate it, save it, and write the resume point."""
+    if run.cfg.ema.every == "validation":
+        run.ema.update(run.objective.student)
+    run.metrics = validate(run)
+    selection = run.metrics.get("selection", math.nan)
+    if not distributed.is_main():
+        return
+    run.log.scalars(run.step, {f"val/{name}": value for name, value in run.metrics.items()})
+    facts = {"step": run.step, "metrics": _finite(run.metrics), **run.data.facts}
+    state = run.ema.network.state_dict()
+    run.folder.save_weights("last", state, run.contract, facts)
+    if selection < run.best or math.isinf(run.best):  # without a usable selection the latest is the best
+        run.best = run.best if math.isnan(selection) else selection
+        run.folder.save_weights("best", state, run.contract, facts)
+    if scheduled:
+        run.folder.save_resume(run.state(finished=False))
+    draw_curves(run.folder.path, run.objective.terms._fields)
+
+
+def save_resume(run: Run) -> None:
+    """Write the resume point between validations."""
+    if distributed.is_main():
+        run.folder.save_resume(run.state(finished=False))
+
+
+def finish(run: Run) -> None:
+    """Validate and save at the end, on schedule or not, and mark the run as finished.
+
+    A validation that the schedule does not know must not change what a longer run would compute: resume.pt
+    keeps the state before it.
+    """
+    scheduled = run.plan.validates_after(run.step)
+    if distributed.is_main():
+        state = copy.deepcopy(run.state(finished=True))
+        run.folder.save_resume({**state, "finished": scheduled})
+    if not scheduled or not run.folder.weights_path("last").exists():
+        validate_and_save(run, scheduled=False)
+    if distributed.is_main():
+        run.folder.save_resume(state)
+        run.log.close()
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items() if name != "selection")
+    logger.info(f"finished at step {run.step}" + (f": {shown}" if shown else ""))
+    logger.info(f"weights: {run.folder.weights_path('best')}, {run.folder.weights_path('last')}")
+
+
+class Clock:
+    """Measure images per second and the share of time spent waiting for data, between two readings."""
+
+    def __init__(self):
+        self.skip()
+
+    def skip(self) -> None:
+        """Start the window anew, after a pause that is not training."""
+        self.start = self.mark = time.perf_counter()
+        self.waited, self.images = 0.0, 0
+
+    def data_ready(self) -> None:
+        """Note that a batch has arrived."""
+        self.waited += time.perf_counter() - self.mark
+
+    def step_done(self, images: int) -> None:
+        """Note that a step of that many images was issued."""
+        self.images += images
+        self.mark = time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Return images per second and share of waiting since the last reading."""
+        elapsed = max(time.perf_counter() - self.start, 1e-9)
+        result = self.images / elapsed, min(self.waited / elapsed, 1.0)
+        self.skip()
+        return result
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch; copies from pinned memory overlap with compute."""
+    return type(batch)(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch))
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _talks(cfg: TrainConfig) -> bool:
+    return cfg.base.verbose and distributed.is_main()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
