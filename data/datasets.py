@@ -1,0 +1,260 @@
+"""Samples: a file becomes uint8 crops; batches of them are what travels to the device.
+
+Every random draw is keyed by what it belongs to (seed, epoch and row, or seed and file name), so a sample is the
+same for any number of workers and after any resume.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.alignment import (
+    CROP_SIZE_PX,
+    TEMPLATE_112,
+    AlignmentError,
+    estimate_similarity,
+    perturb_landmarks,
+    template_landmarks,
+    warp,
+)
+from data.images import ImageError, decode_rgb
+from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig
+from utils.errors import DataError
+
+if TYPE_CHECKING:
+    from data.index import FaceIndex
+
+VALIDATION_EPOCH = 2**32 - 1
+"""Epoch number that keys the fixed perturbations of validation."""
+
+Failures = tuple[tuple[int, str], ...]
+"""(row, reason) of each image that gave no crop."""
+
+
+class DistillationBatch(NamedTuple):
+    """Aligned and misaligned crops of the same faces; B may be smaller than asked for by `len(failures)`."""
+
+    aligned: Tensor  # (B, 112, 112, 3) uint8
+    misaligned: Tensor  # (B, 112, 112, 3) uint8
+    label: Tensor  # (B,) float32
+    row: Tensor  # (B,) int64, rows of the index
+    failures: Failures
+
+
+class RecognitionBatch(NamedTuple):
+    """Aligned crops and the identity each belongs to."""
+
+    images: Tensor  # (B, 112, 112, 3) uint8
+    identity: Tensor  # (B,) int64
+    row: Tensor  # (B,) int64
+    failures: Failures
+
+
+class CropBatch(NamedTuple):
+    """Crops to score: `images[i]` shows the image of row `rows[i]`."""
+
+    rows: list[int]
+    images: Tensor  # (B, 112, 112, 3) uint8
+    failures: Failures
+    not_square: tuple[int, ...]
+    """Rows whose file was squeezed into a square."""
+
+
+class _IndexedFaces(Dataset):
+    """Read crops of an index; rows are asked for as (epoch, row), whole batches at a time."""
+
+    def __init__(self, index: "FaceIndex", decode: DecodeConfig):
+        self.index = index
+        self.exif = decode.exif
+        self.max_pixels = decode.max_pixels
+        self.skip_broken = getattr(decode, "on_missing", "error") == "skip"
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: tuple[int, int]):
+        return self.__getitems__([key])
+
+    def _read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and landmarks of a row; without a landmark file the crop is aligned already."""
+        image = decode_rgb(self.index.path(row), exif=self.exif, max_pixels=self.max_pixels)
+        landmarks = self.index.landmarks
+        return image, landmarks_of_crop(image) if landmarks is None else checked(landmarks[row], image)
+
+    def _fail(self, row: int, error: Exception) -> tuple[int, str]:
+        if not self.skip_broken:
+            raise DataError(
+                f"{self.index.path(row)}: {error}; repair or remove the image, or set dataset.on_missing: skip."
+            )
+        return row, str(error)
+
+
+class DistillationDataset(_IndexedFaces):
+    """Pairs of crops of one face: as aligned by its landmarks, and by the same landmarks perturbed."""
+
+    def __init__(self, index: "FaceIndex", seed: int, perturbation: PerturbationConfig | None, decode: DecodeConfig):
+        """Use `perturbation=None` to make both crops the aligned one (dataset.misalign: 0)."""
+        super().__init__(index, decode)
+        if index.labels is None:
+            raise DataError(f"{index.root}: training needs quality labels (dataset.quality_location).")
+        self.seed = seed
+        self.perturbation = perturbation
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> DistillationBatch:
+        crops = np.empty((2, len(keys), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+        rows, failures = [], []
+        for epoch, row in keys:
+            try:
+                self._cut(int(epoch), int(row), crops[:, len(rows)])
+                rows.append(int(row))
+            except (ImageError, AlignmentError) as error:
+                failures.append(self._fail(int(row), error))
+        aligned, misaligned = torch.from_numpy(crops[:, : len(rows)])
+        label = torch.from_numpy(np.asarray(self.index.labels[rows], np.float32))
+        return DistillationBatch(aligned, misaligned, label, torch.tensor(rows, dtype=torch.int64), tuple(failures))
+
+    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
+        image, landmarks = self._read(row)
+        warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out[0])
+        if self.perturbation is None or self.perturbation.radius_px == 0:
+            out[1] = out[0]
+            return
+        rng = np.random.default_rng([self.seed, epoch, row])
+        moved = perturb_landmarks(landmarks, self.perturbation.radius_px, self.perturbation.unit, rng)
+        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1])
+
+
+class IdentityDataset(_IndexedFaces):
+    """Aligned crops with identities, for recognition training; `flip` mirrors a crop with probability one half."""
+
+    def __init__(self, index: "FaceIndex", seed: int, flip: bool, decode: DecodeConfig):
+        super().__init__(index, decode)
+        if index.identities is None:
+            raise DataError(f"{index.root}: recognition training needs identities (one folder each).")
+        self.seed = seed
+        self.flip = flip
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> RecognitionBatch:
+        crops = np.empty((len(keys), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+        rows, failures = [], []
+        for epoch, row in keys:
+            try:
+                image, landmarks = self._read(int(row))
+                crop = warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=crops[len(rows)])
+            except (ImageError, AlignmentError) as error:
+                failures.append(self._fail(int(row), error))
+                continue
+            if self.flip and np.random.default_rng([self.seed, int(epoch), int(row)]).random() < 0.5:
+                crop[:] = crop[:, ::-1].copy()
+            rows.append(int(row))
+        images = torch.from_numpy(crops[: len(rows)])
+        identity = torch.from_numpy(np.asarray(self.index.identities[rows], np.int64))
+        return RecognitionBatch(images, identity, torch.tensor(rows, dtype=torch.int64), tuple(failures))
+
+
+@dataclass(frozen=True)
+class CropPerturbation:
+    """Landmark noise of an evaluation: one draw per (seed, file name), whatever the list it stands in."""
+
+    radius_px: float
+    unit: str
+    seed: int
+
+    def __call__(self, landmarks_52: np.ndarray, name: str) -> np.ndarray:
+        """Return the landmarks of the named file, moved."""
+        key = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+        rng = np.random.default_rng([self.seed, int.from_bytes(key, "little")])
+        return perturb_landmarks(landmarks_52, self.radius_px, self.unit, rng)
+
+
+class FaceCrops(Dataset):
+    """The crop of each named file, for scoring; a file that gives none is a failure with a reason, not an error."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        names: Sequence[str],
+        input_cfg: CropInputConfig,
+        landmarks: np.ndarray | None = None,
+        perturb: CropPerturbation | None = None,
+    ):
+        """Take `landmarks` (N, 5, 2), one per name, NaN where unknown; needed with `input: landmarks`."""
+        if input_cfg.input == "landmarks" and (landmarks is None or len(landmarks) != len(names)):
+            raise DataError(f"{root}: input 'landmarks' needs the landmarks of all {len(names)} images.")
+        self.root = os.fspath(root)
+        self.names = names
+        self.landmarks = landmarks if input_cfg.input == "landmarks" else None
+        self.perturb = perturb
+        self.exif = input_cfg.exif
+        self.max_pixels = input_cfg.max_pixels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> CropBatch:
+        return self.__getitems__([row])
+
+    def __getitems__(self, wanted: Sequence[int]) -> CropBatch:
+        crops = np.empty((len(wanted), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+        rows, failures, not_square = [], [], []
+        for row in map(int, wanted):
+            try:
+                if not self._cut(row, crops[len(rows)]):
+                    not_square.append(row)
+                rows.append(row)
+            except (ImageError, AlignmentError) as error:
+                failures.append((row, str(error)))
+        return CropBatch(rows, torch.from_numpy(crops[: len(rows)]), tuple(failures), tuple(not_square))
+
+    def _cut(self, row: int, out: np.ndarray) -> bool:
+        """Fill `out`; False when the file had to be squeezed into a square."""
+        name = self.names[row]
+        if self.landmarks is not None and not np.isfinite(self.landmarks[row]).all():
+            raise AlignmentError("no landmarks")
+        image = decode_rgb(os.path.join(self.root, name), exif=self.exif, max_pixels=self.max_pixels)
+        if self.landmarks is None:
+            square = image.shape[0] == image.shape[1]
+            image = resize_crop(image)
+            if self.perturb is None:
+                out[:] = image
+                return square
+            landmarks = TEMPLATE_112
+        else:
+            square = True
+            landmarks = checked(self.landmarks[row], image)
+        if self.perturb is not None:
+            landmarks = self.perturb(landmarks, name)
+        warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out)
+        return square
+
+
+def resize_crop(image: np.ndarray) -> np.ndarray:
+    """Bring a crop to 112x112 as the released code does: bilinear with antialiasing (Pillow)."""
+    if image.shape[:2] == (CROP_SIZE_PX, CROP_SIZE_PX):
+        return image
+    return np.asarray(Image.fromarray(image).resize((CROP_SIZE_PX, CROP_SIZE_PX), Image.Resampling.BILINEAR))
+
+
+def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
+    """Return the landmarks of a crop that is aligned already: the template at its size."""
+    height, width = image.shape[:2]
+    if height != width:
+        raise AlignmentError(f"an aligned crop is square, this one has {width}x{height} pixels")
+    return template_landmarks(width)
+
+
+def checked(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return the landmarks if at least one lies inside the image."""
+    x, y = np.asarray(landmarks_52, np.float64).T
+    height, width = image.shape[:2]
+    if np.isfinite(x + y).all() and not ((x >= 0) & (x < width) & (y >= 0) & (y < height)).any():
+        raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")
+    return landmarks_52
