@@ -90,8 +90,12 @@ def _arguments(kind: type, name: str, group: GroupConfig) -> dict:
 
 def build_optimizer(config: OptimizerConfig, groups: list[dict]) -> torch.optim.Optimizer:
     """Build the optimiser; each group remembers its base rate as `initial_lr`."""
+    kind = optimizer_class(config.module)
+    groups = [group for group in groups if group["params"]]
     try:
-        optimizer = optimizer_class(config.module)([dict(group) for group in groups if group["params"]])
+        for group in groups:
+            kind(**group)  # as arguments they are checked, as groups they are not
+        optimizer = kind([dict(group) for group in groups])
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {config.module} refuses its arguments ({error})") from error
     for group in optimizer.param_groups:

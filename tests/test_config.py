@@ -1,0 +1,142 @@
+"""The configuration: every mistake is one sentence that names file, key and way out."""
+
+import pytest
+import yaml
+
+from tests.helpers_training import ROOT
+from utils.config import dump_config, load_config
+from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
+from utils.contract import InputContract
+from utils.errors import ConfigError, ContractError
+
+MINIMAL = {
+    "base": {"save_path": "out"},
+    "dataset": {"image_location": "i", "quality_location": "q", "landms_location": "l"},
+    "model": {"config": "m.yaml"},
+    "optimizer": {"group_1": {"params": "quality_head", "lr": 0.05}},
+}
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+@pytest.mark.parametrize("name", ["train_config", "cosface_config", "crfiqa_config"])
+def test_shipped_training_configurations_load(name):
+    path = ROOT / "configs" / f"{name}.yaml"
+    if not path.exists():
+        pytest.skip("not written yet")
+    assert load_config(TrainConfig, path).base.save_path.startswith("runs/")
+
+
+def test_released_recipe_is_the_shipped_one():
+    cfg = load_config(TrainConfig, ROOT / "configs/train_config.yaml")
+    assert (cfg.base.epochs, cfg.base.seed, cfg.base.validate_every) == (1, 42069, 0.1)
+    assert (cfg.base.pretrain, cfg.base.warmup, cfg.base.amp) == (0.3, 0.5, True)
+    assert cfg.dataloader.train.params.batch_size == 64 and cfg.dataloader.train.params.num_workers == 10
+    head, backbone = cfg.optimizer.group_1, cfg.optimizer.group_2
+    assert (head.lr, head.model_extra) == (0.05, {"weight_decay": 0.0005, "momentum": 0.9})
+    assert (backbone.lr, backbone.limit, backbone.model_extra) == (0.05, 100, {"momentum": 0.1})
+    assert cfg.ema.alpha == 0.1 and cfg.grad_scaler.params == {"init_scale": 128}
+    assert (cfg.dataset.val_percent, cfg.dataset.perturbation.radius_px) == (0.01, 3)
+    assert cfg.loss.quality.params == {"beta": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("base.epoch=2", "unknown key 'base.epoch'; did you mean 'epochs'?"),
+        ("dataset.perturbation.radius=2", "unknown key 'dataset.perturbation.radius'; did you mean 'radius_px'?"),
+        ("optimizer.gruop_2={params: quality_head, lr: 1}", "unknown key 'optimizer.gruop_2'; did you mean 'group_2'?"),
+        ("loss.qualty={module: torch.nn.L1Loss}", "unknown key 'loss.qualty'; did you mean 'quality'?"),
+        ("base.epochs=two", "base.epochs: input should be a valid integer"),
+        ("base.epochs=0", "base.epochs: input should be greater than 0, found 0"),
+        ("base.amp=2", "base.amp: expected 0 or 1, found 2"),
+        ("base.method=foo", "base.method: input should be 'aikd', 'cosface' or 'crfiqa', found 'foo'"),
+        ("dataset.val_percent=1.5", "dataset.val_percent: input should be less than 1"),
+        ("dataset.quality_location=null", "dataset.quality_location is needed by method aikd"),
+        ("optimizer.group_1=null", "optimizer has no group_1"),
+        ("scheduler.module=torch.optim.lr_scheduler.StepLR", "scheduler.module: input should be"),
+        ("ema.module=os.system", "ema.module: input should be 'torch.optim.swa_utils.SWALR'"),
+    ],
+)
+def test_mistakes_are_named(yaml_file, override, sentence):
+    with pytest.raises(ConfigError) as error:
+        load_config(TrainConfig, yaml_file, [override])
+    assert str(error.value).startswith(f"{yaml_file}: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("base: {epochs: 1\n", "line 2: not valid YAML"),
+        ("base: {epochs: 1, epochs: 2}", "line 1: not valid YAML (key 'epochs' appears twice)"),
+        ("- a\n- b\n", "expected a mapping of sections"),
+        ("", "expected a mapping of sections"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, sentence):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml") as error:
+        load_config(TrainConfig, path)
+    assert sentence in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such configuration file"):
+        load_config(TrainConfig, tmp_path / "none.yaml")
+
+
+def test_overrides_reach_deep_and_parse_yaml(yaml_file):
+    cfg = load_config(
+        TrainConfig, yaml_file, ["dataset.perturbation.radius_px=1e0", "optimizer.group_1.lr=1e-3", "base.resume=auto"]
+    )
+    assert cfg.dataset.perturbation.radius_px == 1.0
+    assert cfg.optimizer.group_1.lr == 0.001
+    assert cfg.base.resume == "auto"
+    assert yaml.safe_load(dump_config(cfg))["optimizer"]["group_1"]["lr"] == 0.001
+
+
+@pytest.mark.parametrize("override", ["base.seed", "=3", "base..seed=3", "base.seed.x=1"])
+def test_malformed_overrides_are_named(yaml_file, override):
+    with pytest.raises(ConfigError, match="override"):
+        load_config(TrainConfig, yaml_file, [override])
+
+
+def transform(*steps):
+    spec = {f"trans_{i}": {"module": f"torchvision.transforms.{name}", "params": p} for i, (name, p) in enumerate(steps)}
+    features = {"module": "model.iresnet.iresnet100", "weights": None}
+    return ModelConfig.model_validate({"features": features, "transform": spec}).transform
+
+
+def test_contract_is_read_off_the_transform():
+    block = transform(("Resize", {"size": 112}), ("ToTensor", {}), ("Normalize", {"mean": [0.5], "std": [0.5, 0.5, 0.5]}))
+    assert InputContract.from_transform(block) == InputContract()
+    block = transform(("Resize", {"size": [96, 96]}), ("ToTensor", {}), ("Normalize", {"mean": 0, "std": 1}))
+    assert InputContract.from_transform(block) == InputContract(size_px=96, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ([("Resize", {"size": 112}), ("ToTensor", {})], "expected Resize, ToTensor, Normalize"),
+        ([("Resize", {"size": 112}), ("RandomCrop", {"size": 9})], "torchvision.transforms.RandomCrop is not understood"),
+        ([("Resize", {"size": [112, 96]})], "expected one side in pixels or two equal ones"),
+        ([("Normalize", {"mean": [0, 0], "std": 1})], "expected three numbers"),
+        ([("Normalize", {"mean": 0, "std": 0})], "expected three positive numbers"),
+    ],
+)
+def test_other_transforms_are_refused(steps, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        InputContract.from_transform(transform(*steps))
+
+
+def test_another_contract_is_refused():
+    with pytest.raises(ContractError, match=r"a\.pth: the weights were trained with size_px = 96, .* size_px = 112"):
+        InputContract().require(InputContract(size_px=96), "a.pth")
+    InputContract().require(InputContract.from_dict(InputContract().to_dict()), "a.pth")
