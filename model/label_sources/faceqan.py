@@ -1,0 +1,69 @@
+"""FaceQAN: how stable an embedding is under adversarial noise and mirroring (Babnik et al., ICPR 2022)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.label_sources.base import FrozenNetwork, LabelSource, keyed_generator, pieces
+from utils.config.label import FaceQanConfig
+
+EXPONENT = 5
+
+
+class FaceQan(LabelSource):
+    """Push k noisy copies away from the image's embedding, l times, and record how far they get.
+
+    S holds the l * k cosines between copy and image, f the cosine between image and mirror image;
+    q = [(1 + mean S) / 2 * clip(1 - std S, 0, 1) * f]^5, std over the population.
+    """
+
+    name = "faceqan"
+    range = "[-1, 1], mostly above 0"
+    needs = "gradients"
+
+    def __init__(self, network: FrozenNetwork, cfg: FaceQanConfig, seed: int):
+        super().__init__(network)
+        self.cfg, self.seed = cfg, seed
+        std = torch.tensor(network.contract.std, device=network.device).view(3, 1, 1)
+        self.step = cfg.epsilon / std  # epsilon is in pixels of [0, 1], the network's input is divided by std
+
+    def scores(self, images_BHW3: Tensor, keys: Sequence[str]) -> np.ndarray:
+        """Return q for each image (B,)."""
+        size = self.network.rows // self.cfg.copies
+        parts = [self._score(images_BHW3[part], keys[part]) for part in pieces(len(keys), size)]
+        return torch.cat(parts).cpu().numpy()
+
+    def _score(self, images_BHW3: Tensor, keys: Sequence[str]) -> Tensor:
+        x_BCHW = self.network.prepare(images_BHW3)
+        with torch.no_grad():
+            base_BD, mirror_BD = self.network.embed(torch.cat([x_BCHW, x_BCHW.flip(3)])).chunk(2)
+        symmetry_B = F.cosine_similarity(base_BD.double(), mirror_BD.double())
+        cosine_BS = self._attack(x_BCHW, base_BD, keys).double()
+        agreement_B = (1 + cosine_BS.mean(dim=1)) / 2
+        steadiness_B = (1 - cosine_BS.std(dim=1, correction=0)).clamp(0, 1)
+        return (agreement_B * steadiness_B * symmetry_B) ** EXPONENT
+
+    def _attack(self, x_BCHW: Tensor, base_BD: Tensor, keys: Sequence[str]) -> Tensor:
+        """Return the recorded cosines (B, k * l), each taken before the step that follows it."""
+        noise_BKCHW = torch.stack([self._noise(x_BCHW, key) for key in keys])
+        copies = (x_BCHW.unsqueeze(1) + noise_BKCHW * self.step).flatten(0, 1)
+        target = base_BD.repeat_interleave(self.cfg.copies, dim=0)
+        recorded = []
+        for iteration in range(1, self.cfg.iterations + 1):
+            last = iteration == self.cfg.iterations
+            with torch.set_grad_enabled(not last):
+                copies.requires_grad_(not last)
+                cosine = F.cosine_similarity(self.network.embed(copies), target)
+            recorded.append(cosine.detach().view(len(keys), -1))
+            if not last:  # one loss 1 - cos per copy; summed, each copy gets its own gradient
+                (gradient,) = torch.autograd.grad((1 - cosine).sum(), copies)
+                copies = (copies + self.step * gradient.sign()).detach()
+        return torch.cat(recorded, dim=1)
+
+    def _noise(self, x_BCHW: Tensor, key: str) -> Tensor:
+        """Draw the start noise of one image's copies (k, 3, S, S) from U[-1, 1]."""
+        generator = keyed_generator(self.seed, key, x_BCHW.device)
+        return torch.rand(self.cfg.copies, *x_BCHW.shape[1:], generator=generator, device=x_BCHW.device) * 2 - 1

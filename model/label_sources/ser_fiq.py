@@ -1,0 +1,146 @@
+"""SER-FIQ: how well stochastic embeddings of one image agree (Terhoerst et al., CVPR 2020)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.label_sources.base import FrozenNetwork, LabelSource, keyed_generator, pieces
+from utils.config.label import DropoutConfig, SerFiqConfig
+from utils.errors import ConfigError
+
+KEY = "source.ser_fiq.dropout"
+MASK_BYTES = 256 << 20  # the dropped-out activations one pass may hold
+
+
+class SerFiq(LabelSource):
+    """Embed an image T times with dropout; q = 2 / (1 + exp(d)), d the mean distance between two embeddings.
+
+    The batch is repeated T times where the first dropout sits, so that what comes before, the trunk, runs once.
+    Where that is impossible (a shortcut leads around the dropout) the whole network runs T times.
+    """
+
+    name = "ser_fiq"
+    range = "[0.24, 1]"
+    needs = "a network trained with dropout, else imposed dropout"
+
+    def __init__(self, network: FrozenNetwork, cfg: SerFiqConfig, seed: int):
+        super().__init__(network)
+        self.passes, self.seed = cfg.passes, seed
+        self.rates = _dropout_sites(network, cfg.dropout)
+        if cfg.dropout.rate is not None:
+            self.remark = (
+                f"SER-FIQ: dropout {cfg.dropout.rate} is imposed before {', '.join(self.rates)} of {network.name}; "
+                "labels are meaningful only as far as the network was trained with such dropout"
+            )
+        self.first = _execution_order(network, list(self.rates))[0]
+        self.runs_trunk_once = self._can_repeat_at_first()
+        self.images_per_pass = self._images_per_pass()
+
+    @torch.no_grad()
+    def scores(self, images_BHW3: Tensor, keys: Sequence[str]) -> np.ndarray:
+        """Return 2 / (1 + exp(d)) for each image (B,)."""
+        parts = [self._score(images_BHW3[part], keys[part]) for part in pieces(len(keys), self.images_per_pass)]
+        return torch.cat(parts).cpu().numpy()
+
+    def _score(self, images_BHW3: Tensor, keys: Sequence[str]) -> Tensor:
+        embedding_BTD = self._embed_dropped(self.network.prepare(images_BHW3), keys, self.runs_trunk_once)
+        unit_BTD = F.normalize(embedding_BTD.double(), dim=2)
+        # |a - b|^2 = 2 - 2 cos for unit vectors; float64 keeps eight digits of the distance of near twins
+        squared_BTT = 2 - 2 * unit_BTD @ unit_BTD.transpose(1, 2)
+        distance_BTT = squared_BTT.clamp_min(0).sqrt()
+        pairs = self.passes * (self.passes - 1) / 2
+        mean_B = distance_BTT.triu(diagonal=1).sum(dim=(1, 2)) / pairs
+        return 2 / (1 + mean_B.exp())
+
+    def _embed_dropped(self, x_BCHW: Tensor, keys: Sequence[str], share_trunk: bool) -> Tensor:
+        """Return T embeddings of each image (B, T, D), with the masks of its own generator."""
+        generators = [keyed_generator(self.seed, key, x_BCHW.device) for key in keys]
+        hooks = {name: self._drop(name, generators, share_trunk and name == self.first) for name in self.rates}
+        with _before(self.network.module, hooks):
+            x = x_BCHW if share_trunk else x_BCHW.repeat_interleave(self.passes, dim=0)
+            return self.network.embed(x).unflatten(0, (len(keys), self.passes))
+
+    def _drop(self, name: str, generators: list[torch.Generator], repeat: bool) -> Callable:
+        """Return the hook that drops out the input of module `name`; `repeat` makes T copies of each row first."""
+
+        def hook(module: nn.Module, inputs: tuple) -> tuple:
+            x = inputs[0].repeat_interleave(self.passes, dim=0) if repeat else inputs[0]
+            mask = torch.cat([self._mask(x, self.rates[name], generator) for generator in generators])
+            return (x * mask, *inputs[1:])
+
+        return hook
+
+    def _mask(self, x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+        """Draw the T masks of one image: 0 with probability `rate`, else 1 / (1 - rate)."""
+        draws = torch.rand(self.passes, *x.shape[1:], generator=generator, device=x.device)
+        return (draws >= rate).to(x.dtype).div_(1 - rate)
+
+    @torch.no_grad()
+    def _can_repeat_at_first(self) -> bool:
+        """Try on two blank images whether the batch may grow at the first dropout."""
+        try:
+            self._embed_dropped(self.network.blank(2), ["", ""], share_trunk=True)
+        except RuntimeError:  # shapes disagree: something leads around the dropout
+            return False
+        return True
+
+    @torch.no_grad()
+    def _images_per_pass(self) -> int:
+        if not self.runs_trunk_once:
+            return self.network.rows // self.passes
+        numbers: list[int] = []
+        with _before(self.network.module, {self.first: lambda _, inputs: numbers.append(inputs[0].numel())}):
+            self.network.embed(self.network.blank(1))
+        return min(self.network.rows, MASK_BYTES // (4 * self.passes * numbers[0]))
+
+
+@contextmanager
+def _before(module: nn.Module, hooks: dict[str, Callable]) -> Iterator[None]:
+    """Call hooks before the named submodules run, and leave none behind."""
+    handles = [module.get_submodule(name).register_forward_pre_hook(hook) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _dropout_sites(network: FrozenNetwork, cfg: DropoutConfig) -> dict[str, float]:
+    """Name the modules whose inputs are dropped out, with their rates."""
+    modules = dict(network.module.named_modules())
+    if cfg.rate is None:
+        own = {name: m.p for name, m in modules.items() if isinstance(m, nn.Dropout) and m.p > 0}
+        if not own:
+            raise ConfigError(
+                f"{KEY}: {network.name} has no active dropout layer; name the rate it was trained with in "
+                f"model.features.params, or impose one with {KEY}.rate=0.4"
+            )
+        return own
+    if cfg.before is None:
+        linear = [name for name, m in modules.items() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise ConfigError(f"{KEY}.before: {network.name} has no Linear layer; name the module to drop out before")
+        return {_execution_order(network, linear)[-1]: cfg.rate}
+    if cfg.before not in modules or not cfg.before:
+        raise ConfigError(f"{KEY}.before: {network.name} has no module {cfg.before!r}; known are {_examples(modules)}")
+    return {cfg.before: cfg.rate}
+
+
+@torch.no_grad()
+def _execution_order(network: FrozenNetwork, names: list[str]) -> list[str]:
+    """Return those of the named modules that one pass runs, in the order it runs them."""
+    order: list[str] = []
+    with _before(network.module, {name: lambda *_, name=name: order.append(name) for name in names}):
+        network.embed(network.blank(1))
+    if not order:
+        raise ConfigError(f"{KEY}: {network.name} never runs {', '.join(names[:3])}; name another module in before")
+    return order
+
+
+def _examples(modules: dict[str, nn.Module]) -> str:
+    names = [name for name in modules if name]
+    return f"{', '.join(names[-6:])} and {max(0, len(names) - 6)} more"
