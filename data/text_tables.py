@@ -1,0 +1,279 @@
+"""Text files of names and numbers, one row per image: read fast by blocks, or slowly to name the bad line.
+
+Comma-separated rows may quote the name (commas, quotes and line breaks inside); rows separated by
+tabs, semicolons or blanks hold the numbers at their end, so that names may contain the separator.
+Both readers give the same table; the slow one is the definition, the fast one stops at anything odd.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from data.keys import KeyTable
+from data.matching import duplicates
+from utils.errors import DataError
+
+_BLOCK_BYTES = 4 << 20
+_TEXT = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+
+
+class Layout(NamedTuple):
+    """Where a file keeps its names and numbers."""
+
+    separator: str
+    """One of comma, tab, semicolon, blank."""
+    header: bool
+    """Whether the first row holds column names."""
+    name: int
+    """Column of the name (comma only)."""
+    values: tuple[int, ...]
+    """Columns of the numbers; counted from the end of the row, -1 last, unless comma separated."""
+    width: int | None
+    """Columns every row has (comma only)."""
+
+
+class Columns(NamedTuple):
+    """What a kind of file must hold."""
+
+    what: str
+    """Words for an error: `a quality` or `5 landmarks`."""
+    count: int
+    """Numbers per row."""
+    pick: Callable[[list[str]], tuple[int, tuple[int, ...]] | None]
+    """From lower-case column names: column of the name and of the numbers, or None."""
+    dtype: type = np.float64
+    """Numbers are parsed as float64 and kept as this."""
+
+
+def read_text_table(path: str | Path, columns: Columns) -> tuple[KeyTable, np.ndarray]:
+    """Read names and numbers (N, count); equal rows are kept once.
+
+    Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
+    is no finite number, and of a name that occurs twice with different values.
+    """
+    path = Path(path)
+    try:
+        layout = find_layout(path, columns)
+        table = _read_fast(path, layout, columns.dtype)
+        keys, values = table if table is not None else _read_slow(path, layout, columns)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
+    kept = drop_repeats(path, keys, values, lambda row: _line_of(path, layout, columns, row))
+    return (keys, values) if kept is None else (keys.take(kept), values[kept])
+
+
+def drop_repeats(
+    path: str | Path, keys: KeyTable, values: np.ndarray, place: Callable[[int], str]
+) -> np.ndarray | None:
+    """Return the rows left after dropping equal ones, None when all stay; DataError when their values differ."""
+    pairs = duplicates(keys)
+    if not len(pairs):
+        return None
+    differing = (values[pairs[:, 0]] != values[pairs[:, 1]]).reshape(len(pairs), -1).any(axis=1)
+    if differing.any():
+        first, later = pairs[np.argmax(differing)]
+        raise DataError(
+            f"{path}{place(later)}: {keys[later]!r} has {_shown(values[later])} but {_shown(values[first])} before"
+            f"{place(first).replace(', ', ' (') + ')' if place(first) else ''}; keep one of the two rows"
+        )
+    return np.delete(np.arange(len(keys)), pairs[:, 1])
+
+
+def _shown(values: np.ndarray) -> str:
+    return " ".join(f"{value:g}" for value in np.ravel(values)[:4])
+
+
+def find_layout(path: Path, columns: Columns) -> Layout:
+    """Find the separator and the header from the first two rows."""
+    with open(path, **_TEXT) as stream:
+        lines = [line.strip() for line in islice((line for line in _lines(stream) if line.strip()), 2)]
+    if not lines:
+        raise DataError(f"{path}: holds no rows; expected a name and {columns.what} in each")
+    with open(path, **_TEXT) as stream:
+        rows = list(islice((row for row in csv.reader(stream) if row), 2))
+    named = columns.pick([cell.strip().lower() for cell in rows[0]])
+    if named is not None and not any(map(_is_number, rows[0])):
+        return Layout(",", True, *named, len(rows[0]))
+    plain = (0, tuple(range(1, columns.count + 1)))
+    width = columns.count + 1
+    for row, header in zip(rows, (False, True), strict=False):
+        if len(row) in (width, width + (columns.count == 1)) and all(map(_is_number, row[1:])):
+            if not header or not any(map(_is_number, rows[0][1:])):
+                return Layout(",", header, *plain, len(row))
+    tail = tuple(range(-columns.count, 0))
+    for separator in ("\t", ";", " "):
+        for line, header in zip(lines, (False, True), strict=False):
+            cells = _cells_from_right(line, separator, columns.count)
+            if cells is not None and all(map(_is_number, cells[1:])):
+                before = _cells_from_right(lines[0], separator, columns.count)
+                if not header or before is None or not any(map(_is_number, before[1:])):
+                    return Layout(separator, header, 0, tail, None)
+    if len(rows[0]) == width:  # a damaged first row of an ordinary CSV: let the reader name it
+        return Layout(",", not any(map(_is_number, rows[0][1:])) and len(rows) > 1, *plain, width)
+    raise DataError(f"{path}, line 1: {lines[0][:80]!r} is no name with {columns.what}; see README for the formats")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(_bare(text))
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _bare(text: str) -> str:
+    return text.strip("[] \t")
+
+
+def _cells_from_right(line: str, separator: str, count: int) -> list[str] | None:
+    cells = line.rsplit(None if separator == " " else separator, count)
+    return cells if len(cells) == count + 1 and cells[0] else None
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Yield the lines of a text, whatever ends them."""
+    for line in stream:
+        yield from re.split("\r\n|\r|\n", line.rstrip("\r\n")) if "\r" in line else (line,)
+
+
+def iterate_rows(path: Path, layout: Layout, columns: Columns) -> Iterator[tuple[int, str, list[float]]]:
+    """Yield (line number, name, numbers) of every row; DataError at the first bad one."""
+    rows = _comma_rows(path) if layout.separator == "," else _tail_rows(path, layout.separator, columns.count)
+    width = layout.width or columns.count + 1
+    for number, cells in islice(rows, int(layout.header), None):
+        place = f"{path}, line {number}"
+        if len(cells) != width:
+            raise DataError(
+                f"{place}: expected {width} columns (a name and {columns.what}), "
+                f"found {len(cells)} in {','.join(cells)[:80]!r}; mend or remove the row"
+            )
+        name = cells[layout.name]
+        if not name:
+            raise DataError(f"{place}: the name is empty; mend or remove the row")
+        yield number, name, [_number(f"{place}, {name[:80]!r}", _bare(cells[column])) for column in layout.values]
+
+
+def _comma_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    with open(path, **_TEXT) as stream:
+        reader = csv.reader(stream)
+        try:
+            yield from ((reader.line_num, row) for row in reader if row)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: not a CSV row ({error}); mend it") from error
+
+
+def _tail_rows(path: Path, separator: str, count: int) -> Iterator[tuple[int, list[str]]]:
+    with open(path, **_TEXT) as stream:
+        for number, line in enumerate(map(str.strip, _lines(stream)), 1):
+            if line:
+                yield number, _cells_from_right(line, separator, count) or [line]
+
+
+def _number(place: str, text: str) -> float:
+    if not _is_number(text):
+        raise DataError(f"{place}: {text[:40]!r} is no number; mend or remove the row")
+    if not np.isfinite(value := float(text)):
+        raise DataError(f"{place}: {text!r} is not finite; mend or remove the row")
+    return value
+
+
+def _line_of(path: Path, layout: Layout, columns: Columns, row: int) -> str:
+    number, _, _ = next(islice(iterate_rows(path, layout, columns), int(row), None))
+    return f", line {number}"
+
+
+def _read_slow(path: Path, layout: Layout, columns: Columns) -> tuple[KeyTable, np.ndarray]:
+    names, values = [], []
+    for _, name, numbers in iterate_rows(path, layout, columns):
+        names.append(name)
+        values.append(numbers)
+    return KeyTable.from_strings(names), np.array(values, columns.dtype).reshape(-1, columns.count)
+
+
+def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.ndarray] | None:
+    """Read by blocks into arrays sized beforehand; None where anything needs the slow reader."""
+    text_bytes, rows = _extent(path)
+    data, offsets = np.empty(text_bytes, np.uint8), np.zeros(rows + 1, np.int64)
+    values = np.empty((rows, len(layout.values)), dtype)
+    used = filled = 0
+    try:
+        for names, numbers in (_comma_blocks if layout.separator == "," else _tail_blocks)(path, layout):
+            keys = KeyTable.from_arrow(names)
+            size = keys.offsets[-1] - keys.offsets[0]
+            stop = filled + len(keys)
+            data[used : used + size] = keys.data[keys.offsets[0] : keys.offsets[-1]]
+            offsets[filled + 1 : stop + 1] = keys.offsets[1:] - keys.offsets[0] + used
+            for column, array in enumerate(numbers):
+                values[filled:stop, column] = array.to_numpy()
+            empty = (np.diff(keys.offsets) == 0).any()
+            if empty or not np.isfinite(values[filled:stop]).all():
+                return None
+            used, filled = used + size, stop
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        return None
+    return KeyTable(data[:used], offsets[: filled + 1]), values[:filled]
+
+
+def _extent(path: Path) -> tuple[int, int]:
+    """Return the size of a file and a bound on its rows."""
+    size = lines = 0
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            size += len(block)
+            lines += block.count(b"\n") + block.count(b"\r")
+    return size, lines + 1
+
+
+def _read_options(layout: Layout, names: list[str]) -> pyarrow.csv.ReadOptions:
+    return pyarrow.csv.ReadOptions(
+        use_threads=False, block_size=_BLOCK_BYTES, skip_rows=int(layout.header), column_names=names
+    )
+
+
+def _comma_blocks(path: Path, layout: Layout) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
+    columns = [f"c{i}" for i in range(layout.width)]
+    name, values = columns[layout.name], [columns[i] for i in layout.values]
+    reader = pyarrow.csv.open_csv(
+        path,
+        _read_options(layout, columns),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(
+            column_types={name: pa.large_binary(), **dict.fromkeys(values, pa.float64())},
+            include_columns=[name, *values],
+            null_values=[],
+        ),
+    )
+    for batch in reader:
+        yield batch.column(0), batch.columns[1:]
+
+
+_TAILS = {
+    "\t": r"^(?P<name>.*[^\t])\t(?P<value>[^\t]*)$",
+    ";": r"^(?P<name>.*[^;]);(?P<value>[^;]*)$",
+    " ": r"^(?P<name>.*[^ ]) +(?P<value>[^ ]+)$",
+}
+
+
+def _tail_blocks(path: Path, layout: Layout) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
+    if len(layout.values) != 1:
+        raise ValueError("several numbers at the end of a row are read slowly")
+    reader = pyarrow.csv.open_csv(
+        path,
+        _read_options(layout, ["line"]),
+        pyarrow.csv.ParseOptions(delimiter="\x01", quote_char=False),
+        pyarrow.csv.ConvertOptions(column_types={"line": pa.string()}, null_values=[]),
+    )
+    for batch in reader:
+        lines = pc.ascii_trim_whitespace(batch.column(0))
+        parts = pc.extract_regex(lines, pattern=_TAILS[layout.separator])
+        if parts.null_count:
+            raise ValueError("a row of another form")
+        yield parts.field("name"), [pc.cast(pc.ascii_trim(parts.field("value"), "[] \t"), pa.float64())]
