@@ -5,6 +5,9 @@ image's left, eye on its right, nose tip, mouth corner left, mouth corner right)
 No function writes to its arguments.
 """
 
+import cmath
+import math
+
 import cv2
 import numpy as np
 
@@ -16,6 +19,11 @@ TEMPLATE_112 = np.array(
 )
 """Where the five landmarks lie in a 112x112 ArcFace crop."""
 TEMPLATE_112.setflags(write=False)
+
+_TINY = 1e-12
+_OPENCV_5 = int(cv2.__version__.split(".")[0]) >= 5
+_RGBA_LIMIT = 3 * 150_000
+"""Array size up to which adding the channel costs less than it saves."""
 
 
 class AlignmentError(Exception):
@@ -33,39 +41,63 @@ def template_landmarks(size_px: int) -> np.ndarray:
 def estimate_similarity(src_K2: np.ndarray, dst_K2: np.ndarray) -> np.ndarray:
     """Find rotation + scale + shift taking src to dst with the least squared error; no reflection (Umeyama 1991).
 
-    With points as complex numbers about their means, the best factor is z = <src, dst> / <src, src>.
+    With points as complex numbers x + iy, a and b about their means, the best map is p -> z p + shift with
+    z = sum(conj(a) b) / sum(conj(a) a): its modulus is the scale, its argument the angle.
     Returns: (2, 3) float64, source -> destination.
-    Raises: AlignmentError when no such transform exists: values that are not finite, points that coincide.
+    Raises: AlignmentError where no such transform exists: values that are not finite, points that coincide.
     """
-    src = np.asarray(src_K2, dtype=np.float64)
-    dst = np.asarray(dst_K2, dtype=np.float64)
-    src_mean, dst_mean = src.mean(axis=0), dst.mean(axis=0)
+    src, dst = _as_complex(src_K2), _as_complex(dst_K2)
+    src_mean, dst_mean = src.sum() / len(src), dst.sum() / len(dst)
     a, b = src - src_mean, dst - dst_mean
-    spread = float((a * a).sum())
-    if not np.isfinite(spread) or not np.isfinite(dst_mean).all():
+    spread = np.vdot(a, a).real
+    if not math.isfinite(spread) or not cmath.isfinite(dst_mean):
         raise AlignmentError("landmarks are not finite numbers")
-    if spread <= 1e-12 * max(1.0, float(src_mean @ src_mean)):
+    if spread <= _TINY * max(1.0, abs(src_mean) ** 2):
         raise AlignmentError("landmarks coincide")
-    real = float((a * b).sum()) / spread
-    imag = float(a[:, 0] @ b[:, 1] - a[:, 1] @ b[:, 0]) / spread
-    if real * real + imag * imag <= 1e-12 * float((b * b).sum()) / spread:
+    z = np.vdot(a, b) / spread
+    if abs(z) ** 2 * spread <= _TINY * np.vdot(b, b).real:
         raise AlignmentError("landmarks do not resemble a face")
-    return np.array(
-        [
-            [real, -imag, dst_mean[0] - real * src_mean[0] + imag * src_mean[1]],
-            [imag, real, dst_mean[1] - imag * src_mean[0] - real * src_mean[1]],
-        ]
-    )
+    shift = dst_mean - z * src_mean
+    return np.array([[z.real, -z.imag, shift.real], [z.imag, z.real, shift.imag]])
 
 
-def warp(image: np.ndarray, matrix_23: np.ndarray, size_px: int = CROP_SIZE_PX, out: np.ndarray | None = None):
-    """Resample image into a (size, size, C) crop: bilinear, black outside the image.
+def _as_complex(points_K2: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(points_K2, np.float64).view(np.complex128)[:, 0]
 
-    `matrix_23` maps source to crop; cv2 inverts it. `out`, when given, is filled and returned.
+
+def warp(
+    image: np.ndarray, matrix_23: np.ndarray, size_px: int = CROP_SIZE_PX, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Resample an image into its (size, size, C) crop: bilinear, black outside the image.
+
+    `matrix_23` maps source to crop (cv2 inverts it). `out`, when given, is filled and returned.
     """
+    if _warps_faster_as_rgba(image):
+        return _warp_rgba(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix_23, size_px, out)
     return cv2.warpAffine(
         image, matrix_23, (size_px, size_px), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
     )
+
+
+def warp_both(image: np.ndarray, matrices: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> None:
+    """Resample one RGB image twice, into the (2, size, size, 3) array `out`."""
+    if _warps_faster_as_rgba(image):
+        rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+        for matrix_23, crop in zip(matrices, out, strict=True):
+            _warp_rgba(rgba, matrix_23, len(crop), crop)
+    else:
+        for matrix_23, crop in zip(matrices, out, strict=True):
+            warp(image, matrix_23, len(crop), crop)
+
+
+def _warps_faster_as_rgba(image: np.ndarray) -> bool:
+    """Say whether a fourth channel pays: OpenCV 5 warps four twice as fast as three, with the same result."""
+    return _OPENCV_5 and image.ndim == 3 and image.shape[2] == 3 and image.size <= _RGBA_LIMIT
+
+
+def _warp_rgba(rgba: np.ndarray, matrix_23: np.ndarray, size_px: int, out: np.ndarray | None) -> np.ndarray:
+    crop = cv2.warpAffine(rgba, matrix_23, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB, dst=out)
 
 
 def align(image: np.ndarray, landmarks_52: np.ndarray, size_px: int = CROP_SIZE_PX) -> np.ndarray:

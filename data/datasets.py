@@ -24,6 +24,7 @@ from data.alignment import (
     perturb_landmarks,
     template_landmarks,
     warp,
+    warp_both,
 )
 from data.images import ImageError, decode_rgb
 from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig
@@ -123,13 +124,13 @@ class DistillationDataset(_IndexedFaces):
 
     def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
         image, landmarks = self._read(row)
-        warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out[0])
-        if self.perturbation is None or self.perturbation.radius_px == 0:
-            out[1] = out[0]
+        matrix = estimate_similarity(landmarks, TEMPLATE_112)
+        if self.perturbation is None:
+            out[1] = warp(image, matrix, out=out[0])
             return
         rng = np.random.default_rng([self.seed, epoch, row])
         moved = perturb_landmarks(landmarks, self.perturbation.radius_px, self.perturbation.unit, rng)
-        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1])
+        warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out)
 
 
 class IdentityDataset(_IndexedFaces):

@@ -93,10 +93,17 @@ class BatchLoader:
     def starting_at(self, position: tuple[int, int], end_epoch: int) -> Iterator[Any]:
         """Yield the batches from (epoch, batch) up to, not including, epoch `end_epoch`, across epochs."""
         self.sampler.position, self.sampler.end_epoch = position, end_epoch
-        return iter(self.source)
+        return iter(self)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.source)
+        for batch in self.source:
+            if batch.failures and len(batch.row) < 2 and not self.sampler.keep_all:
+                row, reason = batch.failures[0]
+                raise DataError(
+                    f"{len(batch.failures)} images of one batch give no crop, which leaves less than two to train on; "
+                    f"first: {self.source.path(row)} ({reason})."
+                )
+            yield batch
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -152,6 +159,10 @@ class _Source:
         self.batches = batches
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self.loader = self._loader(num_workers) if num_workers else None
+
+    def path(self, row: int) -> str:
+        """Name the file of a row."""
+        return self.dataset.dataset.index.path(row)
 
     def _loader(self, num_workers: int) -> DataLoader:
         return DataLoader(
