@@ -101,6 +101,12 @@ def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str]
     return validate(schema, apply_overrides(read_yaml(path), overrides), str(path))
 
 
+def beside(path: str, config: str | Path) -> Path:
+    """Return `path` as it is when it exists, else the file of that name beside `config`, which names it."""
+    own = Path(config).parent / Path(path).name
+    return Path(path) if Path(path).is_file() or not own.is_file() else own
+
+
 def validate(schema: type[Schema], values: Any, place: str) -> Schema:
     """Validate plain values against `schema`; `place` is what an error names."""
     try:
