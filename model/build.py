@@ -136,7 +136,7 @@ def _foreign(name: str, allow_modules: Sequence[str]) -> Callable[..., nn.Module
     if not path or package not in allow_modules:
         near = difflib.get_close_matches(name, BACKBONES, 1, cutoff=0.6)
         hint = f"did you mean {near[0]}" if near else f"known are {', '.join(BACKBONES)}"
-        more = f"; for a network of your own add --allow-module {package}" if path and not near else ""
+        more = f"; for a network of your own add --allow-module {package}" if path and package != "model" else ""
         raise ConfigError(f"model.features.module: {name!r} is not known; {hint}{more}")
     try:
         factory = getattr(importlib.import_module(path), attribute)

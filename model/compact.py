@@ -7,7 +7,10 @@ from model.iresnet import conv3x3
 
 
 class CompactBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm around a ReLU, added to the shortcut; the first may halve the size."""
+    """Two 3x3 convolutions with BatchNorm around a ReLU, added to the shortcut; the first may halve the size.
+
+    The shortcut halves by averaging (He et al. 2019, ResNet-D): nothing is thrown away.
+    """
 
     def __init__(self, in_planes: int, planes: int, stride: int = 1):
         super().__init__()
@@ -18,8 +21,8 @@ class CompactBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = None
         if stride != 1 or in_planes != planes:
-            shortcut = nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(planes))
+            shortcut = nn.Conv2d(in_planes, planes, kernel_size=1, bias=False)
+            self.downsample = nn.Sequential(nn.AvgPool2d(stride), shortcut, nn.BatchNorm2d(planes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, planes, H / stride, W / stride)."""
@@ -30,10 +33,18 @@ class CompactBlock(nn.Module):
 class CompactNet(nn.Module):
     """Map (B, 3, 112, 112) crops to (B, num_features) embeddings; ordinary convolutions, narrow, early stride."""
 
-    def __init__(self, num_features: int = 128, dropout: float = 0.0, width: int = 16, blocks: int = 1):
+    def __init__(
+        self,
+        num_features: int = 128,
+        dropout: float = 0.0,
+        width: int = 16,
+        blocks: int = 1,
+        features_grad: bool = False,
+    ):
         """Build the stages.
 
         dropout: rate before `fc`. width: channels of the stem, doubled at each of the three stages. blocks: per stage.
+        features_grad: train the last BatchNorm's weight; else it stays 1, as in IResNet.
         """
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
@@ -48,7 +59,7 @@ class CompactNet(nn.Module):
         self.dropout = nn.Dropout(p=dropout)
         self.fc = nn.Linear(8 * width * 7 * 7, num_features)
         self.features = nn.BatchNorm1d(num_features)
-        self.features.weight.requires_grad_(False)
+        self.features.weight.requires_grad_(features_grad)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
