@@ -1,0 +1,129 @@
+"""What the index found: counts, unmatched names, label range and direction, as numbers and as lines."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelScaling:
+    """How labels became targets: negated when lower is better, then mapped to [0, 1].
+
+    minmax: (label - low) / (high - low); rank: mean rank of equal labels over N - 1; none: as they are.
+    """
+
+    method: Literal["minmax", "rank", "none"]
+    higher_is_better: bool
+    low: float
+    """Smallest label of the file, before negation."""
+    high: float
+    """Largest label of the file, before negation."""
+
+    @classmethod
+    def fit(cls, labels: np.ndarray, method: str, higher_is_better: bool, path: str) -> "LabelScaling":
+        """Take the constants from the labels of the images in use."""
+        low, high = float(labels.min()), float(labels.max())
+        if method != "none" and not high > low:
+            raise DataError(
+                f"{path}: all {len(labels)} labels in use are {low:g}, so nothing can be learnt from them; "
+                "name another file or set dataset.label_scaling: none"
+            )
+        return cls(method, bool(higher_is_better), low, high)
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """Return float32 targets, higher is better."""
+        if self.method == "minmax":
+            scaled = (labels - self.low) / (self.high - self.low)
+            return (scaled if self.higher_is_better else 1 - scaled).astype(np.float32)
+        signed = labels if self.higher_is_better else -labels
+        return (signed if self.method == "none" else _ranks(signed)).astype(np.float32)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return mean ranks, the lowest 0 and the highest 1 where they are unique."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts + 1) / 2
+    return mean_rank[group.reshape(-1)] / max(1, len(values) - 1)
+
+
+@dataclass(frozen=True)
+class TableCoverage:
+    """How one file covers the images."""
+
+    path: str
+    rows: int
+    matched: int
+    unmatched: tuple[str, ...]
+    """The first images without a row."""
+    first_key: str
+    image_folders: int
+    """Leading folders dropped from the image names to match."""
+    key_folders: int
+    """Leading folders dropped from the file's names to match."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was found below a folder and in the files beside it."""
+
+    root: str
+    images: int
+    other_files: int
+    used: int
+    """Images in the index."""
+    landmarks: TableCoverage | None = None
+    labels: TableCoverage | None = None
+    scaling: LabelScaling | None = None
+    classes: int | None = None
+
+    def lines(self) -> list[str]:
+        """Return the report, a line per fact."""
+        report = [f"{self.images:,} images in {self.root}" + _others(self.other_files)]
+        for name, table in (("landmarks", self.landmarks), ("labels", self.labels)):
+            if table is None:
+                continue
+            matched = f"{table.matched:,} of {self.images:,} images matched"
+            report.append(f"{name}: {matched}, {table.rows:,} rows in {table.path}")
+            if table.key_folders or table.image_folders:
+                report.append(
+                    f"{name}: matched without the first {table.key_folders} folders of the file's names "
+                    f"and {table.image_folders} of the images' (the file starts with {table.first_key!r})"
+                )
+            if table.unmatched:
+                report.append(f"{name}: no row for {', '.join(map(repr, table.unmatched))}" + _more(self, table))
+        if self.scaling is not None:
+            span = f"from {self.scaling.low:g} to {self.scaling.high:g}"
+            direction = "higher is better" if self.scaling.higher_is_better else "lower is better (negated)"
+            report.append(f"labels: {span}, {direction}, scaling {self.scaling.method}")
+        if self.classes is not None:
+            report.append(f"identities: {self.classes:,}")
+        if self.used != self.images:
+            report.append(f"in use: {self.used:,} images, {self.images - self.used:,} left out")
+        return report
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Coverage":
+        """Restore what to_dict gave."""
+        values = dict(values)
+        for name in ("landmarks", "labels"):
+            if values[name] is not None:
+                values[name] = TableCoverage(**{**values[name], "unmatched": tuple(values[name]["unmatched"])})
+        if values["scaling"] is not None:
+            values["scaling"] = LabelScaling(**values["scaling"])
+        return cls(**values)
+
+
+def _others(count: int) -> str:
+    return f" ({count:,} other files)" if count else ""
+
+
+def _more(coverage: Coverage, table: TableCoverage) -> str:
+    rest = coverage.images - table.matched - len(table.unmatched)
+    return f" and {rest:,} more" if rest else ""
