@@ -1,0 +1,202 @@
+"""evaluate_config.yaml: whose scores, on which pairs, judged by which recognition models."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from utils.config.loading import Flag, StrictModel
+from utils.config.sections import DecodeConfig, LoaderConfig
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class EvaluateBase(StrictModel):
+    """The run."""
+
+    verbose: Flag = True
+    """1: progress bar and report; 0: errors only."""
+    save_path: str
+    """Folder for tables, plots, the report and the cache of embeddings and scores."""
+    seed: NonNegativeInt = 42069
+    """Seed of the bootstrap and of drawn pairs."""
+    device: str = "cuda:0"
+    """cpu, cuda or cuda:N; only used when a network has to run."""
+
+
+class EvaluationSection(StrictModel):
+    """The measure."""
+
+    fmr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """False match rate that sets the threshold."""
+    discard_limits: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.2, 0.3)
+    """Discard fractions up to which the area is taken; the largest is drawn and tabulated."""
+    rule: Literal["fixed_threshold", "pooled_rethreshold"] = "fixed_threshold"
+    """Mated pairs at a fixed threshold, stepwise; or CR-FIQA's pooled ranking with a new threshold every 5 %."""
+    bootstrap: NonNegativeInt = 1000
+    """Replicates over identities behind each interval; 0: no intervals."""
+    on_missing: Literal["error", "skip"] = "error"
+    """Images without score, embedding or crop: stop, or leave their pairs out for every method and say so."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluationSection":
+        if len(set(self.discard_limits)) != len(self.discard_limits):
+            raise ValueError("discard_limits names a limit twice")
+        return self
+
+
+class PairsConfig(DecodeConfig):
+    """One data set: its images and which of them are compared."""
+
+    root: str | None = None
+    """Image folder; may be left out when embeddings and scores are files."""
+    pairs: str | None = None
+    """Pairs file or protocol folder; not needed with format: identities."""
+    format: Literal["list", "lfw", "cfp_fp", "cfp_ff", "adience", "bin", "identities"] = "list"
+    """Layout of `pairs`; identities: pairs are drawn from one folder per identity."""
+    landmarks: str | None = None
+    """Landmark file of `root`; null: the images are aligned crops."""
+    key_root: str | None = None
+    """Prefix to strip from names in pairs, landmarks and scores; null: found automatically."""
+    mated_per_identity: PositiveInt = 50
+    """identities, adience: at most this many mated pairs of one identity."""
+    non_mated: PositiveInt = 100_000
+    """identities, adience: number of non-mated pairs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "PairsConfig":
+        if self.format != "identities" and self.pairs is None:
+            raise ValueError(f"pairs is needed with format: {self.format}; name the pairs file")
+        if self.format == "identities" and self.pairs is not None:
+            raise ValueError("format: identities draws its own pairs; remove pairs or name its format")
+        if self.landmarks is not None and self.root is None:
+            raise ValueError("landmarks need root, the folder of the images")
+        return self
+
+
+class RecognitionConfig(StrictModel):
+    """One recognition model, or embeddings it gave."""
+
+    embeddings: dict[str, str] = Field(default_factory=dict)
+    """DATASET: .npz with arrays `names` and `embeddings`."""
+    module: str | None = None
+    """Backbone to run, e.g. model.iresnet.iresnet100; not needed for an ONNX file."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Its keyword arguments."""
+    weights: str | None = None
+    """Weights file (.pth, .pt, .safetensors), or .onnx."""
+    channels: Literal["RGB", "BGR"] = "RGB"
+    """Channel order the model was trained with; AdaFace: BGR."""
+    flip: Flag = False
+    """1: add the embedding of the mirrored crop."""
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether the model itself is given."""
+        return self.weights is not None
+
+    @model_validator(mode="after")
+    def _check(self) -> "RecognitionConfig":
+        if self.weights is None and not self.embeddings:
+            raise ValueError("expected embeddings, or weights with module")
+        onnx = self.weights is not None and self.weights.lower().endswith(".onnx")
+        if self.weights is not None and not onnx and self.module is None:
+            raise ValueError("module is needed with weights; name the backbone, e.g. model.iresnet.iresnet100")
+        return self
+
+
+class ScoresConfig(StrictModel):
+    """One quality method: a score file per data set, a trained quality model, or a label source."""
+
+    files: dict[str, str] = Field(default_factory=dict)
+    """DATASET: score file; the data sets may also stand directly under the method."""
+    higher_is_better: Flag = True
+    """0: the score files count downwards; scores are negated."""
+    weights: str | None = None
+    """Weights of a trained quality model; runs on every data set with images, and on perturbed crops."""
+    config: str | None = None
+    """Its model_config.yaml."""
+    source: str | None = None
+    """label_config.yaml of a label source, run here as a scorer."""
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether the model itself is given."""
+        return self.weights is not None or self.source is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        files = {key: value for key, value in values.items() if key not in cls.model_fields and isinstance(value, str)}
+        if not files:
+            return values
+        rest = {key: value for key, value in values.items() if key not in files}
+        return {**rest, "files": {**files, **(rest.get("files") or {})}}
+
+    @model_validator(mode="after")
+    def _check(self) -> "ScoresConfig":
+        if (self.weights is None) != (self.config is None):
+            raise ValueError("weights and config belong together; give both")
+        if (self.weights is not None) + (self.source is not None) + bool(self.files) != 1:
+            raise ValueError("expected exactly one of score files, weights with config, or source")
+        return self
+
+
+class MisalignmentConfig(StrictModel):
+    """The misalignment protocol; the paper does not define its own, so this one is named and fixed here."""
+
+    p: tuple[NonNegativeFloat, ...] = (0, 2, 4, 6, 8, 10)
+    """Half-widths of the uniform offset on each landmark coordinate, in pixels of the 112x112 template."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1, 2, 3)
+    """One draw per image for each seed; figures are means over them."""
+    apply: Annotated[tuple[Literal["quality", "both"], ...], Field(min_length=1)] = ("quality", "both")
+    """Who sees the misaligned crops: the quality methods only, or the recognition model too."""
+    second_landmarks: dict[str, str] = Field(default_factory=dict)
+    """DATASET: landmark file of another detector, evaluated as a condition of its own."""
+
+
+class ThresholdConfig(StrictModel):
+    """What a score means: thresholds for wanted discard rates."""
+
+    scores: str | None = None
+    """Score file; when given, its threshold and percentile tables are printed and nothing else is done."""
+    higher_is_better: Flag = True
+    """0: the file counts downwards."""
+    discard: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+    """Shares of images a user may want to discard."""
+
+
+class EvaluateConfig(StrictModel):
+    """The whole of evaluate_config.yaml."""
+
+    base: EvaluateBase
+    evaluation: EvaluationSection = EvaluationSection()
+    datasets: dict[str, PairsConfig] = Field(default_factory=dict)
+    """NAME: data set."""
+    recognition: dict[str, RecognitionConfig] = Field(default_factory=dict)
+    """NAME: recognition model."""
+    scores: dict[str, ScoresConfig] = Field(default_factory=dict)
+    """METHOD: quality method."""
+    misalignment: MisalignmentConfig | None = None
+    """Off when absent."""
+    thresholds: ThresholdConfig = ThresholdConfig()
+    dataloader: LoaderConfig = LoaderConfig()
+    """Crops per step, decoding processes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluateConfig":
+        if self.thresholds.scores is not None:
+            return self
+        for section in ("datasets", "recognition", "scores"):
+            if not getattr(self, section):
+                raise ValueError(f"{section} is empty; name at least one")
+        named = [(f"recognition.{name}.embeddings", one.embeddings) for name, one in self.recognition.items()]
+        named += [(f"scores.{name}", one.files) for name, one in self.scores.items()]
+        if self.misalignment is not None:
+            named.append(("misalignment.second_landmarks", self.misalignment.second_landmarks))
+        for place, files in named:
+            for dataset in files:
+                if dataset not in self.datasets:
+                    raise ValueError(f"{place}.{dataset}: no data set of this name; known: {', '.join(self.datasets)}")
+        return self
