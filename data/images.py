@@ -103,15 +103,20 @@ def _entries(folder: str, prefix: str, parents: tuple) -> Iterator[_Entry]:
     return iter(sorted(keyed, key=lambda entry: entry.key))
 
 
-def decode_rgb(source: str | os.PathLike | bytes, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image file, or its bytes, to (H, W, 3) uint8 RGB.
+def decode_rgb(
+    source: str | os.PathLike | bytes | bytearray | memoryview | np.ndarray,
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode an image file, or its bytes in any form, to (H, W, 3) uint8 RGB.
 
     Alpha is dropped, not composited; 16 bit is divided by 257; grey is repeated; CMYK and palettes are converted;
     of an animation the first frame counts. `exif` applies the rotation stored in the file. More than `max_pixels`
     pixels are refused from the header, before memory is taken. Nothing is printed.
     Raises: ImageError with the reason.
     """
-    data = source if isinstance(source, bytes) else _read(source)
+    data = _read(source) if isinstance(source, str | os.PathLike) else bytes(source)
     if data[:3] == b"\xff\xd8\xff":
         header = _jpeg_header(data)
         if header is not None:
