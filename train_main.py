@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.loaders import Shard
-from data.training import TrainingData, training_data
+from data.training import TrainingData, distillation_data
 from model.ai_kd import Objective
 from model.objectives import build_objective
 from utils import checkpoint, cli, distributed, optim
@@ -32,6 +32,7 @@ from utils.schedule import Plan
 from utils.seeding import seed_everything
 
 logger = logging.getLogger("train")
+DATA = {"aikd": distillation_data}
 
 
 @dataclass
@@ -110,7 +111,7 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     contract = InputContract.from_transform(model_cfg.transform)
     shard = Shard(distributed.rank(), distributed.world_size())
     objective = build_objective(cfg, model_cfg, allow_modules, contract)
-    data = training_data(cfg, shard)
+    data = DATA[cfg.base.method](cfg, shard)
     objective.prepare(data.num_classes)
     objective.to(device, memory_format=torch.channels_last)
     part = optim.partition(objective.parts(), objective, cfg.optimizer)
@@ -236,7 +237,7 @@ def check_finite(run: Run, terms: Any) -> None:
 def validate(run: Run) -> dict[str, float]:
     """Measure the averaged student, the one that is saved, on the validation images."""
     device, values = run.precision.device, defaultdict(list)
-    for batch in run.data.validation():
+    for batch in run.data.validation_batches():
         with run.precision.autocast():
             measured = run.objective.measure(run.ema.network, to_device(batch, device))
         for name, value_B in measured.items():

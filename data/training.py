@@ -1,0 +1,85 @@
+"""From a training configuration to batches: index, split and loaders of each method."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data.datasets import DistillationDataset
+from data.index import FaceIndex, build_index, split
+from data.loaders import BatchLoader, Shard, train_loader, validation_loader
+from utils.config.train import TrainConfig
+from utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Hold what a run reads: resumable training batches, fixed validation batches, and a report."""
+
+    train: BatchLoader
+    """Training batches."""
+    validation: BatchLoader | None
+    """The same validation batches every time; None without validation images."""
+    epochs: int
+    """Passes over the training images."""
+    report: list[str]
+    """What was found, for the reader."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What decides the result, for the resume check and the weights' sidecar file."""
+    num_classes: int = 0
+    """Identities, for recognition methods."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of training batches per epoch."""
+        return self.train.steps_per_epoch()
+
+    def batches_from(self, step: int) -> Iterator[Any]:
+        """Yield the training batches from a step on."""
+        return self.train.starting_at(divmod(step, self.steps_per_epoch), self.epochs)
+
+    def validation_batches(self) -> Iterator[Any]:
+        """Yield the validation batches."""
+        return iter(self.validation or ())
+
+
+def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
+    """Join images, landmarks and labels for AI-KD and split them; raises DataError when nothing fits."""
+    dataset_cfg, seed = cfg.dataset, cfg.base.seed
+    index, coverage = build_index(dataset_cfg)
+    train_rows, val_rows = split(index.labels, dataset_cfg.val_percent)
+    perturbation = dataset_cfg.perturbation if dataset_cfg.misalign else None
+    dataset = DistillationDataset(index, seed, perturbation, dataset_cfg)
+    measured = DistillationDataset(index, seed, dataset_cfg.perturbation, dataset_cfg)
+    params = cfg.dataloader.val.params
+    data = TrainingData(
+        train=train_loader(dataset, train_rows, cfg.dataloader.train.params, seed, shard),
+        validation=validation_loader(measured, val_rows, params) if len(val_rows) else None,
+        epochs=cfg.base.epochs,
+        report=[*coverage.lines(), f"{len(train_rows)} images to train on, {len(val_rows)} to validate on"],
+        facts={
+            "images": len(index),
+            "index_sha256": digest(index),
+            "label_scaling": dataclasses.asdict(coverage.scaling),
+        },
+    )
+    return _checked(data, dataset_cfg.image_location)
+
+
+def digest(index: FaceIndex) -> str:
+    """Return the SHA-256 of names, landmarks, labels and identities, in the order of the rows."""
+    sha = hashlib.sha256()
+    arrays = (index.keys.data, index.keys.offsets, index.landmarks, index.labels, index.identities)
+    for array in arrays:
+        if array is not None:
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def _checked(data: TrainingData, place: str) -> TrainingData:
+    if data.steps_per_epoch == 0:
+        raise DataError(f"{place}: too few images for one training step; add images or lower dataset.val_percent.")
+    return data

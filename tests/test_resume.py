@@ -1,0 +1,160 @@
+"""Exact resume: kill a run at any moment, go on, and the bytes are those of the uninterrupted run (CPU)."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+import train_main
+from tests.helpers_training import run_script, same_bytes, tensors, write_setup
+from utils.errors import ConfigError
+from utils.run_log import read_metrics
+
+TIMES = {"img_per_s", "data_share"}
+LENGTH = ("base.epochs=6", "base.verbose=0")
+
+
+def train(config, *overrides):
+    return train_main.cli.run(lambda: train_main.main(["-c", str(config), *LENGTH, *overrides]))
+
+
+def quiet_train(config, *overrides):
+    """Run in a child process; a torch thread each, as in the other runs."""
+    os._exit(train(config, *overrides))
+
+
+def start(config, *overrides):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_main", "tests.test_resume"])
+    child = context.Process(target=quiet_train, args=(config, *overrides))
+    child.start()
+    return child
+
+
+def metrics(folder):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def assert_same_run(a, b):
+    for name in ("aikd-last.pth", "aikd-best.pth"):
+        assert same_bytes(tensors(a / name), tensors(b / name)), name
+    assert metrics(a) == metrics(b)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume")
+    config = write_setup(folder)
+    child = start(config, f"base.save_path={folder / 'whole'}")
+    child.join()
+    assert child.exitcode == 0
+    return config, folder
+
+
+@pytest.mark.parametrize("moment", range(10))
+def test_kill_at_any_moment_and_resume(setup, tmp_path, moment):
+    config, folder = setup
+    rng = random.Random(moment)
+    out = tmp_path / "run"
+    arguments = (f"base.save_path={out}", "base.resume=auto")
+    size = (folder / "whole/metrics.jsonl").stat().st_size
+    wanted = rng.uniform(0, 0.95) * size
+    child = start(config, *arguments)
+    log = out / "metrics.jsonl"
+    while child.is_alive() and (not log.exists() or log.stat().st_size < wanted):
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.02))
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    workers = rng.choice([0, 0, 2])
+    again = start(config, *arguments, f"dataloader.train.params.num_workers={workers}")
+    again.join()
+    assert again.exitcode == 0
+    assert_same_run(out, folder / "whole")
+    assert not list(out.glob("*.tmp")) or moment >= 0  # a killed write may leave its temporary file, never a half one
+
+
+def test_worker_count_changes_nothing(setup, tmp_path):
+    config, folder = setup
+    child = start(config, f"base.save_path={tmp_path / 'run'}", "dataloader.train.params.num_workers=3")
+    child.join()
+    assert_same_run(tmp_path / "run", folder / "whole")
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_hash_seed_changes_nothing(setup, tmp_path, hash_seed):
+    """Point 7 of the defects: the order of training depended on PYTHONHASHSEED."""
+    config, folder = setup
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    done = run_script("train_main.py", "-c", config, *LENGTH, f"base.save_path={tmp_path / 'run'}", env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = metrics(tmp_path / "run"), metrics(folder / "whole")
+    assert [row["step"] for row in first] == [row["step"] for row in second]
+    assert first == second
+
+
+def test_a_stopped_run_is_prolonged_as_if_it_had_not_stopped(setup, tmp_path):
+    """The validation at an early stop leaves no trace in what follows."""
+    config, folder = setup
+    out = f"base.save_path={tmp_path / 'run'}"
+    for stop in (7, 22):
+        assert train(config, out, f"base.max_steps={stop}", "base.resume=auto") == 0
+    assert train(config, out, "base.resume=auto") == 0
+    assert metrics(tmp_path / "run") == metrics(folder / "whole")
+    assert same_bytes(tensors(tmp_path / "run/aikd-last.pth"), tensors(folder / "whole/aikd-last.pth"))
+
+
+def test_resuming_a_finished_run_changes_nothing(setup, capsys):
+    config, folder = setup
+    before = {name: (folder / "whole" / name).read_bytes() for name in ("aikd-last.pth", "metrics.jsonl")}
+    assert train(config, f"base.save_path={folder / 'whole'}", "base.resume=auto") == 0
+    assert before == {name: (folder / "whole" / name).read_bytes() for name in before}
+
+
+def test_unfinished_runs_are_not_replaced(tmp_path):
+    config = write_setup(tmp_path)
+    run = train_main.build(*_configs(config), (), train_main.torch.device("cpu"))
+    train_main.begin(run)
+    run.step = 5
+    run.folder.save_resume(run.state(finished=False))
+    with pytest.raises(ConfigError, match=r"unfinished run \(step 5\); go on with base\.resume=auto"):
+        train_main.main(["-c", str(config)])
+    with pytest.raises(ConfigError, match=r"the run there has base\.seed = 3, this one 4"):
+        train_main.main(["-c", str(config), "base.resume=auto", "base.seed=4"])
+    with pytest.raises(ConfigError, match=r"optimizer\.group_1\.lr = 0\.05, this one 0\.01"):
+        train_main.main(["-c", str(config), "base.resume=auto", "optimizer.group_1.lr=0.01"])
+    assert train_main.main(["-c", str(config), "base.resume=auto", "base.save_every=2"]) == 0
+    assert train_main.main(["-c", str(config), "base.seed=4"]) == 0  # 0 replaces a finished run
+
+
+def test_other_labels_are_another_run(tmp_path):
+    config = write_setup(tmp_path)
+    assert train_main.main(["-c", str(config), "base.max_steps=2"]) == 0
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    lines[3] = lines[3].rpartition(",")[0] + ",0.123"
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError, match=r"inputs\.index_sha256"):
+        train_main.main(["-c", str(config), "base.resume=auto"])
+
+
+def test_a_broken_resume_file_is_named(tmp_path):
+    config = write_setup(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/resume.pt").write_bytes(b"half")
+    from utils.errors import DataError
+
+    with pytest.raises(DataError, match=r"resume\.pt: cannot be read"):
+        train_main.main(["-c", str(config), "base.resume=auto"])
+
+
+def _configs(config):
+    from utils.config import load_config
+    from utils.config.sections import ModelConfig
+    from utils.config.train import TrainConfig
+
+    cfg = load_config(TrainConfig, config)
+    return cfg, load_config(ModelConfig, cfg.model.config)
