@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 
 class KeyTable:
-    """Hold strings as one block of UTF-8 bytes and N+1 offsets; immutable and cheap to share."""
+    """Hold strings as one block of UTF-8 bytes and N+1 offsets into it, the first 0; immutable, cheap to share."""
 
     __slots__ = ("data", "offsets")
 
@@ -28,9 +28,11 @@ class KeyTable:
         """Take over a large_binary array without nulls."""
         array = array.cast(pa.large_binary())
         _, offsets, data = array.buffers()
-        rows = slice(array.offset, array.offset + len(array) + 1)
-        offsets = np.frombuffer(offsets, np.int64)[rows] if offsets is not None else np.zeros(1, np.int64)
-        return cls(np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), offsets)
+        if not len(array) or data is None:
+            return cls(np.zeros(0, np.uint8), np.zeros(len(array) + 1, np.int64))
+        offsets = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+        data = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+        return cls(data, offsets - offsets[0] if offsets[0] else offsets)
 
     @classmethod
     def concatenate(cls, tables: "list[KeyTable]") -> "KeyTable":
