@@ -79,6 +79,16 @@ class Coverage:
     scaling: LabelScaling | None = None
     classes: int | None = None
 
+    def require_complete(self) -> None:
+        """Raise DataError when an image has no landmarks or no label."""
+        for what, table in (("landmarks", self.landmarks), ("quality label", self.labels)):
+            if table is not None and table.unmatched:
+                raise DataError(
+                    f"{table.path}: {self.images - table.matched} of {self.images} images have no {what}, first: "
+                    f"{table.unmatched[0]!r}; add them, fix the prefix with dataset.key_root or set "
+                    "dataset.on_missing: skip"
+                )
+
     def lines(self) -> list[str]:
         """Return the report, a line per fact."""
         report = [f"{self.images:,} images in {self.root}" + _others(self.other_files)]

@@ -65,7 +65,7 @@ def build_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
     `landms_location: template` means crops that are aligned already. Raises DataError when nothing matches
     and, unless on_missing is skip, when an image has no landmarks or no label.
     """
-    return _cached(cfg, identities=False)
+    return _complete(cfg, *_cached(cfg, identities=False))
 
 
 def build_identity_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
@@ -73,7 +73,7 @@ def build_identity_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
 
     Classes are numbered from 0 in the order of their folders' names; quality labels are not read.
     """
-    return _cached(cfg, identities=True)
+    return _complete(cfg, *_cached(cfg, identities=True))
 
 
 def split(labels: np.ndarray, val_percent: float) -> Split:
@@ -90,6 +90,12 @@ def split(labels: np.ndarray, val_percent: float) -> Split:
     return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
+def _complete(cfg: DatasetConfig, index: FaceIndex, coverage: Coverage) -> tuple[FaceIndex, Coverage]:
+    if cfg.on_missing == "error":
+        coverage.require_complete()
+    return index, coverage
+
+
 def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     root = os.path.abspath(cfg.image_location)
     files = [path for path in (_landmark_file(cfg), None if identities else cfg.quality_location) if path]
@@ -98,7 +104,7 @@ def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
             raise DataError(f"{path}: no such file; check dataset.landms_location and dataset.quality_location")
     if cfg.cache is None:
         return _build(cfg, list_compactly(root), identities)
-    options = cfg.model_dump(include={"key_root", "on_missing", "label_scaling", "higher_is_better"}, mode="json")
+    options = cfg.model_dump(include={"key_root", "label_scaling", "higher_is_better"}, mode="json")
     inputs = {
         "format": _FORMAT, "root": root, "template": cfg.landms_location == TEMPLATE, "identities": identities,
         "files": [fingerprint(path) for path in files], **options,
@@ -206,11 +212,6 @@ def _joined(cfg: DatasetConfig, names: KeyTable, path: str, what: str) -> tuple[
         raise DataError(
             f"{path}: none of the {len(names)} images has {_article(what)}; the first image is {names[0]!r}, "
             f"the first name in the file {keys[0]!r}; set dataset.key_root to the folder to strip from one of them"
-        )
-    if len(missing) and cfg.on_missing == "error":
-        raise DataError(
-            f"{path}: {len(missing)} of {len(names)} images have no {what}, first: {names[missing[0]]!r}; "
-            "add them, fix the prefix with dataset.key_root or set dataset.on_missing: skip"
         )
     del keys
     joined = values[found.rows]

@@ -1,5 +1,6 @@
 """Names of millions of images as two arrays."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -63,6 +64,12 @@ class KeyTable:
     def take(self, rows: np.ndarray) -> "KeyTable":
         """Return the named rows, in that order."""
         return KeyTable.from_arrow(self.to_arrow().take(pa.array(np.asarray(rows, np.int64))))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the names and their order."""
+        sha = hashlib.sha256(np.ascontiguousarray(self.offsets).data)
+        sha.update(np.ascontiguousarray(self.data).data)
+        return sha.hexdigest()
 
     def order(self) -> np.ndarray | None:
         """Return the rows that sort the table by bytes, or None when it is sorted already."""

@@ -1,0 +1,173 @@
+"""Time and memory of the index at VGGFace2 size: ours and the released path, alternating, each in a fresh process.
+
+    python -m benchmarks.index [--rows 3141890] [--rounds 1] [--folder DIR]
+
+Makes an image folder of empty files, a landmark CSV in VGGFace2's form and a label CSV with a leading
+`train/`, then measures: first build, opening from the cache, memory above a process that has imported
+the same modules, and the memory of four loader workers before and after they have read every row.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from data.index import FaceIndex, build_index
+from utils.config.train import DatasetConfig
+
+ROWS = 3_141_890
+PER_IDENTITY = 364
+BATCH = 2048
+WORKERS = 4
+
+
+def name(row: int) -> str:
+    """Return VGGFace2's form of a name, without suffix."""
+    return f"n{row // PER_IDENTITY + 1:06d}/{row % PER_IDENTITY + 1:04d}_01"
+
+
+def make(folder: Path, rows: int) -> None:
+    """Write the images (empty files) and the two CSVs."""
+    rng = np.random.default_rng(0)
+    images = folder / "images"
+    with open(folder / "landmarks.csv", "w") as landmarks, open(folder / "labels.csv", "w") as labels:
+        landmarks.write("NAME_ID," + ",".join(f"P{n}{axis}" for n in range(1, 6) for axis in "XY") + "\n")
+        labels.write("path,quality\n")
+        for start in range(0, rows, PER_IDENTITY):
+            (images / name(start)).parent.mkdir(parents=True)
+            stop = min(rows, start + PER_IDENTITY)
+            points = np.round(rng.uniform(20, 200, (stop - start, 10)), 3)
+            scores = np.round(rng.uniform(0, 1, stop - start), 6)
+            for row in range(start, stop):
+                os.close(os.open(images / f"{name(row)}.jpg", os.O_CREAT))
+                numbers = ",".join(f"{value:.3f}" for value in points[row - start])
+                landmarks.write(f'"{name(row)}",{numbers}\n')
+                labels.write(f"train/{name(row)}.jpg,{scores[row - start]:.6f}\n")
+
+
+def ours(folder: Path, cache: str | None) -> FaceIndex:
+    """Build or open our index."""
+    location = {"image_location": folder / "images", "landms_location": folder / "landmarks.csv"}
+    location["quality_location"] = folder / "labels.csv"
+    return build_index(DatasetConfig(**{key: str(path) for key, path in location.items()}, cache=cache))[0]
+
+
+def released(folder: Path) -> list[tuple]:
+    """Walk, two dicts, a list of tuples, sort by quality, set difference (FACTS, section 3, point 14)."""
+    with open(folder / "landmarks.csv", newline="") as stream:
+        rows = csv.reader(stream)
+        next(rows)
+        landmarks = {row[0]: tuple(map(float, row[1:])) for row in rows}
+    with open(folder / "labels.csv", newline="") as stream:
+        rows = csv.reader(stream)
+        next(rows)
+        qualities = {row[0].removeprefix("train/").removesuffix(".jpg"): float(row[1]) for row in rows}
+    items = []
+    for parent, _, files in os.walk(folder / "images"):
+        for file in files:
+            key = f"{os.path.basename(parent)}/{file.removesuffix('.jpg')}"
+            items.append((os.path.join(parent, file), landmarks[key], qualities[key]))
+    items.sort(key=lambda item: item[2])
+    held_out = items[::100]
+    return sorted(set(items) - set(held_out))
+
+
+class Rows:
+    """Read rows of an index as a data set does, without the image."""
+
+    def __init__(self, index: FaceIndex | list):
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> float:
+        """Touch name, landmarks and label."""
+        if isinstance(self.index, list):
+            path, points, label = self.index[row]
+            return len(path) + points[0] + label
+        return len(self.index.path(row)) + float(self.index.landmarks[row, 0, 0]) + float(self.index.labels[row])
+
+
+def memory_mb(pid: int | str, field: str, file: str = "status") -> float:
+    """Read a field of /proc, in MB."""
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def workers_mb(index: FaceIndex | list) -> dict[str, float]:
+    """Return PSS and private memory of four workers, early in an epoch and at its end."""
+    order = np.random.default_rng(1).permutation(len(index))
+    batches = [order[start : start + BATCH].tolist() for start in range(0, len(order), BATCH)]
+    loader = iter(DataLoader(Rows(index), batch_sampler=batches, num_workers=WORKERS, persistent_workers=False))
+    found = {}
+    for count, _ in enumerate(loader, 1):
+        if count in (WORKERS, len(batches) - 2 * WORKERS):
+            label = "early" if count == WORKERS else "late"
+            pids = [worker.pid for worker in loader._workers]
+            found[f"pss_{label}"] = sum(memory_mb(pid, "Pss", "smaps_rollup") for pid in (*pids, "self"))
+            found[f"private_{label}"] = sum(memory_mb(pid, "Private_Dirty", "smaps_rollup") for pid in pids) / WORKERS
+    return found
+
+
+def measure(kind: str, folder: Path) -> None:
+    """Build one index in this process and print its figures as JSON."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_mb("self", "VmRSS")
+    start = time.perf_counter()
+    index = released(folder) if kind == "released" else ours(folder, str(folder / "cache"))
+    figures = {"seconds": time.perf_counter() - start, "rows": len(index)}
+    figures |= {"peak": memory_mb("self", "VmHWM") - before, "after": memory_mb("self", "VmRSS") - before}
+    figures |= workers_mb(index) if kind != "first" else {}
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def run(kind: str, folder: Path) -> dict[str, float]:
+    """Measure in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.index", "--measure", kind, "--folder", str(folder)]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    shown = ", ".join(f"{key} {value:,.1f}" for key, value in figures.items())
+    print(f"{kind:9s} {shown}", flush=True)
+    return figures
+
+
+def main() -> None:
+    """Make the files, measure, print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--measure", choices=("released", "first", "cached"))
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure, args.folder)
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        folder = Path(temporary)
+        start = time.perf_counter()
+        make(folder, args.rows)
+        versions = f"Python {platform.python_version()}, numpy {np.__version__}, {os.cpu_count()} cores"
+        print(f"{args.rows:,} images made in {time.perf_counter() - start:.0f} s; {versions}; MB and seconds")
+        for _ in range(args.rounds):
+            subprocess.run(["rm", "-rf", str(folder / "cache")], check=True)
+            base, first, cached = (run(kind, folder) for kind in ("released", "first", "cached"))
+            print(
+                f"released / ours: first build {base['seconds'] / first['seconds']:.1f}x faster, "
+                f"from the cache {base['seconds'] / cached['seconds']:.0f}x; "
+                f"memory of main and {WORKERS} workers {base['pss_late'] / cached['pss_late']:.1f}x less"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Prepare data: python prepare.py -c configs/prepare_config.yaml base.task=check|convert|landmarks|synthetic."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.detector import FaceDetector
+from data.index import FaceIndex, build_index
+from data.labels import read_scores, write_scores_csv
+from data.landmark_run import LandmarkRun, detect_folder
+from data.landmarks import MISFIT_LIMIT_PX, misfit_px, read_landmarks, write_landmarks_csv
+from data.listing import list_compactly
+from data.synthetic import contact_sheet, render_populations
+from utils import cli
+from utils.config import load_config
+from utils.config.prepare import PrepareConfig
+from utils.config.sections import DecodeConfig
+from utils.errors import DataError
+from utils.files import atomic_write, make_folder, sha256_file
+
+logger = logging.getLogger("prepare")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the configuration and run the task it names."""
+    command = cli.parse_command(__doc__, argv)
+    cfg = load_config(PrepareConfig, command.config, command.overrides)
+    level = logging.INFO if cfg.base.verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    TASKS[cfg.base.task](cfg)
+    return 0
+
+
+def check(cfg: PrepareConfig) -> None:
+    """Print how landmarks and labels cover the images, and write coverage.json; what is missing is an error."""
+    index, coverage = build_index(cfg.dataset.model_copy(update={"on_missing": "skip"}))
+    lines = coverage.lines()
+    if index.landmarks is not None:
+        lines += unlike_faces(index)
+    sys.stdout.write("\n".join(lines) + "\n")
+    with atomic_write(make_folder(cfg.base.save_path, "base.save_path") / "coverage.json", "w") as stream:
+        json.dump({**coverage.to_dict(), "report": lines}, stream, indent=2)
+    if cfg.dataset.on_missing == "error":
+        coverage.require_complete()
+
+
+def unlike_faces(index: FaceIndex) -> list[str]:
+    """Return a line on landmarks that cannot be a face in template order."""
+    block = 1 << 16
+    far = [misfit_px(index.landmarks[start : start + block]) for start in range(0, len(index), block)]
+    rows = np.flatnonzero(np.concatenate(far) > MISFIT_LIMIT_PX)
+    if not len(rows):
+        return []
+    share = f"{len(rows):,} of {len(index):,} images have points unlike a face in template order"
+    return [f"landmarks: {share}, first: {index.keys[rows[0]]!r}; is the order or the x, y order another one?"]
+
+
+def convert(cfg: PrepareConfig) -> None:
+    """Read a landmark or label file of any format and write it as landmarks.csv or labels.csv."""
+    kind, source = cfg.convert.kind, Path(cfg.convert.source)
+    target = make_folder(cfg.base.save_path, "base.save_path") / f"{kind}.csv"
+    if target.exists() and source.exists() and target.samefile(source):
+        raise DataError(f"{source}: the result would replace this file; name another base.save_path")
+    read, write = {"landmarks": (read_landmarks, write_landmarks_csv), "labels": (read_scores, write_scores_csv)}[kind]
+    keys, values = read(source)
+    if not len(keys):
+        raise DataError(f"{source}: holds no rows; name a file with {kind}")
+    write(target, keys, values)
+    spread = f", from {values.min():g} to {values.max():g}" if kind == "labels" else ""
+    logger.info(f"{target}: {len(keys):,} rows{spread}")
+
+
+def landmarks(cfg: PrepareConfig) -> None:
+    """Detect the largest face of every image; write landmarks.csv, and failures.csv for images without one."""
+    detector = FaceDetector(cfg.landmarks)
+    listing = list_compactly(cfg.dataset.image_location)
+    if not len(listing.keys):
+        raise DataError(f"{cfg.dataset.image_location}: no image below this folder ({listing.other_files} other files)")
+    decode = DecodeConfig(exif=cfg.dataset.exif, max_pixels=cfg.dataset.max_pixels)
+    request = {
+        "images": [str(Path(cfg.dataset.image_location).resolve()), listing.keys.digest()],
+        "detector_sha256": sha256_file(cfg.landmarks.detector),
+        "options": cfg.landmarks.model_dump(exclude={"detector", "num_workers"}) | decode.model_dump(),
+    }
+    folder = make_folder(cfg.base.save_path, "base.save_path")
+    run = LandmarkRun(cfg.dataset.image_location, listing.keys, folder, request, decode)
+    done = detect_folder(run, detector, cfg.landmarks.num_workers, cfg.base.verbose)
+    resumed = f", {done.resumed:,} of them by an earlier run" if done.resumed else ""
+    logger.info(f"{folder / 'landmarks.csv'}: {done.found:,} of {len(listing.keys):,} images{resumed}")
+    if done.failed:
+        logger.warning(f"{folder / 'failures.csv'}: {done.failed:,} images without landmarks")
+
+
+def synthetic(cfg: PrepareConfig) -> None:
+    """Render people with identities, exact landmarks and known nuisance."""
+    folder = make_folder(cfg.synthetic.save_path, "synthetic.save_path")
+    for report in render_populations(cfg.synthetic):
+        logger.info(report.line())
+    sheet = contact_sheet(cfg.synthetic.seed, 1, 6)
+    cv2.imwrite(str(folder / "faces.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic}
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
