@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.datasets import VALIDATION_EPOCH, CropBatch, FaceCrops
-from data.quiet import silence_thread, silence_worker
+from data.quiet import python_silence, silence_thread, silence_worker
 from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
 
@@ -165,6 +165,10 @@ class _Source:
         return self.dataset.dataset.index.path(row)
 
     def _loader(self, num_workers: int) -> DataLoader:
+        with python_silence:  # torch warns of more workers than cores; the released recipe has 10
+            return self._make_loader(num_workers)
+
+    def _make_loader(self, num_workers: int) -> DataLoader:
         return DataLoader(
             self.dataset,
             batch_sampler=self.batches,
@@ -174,6 +178,7 @@ class _Source:
             persistent_workers=True,
             pin_memory=self.pin_memory,
             worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # its own, or every pass would advance torch's global one
             multiprocessing_context="fork" if sys.platform.startswith("linux") else None,
         )
 
@@ -185,15 +190,26 @@ class _Source:
 
     def _from_processes(self) -> Iterator[Any]:
         try:
-            batches = iter(self.loader)
-            _ignore_child_signals()
-            yield from batches
+            yield from self._start_workers()
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
                 "A decoding worker died, most often for want of memory; lower dataloader.*.params.num_workers."
             ) from error
+
+    def _start_workers(self) -> Iterator[Any]:
+        """Start the workers without torch's SIGCHLD handler, which raises wherever the main thread is just then.
+
+        A dead worker is noticed by the next request for a batch instead, where it becomes one clear error.
+        """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGCHLD) if in_main_thread else None
+        with python_silence:
+            batches = iter(self.loader)
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
+        return batches
 
     def _from_threads(self) -> Iterator[Any]:
         waiting: deque = deque()
@@ -223,12 +239,3 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     silence_worker()
-
-
-def _ignore_child_signals() -> None:
-    """Take back torch's SIGCHLD handler, which raises wherever the main thread is when a worker dies.
-
-    A dead worker is then noticed by the next request for a batch, where it becomes one clear error.
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,0 +1,49 @@
+"""Small image folders and the indexes over them, for tests of what reads images."""
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data.alignment import TEMPLATE_112
+from data.datasets import FaceCrops
+from data.index import FaceIndex
+from data.keys import KeyTable
+
+
+def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return an image that survives JPEG."""
+    coarse = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write RGB pixels by suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def face_index(folder: Path, count: int, seed: int = 0, landmarks: bool = True) -> FaceIndex:
+    """Write `count` PNG images of 100x90 (112x112 without landmarks) in 3 identity folders and index them."""
+    rng = np.random.default_rng(seed)
+    names = sorted(f"id_{i % 3}/{i:04d}.png" for i in range(count))
+    for name in names:
+        write_image(folder / name, smooth_image(rng, *((100, 90) if landmarks else (112, 112))))
+    points = TEMPLATE_112 * 0.7 + (5, 8) + rng.normal(0, 1, (count, 5, 2))
+    return FaceIndex(
+        root=str(folder),
+        keys=KeyTable.from_strings(names),
+        landmarks=points.astype(np.float32) if landmarks else None,
+        labels=rng.uniform(size=count).astype(np.float32),
+        identities=np.array([int(name[3]) for name in names], np.int32),
+    )
+
+
+class SlowCrops(FaceCrops):
+    """Crops that take 50 ms a batch."""
+
+    def __getitems__(self, wanted):
+        """Wait, then cut."""
+        time.sleep(0.05)
+        return super().__getitems__(wanted)

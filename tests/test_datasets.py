@@ -1,0 +1,310 @@
+"""Samples: the crops against cv2 called by hand, the keys of every random draw, and what broken files do."""
+
+import pickle
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import resize
+
+from data.alignment import TEMPLATE_112, estimate_similarity
+from data.datasets import (
+    VALIDATION_EPOCH,
+    CropPerturbation,
+    DistillationDataset,
+    FaceCrops,
+    IdentityDataset,
+    resize_crop,
+)
+from data.images import decode_rgb
+from data.keys import KeyTable
+from tests.helpers_faces import face_index, smooth_image, write_image
+from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig
+from utils.config.train import DatasetConfig
+from utils.errors import DataError
+
+SOURCE = PerturbationConfig(radius_px=3, unit="source")
+DECODE = DecodeConfig()
+
+
+def decode_config(root, **values):
+    return DatasetConfig(image_location=str(root), **values)
+
+
+def crop_by_hand(path, points):
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return cv2.warpAffine(image, estimate_similarity(points, TEMPLATE_112), (112, 112), flags=cv2.INTER_LINEAR)
+
+
+@pytest.fixture
+def index(tmp_path):
+    return face_index(tmp_path, 7)
+
+
+# ---------------------------------------------------------------- distillation
+
+
+@pytest.mark.parametrize("unit", ["source", "template"])
+def test_a_sample_is_the_aligned_and_the_perturbed_crop(index, unit):
+    perturbation = PerturbationConfig(radius_px=4, unit=unit)
+    batch = DistillationDataset(index, 11, perturbation, DECODE).__getitems__([(2, 5), (0, 1)])
+    assert batch.row.tolist() == [5, 1]
+    np.testing.assert_array_equal(batch.label, index.labels[[5, 1]])
+    assert batch.aligned.dtype == batch.misaligned.dtype == torch.uint8
+    assert batch.aligned.shape == batch.misaligned.shape == (2, 112, 112, 3)
+    assert batch.failures == ()
+    for i, (epoch, row) in enumerate([(2, 5), (0, 1)]):
+        points = index.landmarks[row].astype(np.float64)
+        offsets = np.random.default_rng([11, epoch, row]).uniform(-4, 4, (5, 2))
+        if unit == "template":
+            offsets = offsets @ np.linalg.inv(estimate_similarity(points, TEMPLATE_112)[:, :2]).T
+        np.testing.assert_array_equal(batch.aligned[i], crop_by_hand(index.path(row), points))
+        np.testing.assert_array_equal(batch.misaligned[i], crop_by_hand(index.path(row), points + offsets))
+
+
+def test_the_draw_depends_on_seed_epoch_and_row_alone(index):
+    def misaligned(seed, keys):
+        batch = DistillationDataset(index, seed, SOURCE, DECODE).__getitems__(keys)
+        return dict(zip(keys, batch.misaligned, strict=True))
+
+    first = misaligned(1, [(0, 2), (0, 3), (1, 2)])
+    again = misaligned(1, [(1, 2), (0, 2)])
+    assert torch.equal(first[0, 2], again[0, 2])
+    assert torch.equal(first[1, 2], again[1, 2])
+    assert not torch.equal(first[0, 2], first[1, 2])
+    assert not torch.equal(first[0, 2], misaligned(2, [(0, 2)])[0, 2])
+
+
+def test_no_epoch_moves_the_stored_landmarks(index):
+    """FACTS section 3, point 7: `landms += noise` let them drift."""
+    kept = index.landmarks.copy()
+    index.landmarks.setflags(write=False)
+    dataset = DistillationDataset(index, 1, SOURCE, DECODE)
+    first = dataset[(0, 0)].aligned
+    for epoch in range(5):
+        assert torch.equal(dataset[(epoch, 0)].aligned, first)
+    np.testing.assert_array_equal(index.landmarks, kept)
+
+
+def test_misalign_off_makes_both_crops_the_aligned_one(index):
+    batch = DistillationDataset(index, 1, None, DECODE).__getitems__([(0, 0), (0, 1)])
+    assert torch.equal(batch.aligned, batch.misaligned)
+    still = DistillationDataset(index, 1, PerturbationConfig(radius_px=0), DECODE).__getitems__([(0, 0), (0, 1)])
+    assert torch.equal(still.aligned, batch.aligned)
+    assert torch.equal(still.misaligned, batch.aligned)
+
+
+def test_crops_that_are_aligned_already_use_the_template(tmp_path):
+    index = face_index(tmp_path, 3, landmarks=False)
+    batch = DistillationDataset(index, 5, SOURCE, DECODE).__getitems__([(0, 0), (0, 2)])
+    np.testing.assert_array_equal(batch.aligned[1], decode_rgb(index.path(2)))
+    offsets = np.random.default_rng([5, 0, 2]).uniform(-3, 3, (5, 2))
+    np.testing.assert_array_equal(batch.misaligned[1], crop_by_hand(index.path(2), TEMPLATE_112 + offsets))
+
+
+def test_aligned_crops_of_another_size_are_scaled_and_must_be_square(tmp_path):
+    index = face_index(tmp_path, 3, landmarks=False)
+    rng = np.random.default_rng(0)
+    write_image(tmp_path / index.keys[0], smooth_image(rng, 224, 224))
+    write_image(tmp_path / index.keys[1], smooth_image(rng, 112, 96))
+    dataset = DistillationDataset(index, 5, SOURCE, decode_config(tmp_path, on_missing="skip"))
+    batch = dataset.__getitems__([(0, 0), (0, 1), (0, 2)])
+    np.testing.assert_array_equal(batch.aligned[0], decode_rgb(index.path(0))[::2, ::2])
+    assert batch.row.tolist() == [0, 2]
+    assert batch.failures == ((1, "an aligned crop is square, this one has 96x112 pixels"),)
+
+
+def test_validation_has_an_epoch_of_its_own(index):
+    dataset = DistillationDataset(index, 1, SOURCE, DECODE)
+    assert torch.equal(dataset[(VALIDATION_EPOCH, 3)].misaligned, dataset[(VALIDATION_EPOCH, 3)].misaligned)
+    np.random.default_rng([1, VALIDATION_EPOCH, 3])  # fits numpy's 32-bit words
+
+
+def test_a_broken_training_image_stops_the_run_and_is_named(index, tmp_path):
+    (tmp_path / index.keys[2]).write_bytes(b"")
+    dataset = DistillationDataset(index, 1, SOURCE, decode_config(tmp_path))
+    with pytest.raises(DataError) as caught:
+        dataset.__getitems__([(0, 1), (0, 2)])
+    assert str(caught.value) == (
+        f"{tmp_path / index.keys[2]}: empty file; repair or remove the image, or set dataset.on_missing: skip."
+    )
+
+
+def test_broken_training_images_are_dropped_and_counted_with_skip(index, tmp_path):
+    (tmp_path / index.keys[2]).unlink()
+    index.landmarks[4] = 50
+    index.landmarks[5] = 5000 + TEMPLATE_112
+    dataset = DistillationDataset(index, 1, SOURCE, decode_config(tmp_path, on_missing="skip"))
+    batch = dataset.__getitems__([(0, row) for row in (6, 2, 4, 5, 0)])
+    assert batch.row.tolist() == [6, 0]
+    np.testing.assert_array_equal(batch.label, index.labels[[6, 0]])
+    np.testing.assert_array_equal(batch.aligned[1], crop_by_hand(index.path(0), index.landmarks[0]))
+    assert batch.failures == (
+        (2, "cannot be read: No such file or directory"),
+        (4, "landmarks coincide"),
+        (5, "all landmarks lie outside the 90x100 image"),
+    )
+    empty = dataset.__getitems__([(0, 2)])
+    assert empty.aligned.shape == (0, 112, 112, 3)
+    assert empty.label.shape == empty.row.shape == (0,)
+
+
+def test_training_without_labels_or_identities_is_refused(index):
+    with pytest.raises(DataError, match=r"labels \(dataset.quality_location\)"):
+        DistillationDataset(replace(index, labels=None), 1, SOURCE, DECODE)
+    with pytest.raises(DataError, match="identities"):
+        IdentityDataset(replace(index, identities=None), 1, True, DECODE)
+
+
+def test_exif_can_be_ignored(tmp_path):
+    index = face_index(tmp_path, 1)
+    path = tmp_path / index.keys[0]
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.open(path).save(path, "PNG", exif=exif.tobytes())
+    turned = DistillationDataset(index, 1, None, DECODE)[(0, 0)].aligned[0]
+    stored = DistillationDataset(index, 1, None, DecodeConfig(exif=False))[(0, 0)].aligned[0]
+    pixels = np.array(Image.open(path))
+    matrix = estimate_similarity(index.landmarks[0], TEMPLATE_112)
+    np.testing.assert_array_equal(stored, cv2.warpAffine(pixels, matrix, (112, 112)))
+    np.testing.assert_array_equal(turned, cv2.warpAffine(np.rot90(pixels, 2).copy(), matrix, (112, 112)))
+
+
+def test_datasets_pickle_small(index):
+    dataset = DistillationDataset(index, 1, SOURCE, DECODE)
+    blob = pickle.dumps(dataset)
+    assert len(blob) < 3000
+    copy = pickle.loads(blob)
+    assert torch.equal(copy[(3, 1)].misaligned, dataset[(3, 1)].misaligned)
+    assert len(copy) == 7
+
+
+# ---------------------------------------------------------------- recognition
+
+
+def test_recognition_batches_carry_identities(index):
+    batch = IdentityDataset(index, 1, False, DECODE).__getitems__([(0, 6), (0, 0)])
+    assert batch.identity.tolist() == index.identities[[6, 0]].tolist()
+    assert batch.identity.dtype == batch.row.dtype == torch.int64
+    np.testing.assert_array_equal(batch.images[0], crop_by_hand(index.path(6), index.landmarks[6]))
+
+
+def test_flips_are_drawn_from_seed_epoch_and_row(index):
+    keys = [(epoch, row) for epoch in range(20) for row in range(7)]
+    plain = IdentityDataset(index, 4, False, DECODE).__getitems__(keys).images
+    images = IdentityDataset(index, 4, True, DECODE).__getitems__(keys).images
+    flips = [np.random.default_rng([4, *key]).random() < 0.5 for key in keys]
+    assert 50 < sum(flips) < 90
+    for image, upright, flip in zip(images, plain, flips, strict=True):
+        assert torch.equal(image, upright.flip(1) if flip else upright)
+
+
+def test_a_broken_image_in_recognition_training(index, tmp_path):
+    (tmp_path / index.keys[2]).write_text("no picture")
+    with pytest.raises(DataError, match="not an image"):
+        IdentityDataset(index, 1, True, decode_config(tmp_path)).__getitems__([(0, 2)])
+    batch = IdentityDataset(index, 1, False, decode_config(tmp_path, on_missing="skip")).__getitems__([(0, 2), (0, 3)])
+    assert batch.row.tolist() == [3]
+    assert batch.identity.tolist() == [index.identities[3]]
+    np.testing.assert_array_equal(batch.images[0], crop_by_hand(index.path(3), index.landmarks[3]))
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def aligned_cfg(root, **values):
+    return CropInputConfig(loc=str(root), **values)
+
+
+def test_an_aligned_crop_is_used_as_it_is(tmp_path):
+    image = smooth_image(np.random.default_rng(0), 112, 112)
+    write_image(tmp_path / "a.png", image)
+    batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
+    assert batch.rows == [0]
+    assert batch.failures == batch.not_square == ()
+    np.testing.assert_array_equal(batch.images[0], image)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (160, 160), (250, 250), (112, 96), (224, 112)])
+def test_other_sizes_are_resized_as_the_released_transform_does(tmp_path, size):
+    image = smooth_image(np.random.default_rng(0), *size)
+    write_image(tmp_path / "a.png", image)
+    batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
+    np.testing.assert_array_equal(batch.images[0], np.asarray(resize(Image.fromarray(image), [112, 112])))
+    np.testing.assert_array_equal(resize_crop(image), batch.images[0])
+    assert batch.not_square == (() if size[0] == size[1] else (0,))
+
+
+def test_landmark_input_aligns_as_training_does(index):
+    cfg = aligned_cfg(index.root, input="landmarks")
+    batch = FaceCrops(index.root, index.keys, cfg, index.landmarks).__getitems__([3, 0])
+    training = DistillationDataset(index, 1, SOURCE, DECODE).__getitems__([(0, 3), (0, 0)])
+    assert batch.rows == [3, 0]
+    assert torch.equal(batch.images, training.aligned)
+
+
+def test_failures_carry_their_reason(index, tmp_path):
+    landmarks = index.landmarks.copy()
+    landmarks[1] = np.nan
+    landmarks[2, 0, 0] = np.nan
+    landmarks[3] = 7
+    landmarks[4] = -1000 - TEMPLATE_112
+    (tmp_path / index.keys[5]).write_bytes(b"")
+    cfg = aligned_cfg(index.root, input="landmarks")
+    batch = FaceCrops(index.root, index.keys, cfg, landmarks).__getitems__(range(7))
+    assert batch.rows == [0, 6]
+    assert batch.failures == (
+        (1, "no landmarks"),
+        (2, "no landmarks"),
+        (3, "landmarks coincide"),
+        (4, "all landmarks lie outside the 90x100 image"),
+        (5, "empty file"),
+    )
+    np.testing.assert_array_equal(batch.images[1], crop_by_hand(index.path(6), landmarks[6]))
+
+
+def test_landmark_input_needs_all_landmarks(index):
+    cfg = aligned_cfg(index.root, input="landmarks")
+    for landmarks in (None, index.landmarks[:3]):
+        with pytest.raises(DataError, match="all 7 images"):
+            FaceCrops(index.root, index.keys, cfg, landmarks)
+
+
+@pytest.mark.parametrize("kind", ["aligned", "landmarks"])
+def test_evaluation_noise_is_keyed_by_seed_and_name(index, tmp_path, kind):
+    """The same draw wherever the image stands in a list, for every method that looks at it."""
+    perturb = CropPerturbation(radius_px=6, unit="template", seed=3)
+    cfg = aligned_cfg(index.root, input=kind)
+    names = [index.keys[i] for i in range(7)]
+    all_of_them = FaceCrops(index.root, names, cfg, index.landmarks, perturb).__getitems__(range(7)).images
+    reversed_names = FaceCrops(index.root, names[::-1], cfg, index.landmarks[::-1], perturb)
+    assert torch.equal(reversed_names[6].images[0], all_of_them[0])
+    assert torch.equal(
+        FaceCrops(index.root, names[4:5], cfg, index.landmarks[4:5], perturb)[0].images[0], all_of_them[4]
+    )
+    other_seed = FaceCrops(index.root, names, cfg, index.landmarks, replace(perturb, seed=4))
+    assert not torch.equal(other_seed[0].images[0], all_of_them[0])
+    still = FaceCrops(index.root, names, cfg, index.landmarks, replace(perturb, radius_px=0))[0].images[0]
+    plain = FaceCrops(index.root, names, cfg, index.landmarks)[0].images[0]
+    assert torch.equal(still, plain)
+
+
+def test_noise_in_template_pixels_moves_aligned_crops_by_that_much(tmp_path):
+    write_image(tmp_path / "a.png", smooth_image(np.random.default_rng(0), 112, 112))
+    perturb = CropPerturbation(radius_px=6, unit="template", seed=3)
+    moved = perturb(TEMPLATE_112, "a.png")
+    assert np.abs(moved - TEMPLATE_112).max() <= 6
+    batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path), perturb=perturb)[0]
+    np.testing.assert_array_equal(batch.images[0], crop_by_hand(tmp_path / "a.png", moved))
+
+
+def test_names_may_be_a_key_table(index):
+    cfg = aligned_cfg(index.root)
+    from_list = FaceCrops(index.root, list(index.keys), cfg).__getitems__(range(7))
+    from_table = FaceCrops(index.root, KeyTable.from_strings(list(index.keys)), cfg).__getitems__(range(7))
+    assert torch.equal(from_list.images, from_table.images)
+    assert len(from_table.images) == 7
+    assert from_table.not_square == tuple(range(7))
