@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from data.loaders import Shard
+from data.recognition import recognition_data
 from data.training import TrainingData, distillation_data
+from evaluation.verification import read_verification
 from model.ai_kd import Objective
 from model.objectives import build_objective
 from utils import checkpoint, cli, distributed, optim
@@ -32,7 +34,15 @@ from utils.schedule import Plan
 from utils.seeding import seed_everything
 
 logger = logging.getLogger("train")
-DATA = {"aikd": distillation_data}
+
+
+def recognition_with_pairs(cfg: TrainConfig, shard: Shard) -> TrainingData:
+    """Return the data of a recognition method; the pairs, if any, are read here: data does not see evaluation."""
+    pairs = read_verification(cfg.dataset.val_pairs) if cfg.dataset.val_pairs else None
+    return recognition_data(cfg, shard, pairs)
+
+
+DATA = {"aikd": distillation_data, "cosface": recognition_with_pairs, "crfiqa": recognition_with_pairs}
 
 
 @dataclass
@@ -112,7 +122,7 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     shard = Shard(distributed.rank(), distributed.world_size())
     objective = build_objective(cfg, model_cfg, allow_modules, contract)
     data = DATA[cfg.base.method](cfg, shard)
-    objective.prepare(data.num_classes)
+    objective.prepare(data.num_classes, data.judge)
     objective.to(device, memory_format=torch.channels_last)
     part = optim.partition(objective.parts(), objective, cfg.optimizer)
     optimizer = optim.build_optimizer(cfg.optimizer, part.groups)
@@ -257,7 +267,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
         return
     run.log.scalars(run.step, {f"val/{name}": value for name, value in run.metrics.items()})
     facts = {"step": run.step, "metrics": _finite(run.metrics), **run.data.facts}
-    state = run.ema.network.state_dict()
+    state = run.objective.published(run.ema.network.state_dict())
     run.folder.save_weights("last", state, run.contract, facts)
     if selection < run.best or math.isinf(run.best):  # without a usable selection the latest is the best
         run.best = run.best if math.isnan(selection) else selection

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,8 @@ class TrainingData:
     """What decides the result, for the resume check and the weights' sidecar file."""
     num_classes: int = 0
     """Identities, for recognition methods."""
+    judge: Callable[..., dict[str, float]] | None = None
+    """Turns the embeddings of the validation images into metrics, where pairs are given."""
 
     @property
     def steps_per_epoch(self) -> int:

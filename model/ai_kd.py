@@ -4,7 +4,7 @@ Source: Babnik et al., AI-KD, arXiv 2404.09555. Shape suffixes: B batch, D embed
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -67,14 +67,17 @@ class Objective(Protocol):
     weights: tuple[float, ...]
     notes: list[str]
 
-    def prepare(self, num_classes: int) -> None:
-        """Add what depends on the training images (the margin head's classes); AI-KD needs nothing."""
+    def prepare(self, num_classes: int, judge: Callable | None) -> None:
+        """Add what depends on the data: the margin head's classes, the judge of embeddings; AI-KD needs nothing."""
 
     def __call__(self, batch: NamedTuple) -> NamedTuple:
         """Return the named loss terms of a batch on the device."""
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Return the trainable parts by their names in the configuration."""
+
+    def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state_dict of the student under the names it is saved with."""
 
     def measure(self, network: nn.Module, batch: NamedTuple) -> Mapping[str, Tensor]:
         """Return per-sample values (B,) of one validation batch for `network`, a copy of the student."""
@@ -110,8 +113,12 @@ class AIKDObjective(nn.Module):
         self.select_on = "mean"
         self.notes: list[str] = []
 
-    def prepare(self, num_classes: int) -> None:
+    def prepare(self, num_classes: int, judge: Callable | None) -> None:
         """Do nothing: AI-KD has no classes."""
+
+    def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state_dict as it is: the official names."""
+        return dict(state)
 
     def compile_networks(self) -> None:
         """Compile student and teacher in place; names in the state_dict stay."""

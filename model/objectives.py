@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from model.ai_kd import AIKDObjective, FrozenTeacher, Objective
 from model.build import build_student, pretrained_backbone
+from model.cosface import CosFaceObjective
+from model.cr_fiqa import CRFIQAObjective
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
+from utils.errors import ConfigError
 
 
 def build_objective(
@@ -22,4 +25,13 @@ def build_objective(
         objective = AIKDObjective(student, FrozenTeacher(teacher), cfg.loss, contract)
         objective.select_on = cfg.base.select_on
         return objective
-    raise NotImplementedError(cfg.base.method)
+    _require_groups(cfg)
+    if cfg.base.method == "crfiqa":
+        return CRFIQAObjective(build_student(model_cfg, allow_modules, random_init), cfg.loss, contract)
+    return CosFaceObjective(pretrained_backbone(model_cfg.features, allow_modules, random_init), cfg.loss, contract)
+
+
+def _require_groups(cfg: TrainConfig) -> None:
+    """Refuse a recognition recipe that leaves the class centres untrained."""
+    if "margin" not in {group.params for group in cfg.optimizer.groups.values()}:
+        raise ConfigError("optimizer: no group trains the margin head; add one with params: margin")

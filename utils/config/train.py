@@ -92,7 +92,11 @@ class DatasetConfig(DecodeConfig):
     flip: Flag = False
     """1: mirror a crop with probability one half (recognition training)."""
     val_pairs: str | None = None
-    """Recognition training: pairs list (`imgA imgB 1|0`, below image_location) to validate on."""
+    """Recognition training: pairs to validate on (`imgA imgB 1|0`, LFW's pairs.txt, CFP's Protocol, .bin)."""
+    val_location: str | None = None
+    """Folder of the pairs' images; null: image_location, and their identities are not trained on."""
+    val_landms_location: str | None = None
+    """Landmark file of val_location; null: its images are aligned crops."""
 
 
 class TrainLoaders(StrictModel):
