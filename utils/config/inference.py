@@ -70,4 +70,8 @@ class InferenceConfig(StrictModel):
     def _complete(self) -> "InferenceConfig":
         if self.dataset.input == "landmarks" and self.dataset.landmarks is None:
             raise ValueError("dataset.landmarks is needed with dataset.input: landmarks; name the file")
+        if self.dataset.input == "aligned" and self.dataset.landmarks is not None:
+            raise ValueError(
+                "dataset.landmarks has no effect with dataset.input: aligned; set dataset.input: landmarks or remove it"
+            )
         return self
