@@ -7,13 +7,17 @@ can go on from them. A line cut off by a kill is no JSON and counts as not writt
 
 import contextlib
 import json
+import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+import PIL
+import torch
 
 from data.datasets import CropBatch
 from data.score_files import remove_outputs
@@ -91,10 +95,9 @@ class ScoreRun:
 
     def open(self) -> str:
         """Go on with the unfinished run of the same request, or start anew; return what was decided, in words."""
-        old = self._read()
-        reason = self._why_anew(old)
-        with self._errors():
+        with self.saving():
             self._take_lock()
+            reason = self._why_anew(self._read())
             if reason is None:
                 return f"goes on with the unfinished run in {self.path}"
             for path in self._partial_files():
@@ -121,10 +124,19 @@ class ScoreRun:
                     progress.add(first, line)
         return progress
 
+    def result(self) -> Progress:
+        """Return the results of all processes; DataError when a row is missing, as after the death of one."""
+        progress = self.progress()
+        if missing := np.count_nonzero(~progress.done):
+            raise DataError(
+                f"{self.path}: {missing} of {self.count} images were reached by no process; run again to go on"
+            )
+        return progress
+
     def start_writing(self, rank: int) -> None:
         """Open the partial file of process `rank`; a line that a kill cut off is closed."""
         path = self.path / PARTIAL / f"{rank}.jsonl"
-        with self._errors():
+        with self.saving():
             self._stream = open(path, "ab+")
             if self._stream.seek(0, 2) and (self._stream.seek(-1, 2), self._stream.read(1))[1] != b"\n":
                 self._stream.write(b"\n")
@@ -133,23 +145,34 @@ class ScoreRun:
         """Append one finished batch, the rows from `first` on."""
         values = [None if np.isnan(value) else float(value) for value in outcome.quality]
         line = {"first": first, **outcome._asdict(), "quality": values}
-        with self._errors():
+        with self.saving():
             self._stream.write(json.dumps(line).encode() + b"\n")
             self._stream.flush()
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Mark the run as finished, with `facts` about it, and remove the partial results."""
+        """Mark the run as finished, with `facts` about it and the versions used, and remove the partial results."""
         self.close()
-        with self._errors():
-            self._write({"status": "finished", **facts, "request": self.request})
+        with self.saving():
+            self._write({"status": "finished", **facts, "versions": versions(), "request": self.request})
             shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
 
     def close(self) -> None:
         """Close the files; the run may go on later."""
         for stream in (self._stream, self._lock):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # a full disk was reported when the line was written
+                    stream.close()
         self._stream = self._lock = None
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Turn a disk that is full or read-only into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be written ({error.strerror}); what is finished is kept, run again to go on"
+            ) from error
 
     def _why_anew(self, old: dict[str, Any] | None) -> str | None:
         if old is None or "request" not in old:
@@ -188,14 +211,11 @@ class ScoreRun:
             if isinstance(error, BlockingIOError | PermissionError):
                 raise DataError(f"{self.path}: another run writes there; wait, or change base.save_path") from error
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}); what is finished is kept, run again to go on"
-            ) from error
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides pixels and scores."""
+    packages = {"torch": torch, "numpy": np, "opencv": cv2, "pillow": PIL}
+    return {"python": platform.python_version(), **{name: module.__version__ for name, module in packages.items()}}
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
