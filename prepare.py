@@ -68,8 +68,6 @@ def convert(cfg: PrepareConfig) -> None:
         raise DataError(f"{source}: the result would replace this file; name another base.save_path")
     read, write = {"landmarks": (read_landmarks, write_landmarks_csv), "labels": (read_scores, write_scores_csv)}[kind]
     keys, values = read(source)
-    if not len(keys):
-        raise DataError(f"{source}: holds no rows; name a file with {kind}")
     write(target, keys, values)
     spread = f", from {values.min():g} to {values.max():g}" if kind == "labels" else ""
     logger.info(f"{target}: {len(keys):,} rows{spread}")

@@ -196,8 +196,6 @@ def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[Face
 def _joined(cfg: DatasetConfig, names: KeyTable, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
     keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
-    if not len(keys):
-        raise DataError(f"{path}: holds no rows; name a file with {what}")
     try:
         found = find_match(names, keys, cfg.key_root)
     except DataError as error:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data.keys import KeyTable
-from data.text_tables import Columns, drop_repeats, read_text_table
+from data.text_tables import Columns, drop_repeats, one_line, read_text_table
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle
@@ -50,15 +50,14 @@ def _pick(names: list[str]) -> tuple[int, tuple[int, ...]] | None:
 
 def _read_pickle(path: Path) -> ScoreTable:
     table = load_restricted_pickle(path, encoding="bytes")
-    pairs = table.items() if isinstance(table, dict) else table
-    if isinstance(pairs, np.ndarray):
-        pairs = pairs.tolist()
-    if not isinstance(table, dict | list | tuple | np.ndarray):
+    table = table.tolist() if isinstance(table, np.ndarray) else table
+    if not isinstance(table, dict | list | tuple):
         raise DataError(f"{path}: expected a dict or (name, score) pairs, found {type(table).__name__}; see README")
+    pairs = table.items() if isinstance(table, dict) else table
     names, values = [], np.empty(len(table), np.float64)
     for row, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | bytes):
-            raise DataError(f"{path}: entry {row} is {repr(pair)[:80]}, no (name, score) pair; mend or remove it")
+            raise DataError(f"{path}: entry {row} is {one_line(pair)}, no (name, score) pair; mend or remove it")
         names.append(pair[0])
         values[row] = _number(path, *pair)
     keys = KeyTable.from_strings(names)
@@ -73,7 +72,7 @@ def _number(path: Path, name: str | bytes, value: object) -> float:
         array, number = np.zeros(0), float("nan")
     if not np.isfinite(number):
         shown = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
-        raise DataError(f"{path}: the score of {shown!r} is {repr(value)[:40]}, no finite number; mend or remove it")
+        raise DataError(f"{path}: the score of {shown!r} is {one_line(value, 40)}, no finite number; mend or remove it")
     return number
 
 
@@ -99,6 +98,8 @@ def _read_parquet(path: Path) -> ScoreTable:
 
 
 def _without_repeats(path: Path, keys: KeyTable, values: np.ndarray, place) -> ScoreTable:
+    if not len(keys):
+        raise DataError(f"{path}: holds no rows; expected a name and a quality in each")
     kept = drop_repeats(path, keys, values, place)
     return ScoreTable(keys, values) if kept is None else ScoreTable(keys.take(kept), values[kept])
 

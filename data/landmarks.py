@@ -13,7 +13,7 @@ import numpy as np
 
 from data.alignment import TEMPLATE_112
 from data.keys import KeyTable
-from data.text_tables import Columns, read_text_table
+from data.text_tables import Columns, one_line, read_text_table
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle
@@ -56,7 +56,9 @@ def _pick(names: list[str]) -> tuple[int, tuple[int, ...]] | None:
 def _read_pickle(path: Path) -> LandmarkTable:
     table = load_restricted_pickle(path, encoding="bytes")
     if not isinstance(table, dict):
-        raise DataError(f"{path}: expected a dict of names, found {type(table).__name__}; see README, Landmarks")
+        raise DataError(f"{path}: expected a dict of names, found {type(table).__name__}; see README")
+    if not table:
+        raise DataError(f"{path}: holds no rows; expected names with 5x2 landmarks")
     points = np.empty((len(table), 5, 2), np.float32)
     for row, (name, value) in enumerate(table.items()):
         if not isinstance(name, str | bytes):
@@ -71,7 +73,7 @@ def _points(path: Path, name: str | bytes, value: object) -> np.ndarray:
     if found is None and isinstance(value, list | tuple | np.ndarray) and len(value) >= 2:
         found = _five_by_two(value[1])
     if found is None:
-        raise DataError(f"{path}: {_text(name)!r} has no 5x2 landmarks but {repr(value)[:80]}; mend or remove it")
+        raise DataError(f"{path}: {_text(name)!r} has no 5x2 landmarks but {one_line(value)}; mend or remove it")
     if not np.isfinite(found).all():
         raise DataError(f"{path}: {_text(name)!r} has a landmark that is not finite: {found.tolist()}; mend it")
     return found

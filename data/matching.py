@@ -23,7 +23,7 @@ _SUFFIXES = tuple(f".{suffix}".encode() for suffix in "jpg jpeg jpe png webp bmp
 _LONGEST_NAME = 1 << 16
 _CHUNK_BYTES = 1 << 20
 _BASES = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03)
-_SLASH, _BACKSLASH = ord("/"), ord("\\")
+_SLASH, _DOT = ord("/"), ord(".")
 _WAY_OUT = "remove one or set key_root to the prefix to strip"
 _LOWER = np.array([ord(chr(byte).lower()) if byte < 128 else byte for byte in range(256)], np.uint8)
 
@@ -82,16 +82,16 @@ def normalise(keys: KeyTable) -> KeyTable:
 
 
 def _untidy(keys: KeyTable) -> bool:
+    """Tell whether any name may need tidying; a name that ends in a slash may raise a false alarm."""
     for rows in _chunks(keys):
-        text, starts, _ = _text(keys, rows)
-        slash = text == _SLASH
-        dot = text == ord(".")
-        doubled = slash[1:] & (slash[:-1] | (dot[:-1] & np.concatenate([[True], slash[:-2]])))
-        leading = slash[np.minimum(starts, len(text) - 1)]
-        if doubled.any() or leading.any() or (text == _BACKSLASH).any():
+        text, starts, ends = _text(keys, rows)
+        raw = text.tobytes()
+        if any(part in raw for part in (b"\\", b"//", b"/./")):
             return True
-        second = np.minimum(starts + 1, len(text) - 1)
-        if (dot[second - 1] & slash[second]).any():
+        if (text[starts[ends > starts]] == _SLASH).any():
+            return True
+        second = starts[ends > starts + 1] + 1
+        if ((text[second - 1] == _DOT) & (text[second] == _SLASH)).any():
             return True
     return False
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from data.images import IMAGE_SUFFIXES
 from data.keys import KeyTable
 from data.matching import duplicates
 from utils.errors import DataError
@@ -66,6 +67,8 @@ def read_text_table(path: str | Path, columns: Columns) -> tuple[KeyTable, np.nd
         keys, values = table if table is not None else _read_slow(path, layout, columns)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
+    if not len(keys):
+        raise DataError(f"{path}: holds no rows; expected a name and {columns.what} in each")
     kept = drop_repeats(path, keys, values, lambda row: _line_of(path, layout, columns, row))
     return (keys, values) if kept is None else (keys.take(kept), values[kept])
 
@@ -91,6 +94,11 @@ def _shown(values: np.ndarray) -> str:
     return " ".join(f"{value:g}" for value in np.ravel(values)[:4])
 
 
+def one_line(value: object, limit: int = 80) -> str:
+    """Return a value as an error shows it."""
+    return " ".join(repr(value).split())[:limit]
+
+
 def find_layout(path: Path, columns: Columns) -> Layout:
     """Find the separator and the header from the first two rows."""
     with open(path, **_TEXT) as stream:
@@ -104,21 +112,31 @@ def find_layout(path: Path, columns: Columns) -> Layout:
         return Layout(",", True, *named, len(rows[0]))
     plain = (0, tuple(range(1, columns.count + 1)))
     width = columns.count + 1
-    for row, header in zip(rows, (False, True), strict=False):
-        if len(row) in (width, width + (columns.count == 1)) and all(map(_is_number, row[1:])):
-            if not header or not any(map(_is_number, rows[0][1:])):
-                return Layout(",", header, *plain, len(row))
-    tail = tuple(range(-columns.count, 0))
-    for separator in ("\t", ";", " "):
-        for line, header in zip(lines, (False, True), strict=False):
-            cells = _cells_from_right(line, separator, columns.count)
-            if cells is not None and all(map(_is_number, cells[1:])):
-                before = _cells_from_right(lines[0], separator, columns.count)
-                if not header or before is None or not any(map(_is_number, before[1:])):
-                    return Layout(separator, header, 0, tail, None)
+    for separator in ("\t", ",", ";", " "):
+        if separator == ",":
+            split = [row if len(row) in (width, width + (columns.count == 1)) and row[0] else None for row in rows]
+        else:
+            split = [_cells_from_right(line, separator, columns.count) for line in lines]
+        numeric = [row is not None and all(map(_is_number, row[1:])) for row in split]
+        header = not numeric[0] and (split[0] is None or _may_be_header(split[0]))
+        if numeric[0] or (header and len(numeric) > 1 and numeric[1]):
+            if separator == ",":
+                return Layout(",", header, *plain, len(split[header]))
+            return Layout(separator, header, 0, tuple(range(-columns.count, 0)), None)
+    header = len(rows) > 1 and _may_be_header(rows[0])
     if len(rows[0]) == width:  # a damaged first row of an ordinary CSV: let the reader name it
-        return Layout(",", not any(map(_is_number, rows[0][1:])) and len(rows) > 1, *plain, width)
-    raise DataError(f"{path}, line 1: {lines[0][:80]!r} is no name with {columns.what}; see README for the formats")
+        return Layout(",", header, *plain, width)
+    row = rows[header]
+    raise DataError(
+        f"{path}, line {1 + header}: found {len(row)} columns, a name with {columns.what} takes {width}: "
+        f"{','.join(row)[:80]!r}; see README for the formats"
+    )
+
+
+def _may_be_header(row: list[str]) -> bool:
+    """Tell whether a row holds neither a number nor the name of an image."""
+    named = "/" in row[0] or Path(row[0].lower()).suffix in IMAGE_SUFFIXES
+    return not named and not any(map(_is_number, row[1:]))
 
 
 def _is_number(text: str) -> bool:

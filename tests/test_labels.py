@@ -1,0 +1,226 @@
+"""data/labels.py and data/text_tables.py: every score format, and an error that names the place for every damage."""
+
+import csv
+import io
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data import text_tables
+from data.labels import read_scores, write_scores_csv
+from utils.errors import DataError
+
+
+def written(tmp_path, content, name="scores.txt"):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def scores(path):
+    table = read_scores(path)
+    assert table.values.dtype == np.float64 and table.values.shape == (len(table.keys),)
+    return dict(zip(table.keys, table.values.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a.jpg 0.5\nb.jpg -1e-3\n", {"a.jpg": 0.5, "b.jpg": -0.001}),  # CR-FIQA, GraFIQs
+        ("my face, 1.jpg 0.5\nb 7.jpg 2\n", {"my face, 1.jpg": 0.5, "b 7.jpg": 2.0}),
+        ("a b.jpg\t0.5\nc\td.jpg\t3\n", {"a b.jpg": 0.5, "c\td.jpg": 3.0}),  # SDD-FIQA
+        ("img;score\na b.jpg;[0.64]\nc;d.jpg;[0.5]\n", {"a b.jpg": 0.64, "c;d.jpg": 0.5}),  # FaceQnet
+        ("a.jpg;0.64\n", {"a.jpg": 0.64}),
+        ("path,quality\na.jpg,0.5\n\"b, \"\"c\"\"\nd.jpg\",1\n", {"a.jpg": 0.5, 'b, "c"\nd.jpg': 1.0}),
+        ("path,quality,percentile\na.jpg,3.5,10\nb.jpg,2.5,0\n", {"a.jpg": 3.5, "b.jpg": 2.5}),
+        ("percentile,Score,image\n10,3.5,a.jpg\n", {"a.jpg": 3.5}),
+        ("a.jpg,3.5,10\nb.jpg,2.5,0\n", {"a.jpg": 3.5, "b.jpg": 2.5}),
+        ("a.jpg,0.5\nb.jpg,1", {"a.jpg": 0.5, "b.jpg": 1.0}),
+        ("whatever,is here\na.jpg,0.5\n", {"a.jpg": 0.5}),
+        ("name value\na.jpg 0.5\n", {"a.jpg": 0.5}),
+        ("\ufeffpath,quality\r\na.jpg,0.5\r\n\r\nb.jpg,1\r\n", {"a.jpg": 0.5, "b.jpg": 1.0}),
+        ("a.jpg 0.5\r\nb.jpg 1\r\n", {"a.jpg": 0.5, "b.jpg": 1.0}),
+        ("\n\na.jpg 0.5\n\n", {"a.jpg": 0.5}),
+        ("a.jpg 0.5\ra b.jpg 1\r", {"a.jpg": 0.5, "a b.jpg": 1.0}),
+        ("a.jpg 1\nb.jpg 2\na.jpg 1\n", {"a.jpg": 1.0, "b.jpg": 2.0}),
+        ("é ü.jpg 0.5\n", {"é ü.jpg": 0.5}),
+        (b"caf\xe9 x.jpg 0.5\n", {"caf\udce9 x.jpg": 0.5}),
+        (b"caf\xe9.jpg,0.5\n", {"caf\udce9.jpg": 0.5}),
+        ("a.jpg  0.5\nb.jpg   1  \n", {"a.jpg": 0.5, "b.jpg": 1.0}),
+    ],
+)
+def test_text_formats(tmp_path, content, expected):
+    assert scores(written(tmp_path, content)) == expected
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("number", [0.25, np.float32(0.25), np.float64(0.25), np.array(0.25), np.array([0.25]), [0.25]])
+def test_pickles(tmp_path, number, protocol):
+    expected = {"train/n1/a b.jpg": 0.25, "x.jpg": 1.0}
+    pairs = [("train/n1/a b.jpg", number), ("x.jpg", 1)]
+    for value in (dict(pairs), pairs, tuple(pairs), [list(pair) for pair in pairs]):
+        assert scores(written(tmp_path, pickle.dumps(value, protocol), "q.pkl")) == expected
+
+
+def test_pairs_as_an_array_of_objects_and_names_as_bytes(tmp_path):
+    value = np.array([["a.jpg", 0.5], ["b.jpg", 1]], dtype=object)
+    assert scores(written(tmp_path, pickle.dumps(value), "q.pkl")) == {"a.jpg": 0.5, "b.jpg": 1.0}
+    content = b"\x80\x02}U\x05a.jpgG?\xe0\x00\x00\x00\x00\x00\x00s."  # as Python 2 writes {"a.jpg": 0.5}
+    assert scores(written(tmp_path, content, "q.pkl")) == {"a.jpg": 0.5}
+
+
+def test_quality_scores_of_inference(tmp_path):
+    value = {"/data/x/a.jpg": np.float32(0.1), "/data/x/b.jpg": np.float32(2)}
+    assert scores(written(tmp_path, pickle.dumps(value), "quality-scores.pkl")) == {
+        "/data/x/a.jpg": float(np.float32(0.1)),
+        "/data/x/b.jpg": 2.0,
+    }
+
+
+@pytest.mark.parametrize("dtype", [pa.float32(), pa.float64(), pa.int64()])
+def test_parquet(tmp_path, dtype):
+    columns = {"percentile": [1, 2, 3], "path": ["a,b.jpg", "é", "c"], "quality": pa.array([1, 2, 3], dtype)}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "q.parquet", row_group_size=2)
+    assert scores(tmp_path / "q.parquet") == {"a,b.jpg": 1.0, "é": 2.0, "c": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a.jpg 0.5\nb.jpg\n", "line 2: expected 2 columns (a name and a quality), found 1 in 'b.jpg'"),
+        ("a.jpg 0.5\nb.jpg x\n", "line 2, 'b.jpg': 'x' is no number"),
+        ("a.jpg 0.5\nb.jpg nan\n", "line 2, 'b.jpg': 'nan' is not finite"),
+        ("a.jpg 0.5\n\nb.jpg -inf\n", "line 3, 'b.jpg': '-inf' is not finite"),
+        ("a.jpg nan\n", "line 1, 'a.jpg': 'nan' is not finite"),
+        ("a.jpg\t0.5\nb.jpg 1\n", "line 2: expected 2 columns"),
+        ("img;score\na.jpg;[x]\nb;[1]\n", "line 2"),
+        ("path,quality\na.jpg,0.5\nb.jpg,\n", "line 3, 'b.jpg': '' is no number"),
+        ("path,quality\na.jpg,0.5\nb,c.jpg,1\n", "line 3: expected 2 columns (a name and a quality), found 3"),
+        ("path,quality\n\"a\n.jpg\",0.5\nb.jpg,1_0\n", "line 4, 'b.jpg': '1_0' is no number"),
+        ("path,quality\na.jpg,high\n", "line 2, 'a.jpg': 'high' is no number"),
+        ("path,quality\na.jpg,0.5\n,1\n", "line 3: the name is empty"),
+        ("path,quality\na.jpg,0.5\n\"b.jpg,1\nc.jpg,2\n", "line 4: expected 2 columns"),
+        ("a.jpg 1\nb.jpg 2\na.jpg 3\n", "line 3: 'a.jpg' has 3 but 1 before (line 1)"),
+        ("path,quality\n\"x\ny\",1\na,2\na,2.5\n", "line 5: 'a' has 2.5 but 2 before (line 4)"),
+        ("a.jpg 1\n./a.jpg 2\n", "line 2: './a.jpg' has 2 but 1 before (line 1)"),
+        ("a.jpg,missing\nb.jpg,0.5\n", "line 1, 'a.jpg': 'missing' is no number"),
+        ("n1/a missing\nn1/b 0.5\n", "line 1"),
+        ("hello\nworld\n", "line 2: found 1 columns, a name with a quality takes 2: 'world'"),
+        ("x1,y1,w,h\n1,2,3,4\n", "line 2: found 4 columns"),
+        ("", "holds no rows"),
+        ("path,quality\n", "holds no rows"),
+    ],
+)
+def test_damage_in_text_is_named(tmp_path, content, said):
+    path = written(tmp_path, content)
+    with pytest.raises(DataError) as caught:
+        read_scores(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and said in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a.jpg": "high"}, "the score of 'a.jpg' is 'high', no finite number"),
+        ({"a.jpg": None}, "no finite number"),
+        ({"a.jpg": float("nan")}, "the score of 'a.jpg' is nan"),
+        ({"a.jpg": np.array([1.0, 2.0])}, "no finite number"),
+        ({1: 0.5}, "entry 0 is (1, 0.5), no (name, score) pair"),
+        ([("a.jpg", 1.0), ("b.jpg",)], "entry 1 is ('b.jpg',)"),
+        ([("a.jpg", 1.0), ("a.jpg", 2.0)], "entry 1: 'a.jpg' has 2 but 1 before (entry 0)"),
+        ({"a": 1.0, "./a": 2.0}, "entry 1: './a' has 2 but 1 before"),
+        ("text", "expected a dict or (name, score) pairs, found str"),
+        (np.float32(3), "expected a dict or (name, score) pairs"),
+        ({}, "holds no rows"),
+        ([], "holds no rows"),
+        (np.zeros((2, 3)), "entry 0 is [0.0, 0.0, 0.0]"),
+        (np.array(3.0), "found float"),
+    ],
+)
+def test_damage_in_a_pickle_is_named(tmp_path, value, said):
+    path = written(tmp_path, pickle.dumps(value), "q.pkl")
+    with pytest.raises(DataError) as caught:
+        read_scores(path)
+    assert str(caught.value).startswith(str(path)) and said in str(caught.value)
+
+
+def test_damage_in_parquet_is_named(tmp_path):
+    cases = {
+        "has columns x, y": pa.table({"x": ["a"], "y": [1.0]}),
+        "the score of 'b' (row 1) is not finite": pa.table({"path": ["a", "b"], "quality": [1.0, float("nan")]}),
+        "row 1) is not finite": pa.table({"path": ["a", "b"], "quality": [1.0, None]}),
+        "a name is missing": pa.table({"path": ["a", None], "quality": [1.0, 2.0]}),
+        "cannot be read as parquet": pa.table({"path": ["a"], "quality": ["high"]}),
+        "row 1: 'a' has 2 but 1 before (row 0)": pa.table({"path": ["a", "a"], "quality": [1.0, 2.0]}),
+        "holds no rows": pa.table({"path": pa.array([], pa.string()), "quality": pa.array([], pa.float64())}),
+    }
+    path = tmp_path / "q.parquet"
+    for said, table in cases.items():
+        pa.parquet.write_table(table, path)
+        with pytest.raises(DataError) as caught:
+            read_scores(path)
+        assert str(caught.value).startswith(str(path)) and said in str(caught.value)
+    for content in (b"", b"PAR1 and more"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read as parquet"):
+            read_scores(path)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path / "none.pkl", tmp_path / "none.parquet", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_scores(path)
+
+
+def test_written_files_read_back_exactly(tmp_path):
+    values = np.random.default_rng(2).normal(size=40)
+    names = [f'n{i}/"x", y\n{i};\t.jpg' for i in range(39)] + ["caf\udce9.jpg"]
+    write_scores_csv(tmp_path / "labels.csv", names, values)
+    assert scores(tmp_path / "labels.csv") == dict(zip(names, values.tolist(), strict=True))
+
+
+def both_ways(path, monkeypatch):
+    fast = text_tables._read_fast(path, *_layout(path))
+    slow = text_tables._read_slow(path, *_layout(path, columns=True))
+    return fast, slow
+
+
+def _layout(path, columns=False):
+    kind = text_tables.Columns("a quality", 1, lambda names: (0, (1,)) if names[:2] == ["path", "quality"] else None)
+    return text_tables.find_layout(path, kind), kind if columns else np.float64
+
+
+awkward = st.text(st.sampled_from('ab ,;\t"\n\r.é'), min_size=1, max_size=8).filter(str.strip)
+plain = st.text("ab .,é", min_size=1, max_size=6).filter(lambda name: name.strip(" ,"))
+plain = plain.map(lambda name: name.strip(" ,"))
+number = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.integers(-5, 5).map(str)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(awkward, number), min_size=1, max_size=6), st.booleans(), st.integers(1, 100))
+def test_the_fast_and_the_slow_reader_agree_on_csv(tmp_path, monkeypatch, rows, header, block_bytes):
+    stream = io.StringIO(newline="")
+    csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("path", "quality")] * header + rows)
+    path = written(tmp_path, stream.getvalue(), "x.csv")
+    monkeypatch.setattr(text_tables, "_BLOCK_BYTES", block_bytes * 20)
+    fast, slow = both_ways(path, monkeypatch)
+    assert list(slow[0]) == [name for name, _ in rows] and slow[1][:, 0].tolist() == [float(text) for _, text in rows]
+    if fast is not None:
+        assert list(fast[0]) == list(slow[0]) and fast[1].tobytes() == slow[1].tobytes()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(plain, number), min_size=1, max_size=6), st.sampled_from("\t; "), st.integers(3, 60))
+def test_the_fast_and_the_slow_reader_agree_on_text(tmp_path, monkeypatch, rows, separator, block_bytes):
+    path = written(tmp_path, "".join(f"{name}{separator}{text}\n" for name, text in rows))
+    monkeypatch.setattr(text_tables, "_BLOCK_BYTES", block_bytes * 20)
+    fast, slow = both_ways(path, monkeypatch)
+    assert fast is not None
+    assert list(fast[0]) == list(slow[0]) == [name for name, _ in rows]
+    assert fast[1].tobytes() == slow[1].tobytes()

@@ -1,0 +1,184 @@
+"""data/landmarks.py: every landmark format users have, and an error that names the place for every damage."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from data.alignment import TEMPLATE_112
+from data.landmarks import misfit_px, read_landmarks, write_landmarks_csv
+from utils.errors import DataError
+
+POINTS = np.arange(10, dtype=np.float32).reshape(5, 2) + 0.25
+NUMBERS = ",".join(str(value) for value in POINTS.ravel())
+OTHER = ",".join(str(value) for value in POINTS.ravel() + 100)
+VGG_HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y\n"
+HEADER = "path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n"
+
+
+def written(tmp_path, content, name="landmarks.csv"):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def check(path, names):
+    table = read_landmarks(path)
+    assert list(table.keys) == names
+    assert table.points.dtype == np.float32 and table.points.shape == (len(names), 5, 2)
+    assert np.array_equal(table.points[0], POINTS)
+    if len(names) > 1:
+        assert np.array_equal(table.points[1], POINTS + 100)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (f'{VGG_HEADER}"n000001/0001_01",{NUMBERS}\n"n2/0002_01",{OTHER}\n', ["n000001/0001_01", "n2/0002_01"]),
+        (f"{HEADER}a/b.jpg,{NUMBERS}\nc.jpg,{OTHER}\n", ["a/b.jpg", "c.jpg"]),
+        (f"a/b.jpg,{NUMBERS}\nc.jpg,{OTHER}\n", ["a/b.jpg", "c.jpg"]),
+        (f"a/b.jpg,{NUMBERS}", ["a/b.jpg"]),
+        (f"{HEADER}a.jpg,{NUMBERS}\r\n\r\nb.jpg,{OTHER}\r\n", ["a.jpg", "b.jpg"]),
+        (f'{HEADER}"a, ""b""\nc.jpg",{NUMBERS}\n"é",{OTHER}\n', ['a, "b"\nc.jpg', "é"]),
+        ("\ufeff" + f"{HEADER}a b.jpg,{NUMBERS}\n", ["a b.jpg"]),
+        (f"score,{HEADER.strip()},w\n0.9,a.jpg,{NUMBERS},3\n0.8,b.jpg,{OTHER},4\n", ["a.jpg", "b.jpg"]),
+        (f"a b.jpg {NUMBERS.replace(',', ' ')}\nc {OTHER.replace(',', '  ')}\n", ["a b.jpg", "c"]),
+        (f"a b.jpg\t{NUMBERS.replace(',', chr(9))}\n", ["a b.jpg"]),
+        (f"a.jpg,{NUMBERS}\nb.jpg,{OTHER}\na.jpg,{NUMBERS}\n", ["a.jpg", "b.jpg"]),
+    ],
+)
+def test_text_formats(tmp_path, content, names):
+    check(written(tmp_path, content), names)
+
+
+def test_columns_in_another_order_are_found_by_name(tmp_path):
+    header = "x5,y5,x4,y4,x3,y3,x2,y2,x1,y1,path\n"
+    numbers = ",".join(str(value) for value in POINTS[::-1].ravel())
+    check(written(tmp_path, f"{header}{numbers},a.jpg\n"), ["a.jpg"])
+
+
+def test_a_name_that_is_no_utf_8(tmp_path):
+    assert list(read_landmarks(written(tmp_path, b"caf\xe9.jpg," + NUMBERS.encode() + b"\n")).keys) == ["caf\udce9.jpg"]
+
+
+BOX = [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (BOX, POINTS),
+        [BOX, POINTS.tolist()],
+        (np.array(BOX), [tuple(point) for point in POINTS.tolist()]),
+        (None, POINTS.astype(np.float64)),
+        (0.99, POINTS, "x"),
+        POINTS,
+        POINTS.tolist(),
+        POINTS.ravel(),
+        POINTS.ravel().tolist(),
+        (BOX, POINTS.ravel()),
+        (BOX, POINTS[None]),
+        [BOX, [[np.float32(x), np.float64(y)] for x, y in POINTS]],
+    ],
+    ids=range(12),
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickle_forms(tmp_path, value, protocol):
+    content = pickle.dumps({"n1/a.jpg": value, "n1/b.jpg": (BOX, POINTS + 100)}, protocol)
+    check(written(tmp_path, content, "landmarks_data.pkl"), ["n1/a.jpg", "n1/b.jpg"])
+
+
+def test_pickle_of_python_2(tmp_path):
+    # {"a.jpg": [1, 2, ... 10]} with SHORT_BINSTRING as the name
+    content = b"\x80\x02}U\x05a.jpg](" + b"".join(b"K" + bytes([n]) for n in range(1, 11)) + b"es."
+    table = read_landmarks(written(tmp_path, content, "x.pkl"))
+    assert list(table.keys) == ["a.jpg"] and table.points.ravel().tolist() == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"{HEADER}a.jpg,{NUMBERS}\nb.jpg,1,2,3\n", "line 3: expected 11 columns"),
+        (f"{HEADER}a.jpg,{NUMBERS}\nb.jpg,{NUMBERS},7\n", "line 3: expected 11 columns"),
+        (f"{HEADER}a.jpg,{NUMBERS}\nb.jpg,{NUMBERS[:-4]}x\n", "line 3, 'b.jpg': 'x' is no number"),
+        (f"{HEADER}a.jpg,{NUMBERS}\nb.jpg,{NUMBERS[:-4]}\n", "line 3, 'b.jpg': '' is no number"),
+        (f"{HEADER}a.jpg,{NUMBERS}\nb.jpg,{NUMBERS[:-4]}nan\n", "line 3, 'b.jpg': 'nan' is not finite"),
+        (f"a.jpg,{NUMBERS[:-4]}inf\n", "line 1, 'a.jpg': 'inf' is not finite"),
+        (f"a.jpg,{NUMBERS}\n,{OTHER}\n", "line 2: the name is empty"),
+        (f'{HEADER}"a\nb.jpg",{NUMBERS}\nc,{NUMBERS[:-4]}?\n', "line 4, 'c': '?' is no number"),
+        (f"{HEADER}a.jpg,{NUMBERS}\nb,{NUMBERS}\na.jpg,{OTHER}\n", "line 4: 'a.jpg' has 100.25 101.25"),
+        ("NAME_ID,X,Y,W,H\n\"n1/a\",1,2,3,4\n", "line 2: found 5 columns, a name with 5 landmarks"),
+        (f"a.jpg,{NUMBERS.rpartition(',')[0]}\n", "line 1: found 10 columns, a name with 5 landmarks"),
+        ("", "holds no rows"),
+        (f"{HEADER}", "holds no rows"),
+        ("\n\n", "holds no rows"),
+    ],
+)
+def test_damage_in_text_is_named(tmp_path, content, said):
+    path = written(tmp_path, content)
+    with pytest.raises(DataError) as caught:
+        read_landmarks(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and said in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a.jpg": (BOX, POINTS[:4])}, "'a.jpg' has no 5x2 landmarks"),
+        ({"a.jpg": "text"}, "'a.jpg' has no 5x2 landmarks"),
+        ({"a.jpg": None}, "'a.jpg' has no 5x2 landmarks"),
+        ({"a.jpg": (BOX, None)}, "'a.jpg' has no 5x2 landmarks"),
+        ({"a.jpg": (BOX, [["x", "y"]] * 5)}, "'a.jpg' has no 5x2 landmarks"),
+        ({"b": POINTS, "a.jpg": POINTS * np.nan}, "'a.jpg' has a landmark that is not finite"),
+        ({3: POINTS}, "3 is no image name"),
+        ([("a.jpg", POINTS)], "expected a dict of names, found list"),
+        ({}, "holds no rows"),
+    ],
+)
+def test_damage_in_a_pickle_is_named(tmp_path, value, said):
+    path = written(tmp_path, pickle.dumps(value), "landmarks_data.pkl")
+    with pytest.raises(DataError) as caught:
+        read_landmarks(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and said in message and "\n" not in message
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path / "none.pkl", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_landmarks(path)
+
+
+def test_written_files_read_back_exactly(tmp_path):
+    rng = np.random.default_rng(3)
+    points = rng.normal(100, 60, (50, 5, 2)).astype(np.float32)
+    names = [f'n{i}/"x", y\n{i}.jpg' for i in range(49)] + ["caf\udce9.jpg"]
+    write_landmarks_csv(tmp_path / "out.csv", names, points)
+    table = read_landmarks(tmp_path / "out.csv")
+    assert list(table.keys) == names and np.array_equal(table.points, points)
+    assert (tmp_path / "out.csv").read_bytes().startswith(HEADER.encode())
+
+
+def test_misfit_is_zero_for_any_similarity_of_the_template_and_large_for_another_order():
+    turn = 3.7 * np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]])
+    faces = np.stack([TEMPLATE_112, TEMPLATE_112 @ turn.T + [500, -20]])
+    assert misfit_px(faces) == pytest.approx([0, 0], abs=1e-9)
+    shifted = TEMPLATE_112.copy()
+    shifted[2] += [0, 5]  # the nose alone: what is left of 5 px after the best similarity, RMS over 5 points
+    by_hand = np.sqrt(_residual(shifted) / 5)
+    assert misfit_px(shifted[None]) == pytest.approx([by_hand])
+    assert 0 < by_hand < 3
+    mirrored_eyes, exchanged = TEMPLATE_112[[1, 0, 2, 4, 3]], TEMPLATE_112[:, ::-1]
+    one_axis_first = TEMPLATE_112.T.reshape(5, 2)
+    assert (misfit_px(np.stack([mirrored_eyes, exchanged, one_axis_first])) > 13).all()
+    assert np.isfinite(misfit_px(np.zeros((1, 5, 2)))).all()
+
+
+def _residual(points):
+    """Return the least sum of squares to the template, by linear least squares in (a, b, tx, ty)."""
+    rows, target = [], []
+    for (x, y), (u, v) in zip(points, TEMPLATE_112, strict=True):
+        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
+        target += [u, v]
+    return np.linalg.lstsq(np.array(rows), np.array(target), rcond=None)[1][0]
