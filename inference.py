@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = load_config(InferenceConfig, command.config, command.overrides)
     model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
     device = pick_device(distributed.local_device(cfg.base.device))
-    with distributed.process_group(torch.device("cpu")):  # the processes only wait for each other
+    with distributed.process_group(torch.device("cpu"), patience_h=24 * 365):  # they only wait for each other
         verbose = cfg.base.verbose and distributed.is_main()
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
         job = build(cfg, model_cfg, command.allow_modules, device)

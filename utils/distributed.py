@@ -1,5 +1,6 @@
 """Processes started by torchrun; a single process needs nothing."""
 
+import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,12 +36,16 @@ def barrier() -> None:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group torchrun prepared (nccl on CUDA, gloo elsewhere) and leave it at the end."""
+def process_group(device: torch.device, patience_h: float = 0.5) -> Iterator[None]:
+    """Join the group torchrun prepared (nccl on CUDA, gloo elsewhere) and leave it at the end.
+
+    A process that waits for the others longer than `patience_h` gives up.
+    """
     if not launched() or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(hours=patience_h))
     try:
         yield
     finally:
