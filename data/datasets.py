@@ -253,9 +253,10 @@ def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
 
 
 def checked(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return the landmarks if at least one lies inside the image."""
-    x, y = np.asarray(landmarks_52, np.float64).T
+    """Return the landmarks as float64 if they and the image have a rectangle in common."""
+    landmarks = np.array(landmarks_52, np.float64)
+    (left, top), (right, bottom) = landmarks.min(axis=0), landmarks.max(axis=0)
     height, width = image.shape[:2]
-    if np.isfinite(x + y).all() and not ((x >= 0) & (x < width) & (y >= 0) & (y < height)).any():
+    if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
         raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")
-    return landmarks_52
+    return landmarks

@@ -3,9 +3,11 @@
 The order is a function of (seed, epoch) alone. Workers only carry it out, so their number changes nothing.
 """
 
+import contextlib
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.datasets import VALIDATION_EPOCH, CropBatch, FaceCrops
-from data.quiet import python_silence, silence_thread, silence_worker
+from data.quiet import forget_other_threads
 from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
 
@@ -158,17 +160,14 @@ class _Source:
         self.dataset = _Guarded(dataset)
         self.batches = batches
         self.pin_memory = pin_memory and torch.cuda.is_available()
-        self.loader = self._loader(num_workers) if num_workers else None
+        with _more_workers_than_cores():
+            self.loader = self._loader(num_workers) if num_workers else None
 
     def path(self, row: int) -> str:
         """Name the file of a row."""
         return self.dataset.dataset.index.path(row)
 
     def _loader(self, num_workers: int) -> DataLoader:
-        with python_silence:  # torch warns of more workers than cores; the released recipe has 10
-            return self._make_loader(num_workers)
-
-    def _make_loader(self, num_workers: int) -> DataLoader:
         return DataLoader(
             self.dataset,
             batch_sampler=self.batches,
@@ -205,7 +204,7 @@ class _Source:
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGCHLD) if in_main_thread else None
-        with python_silence:
+        with _more_workers_than_cores():
             batches = iter(self.loader)
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
@@ -213,7 +212,7 @@ class _Source:
 
     def _from_threads(self) -> Iterator[Any]:
         waiting: deque = deque()
-        with ThreadPoolExecutor(_THREADS, "decode", silence_thread) as pool:
+        with ThreadPoolExecutor(_THREADS, "decode") as pool:
             try:
                 for keys in self.batches:
                     waiting.append(pool.submit(self.dataset.__getitems__, keys))
@@ -231,6 +230,14 @@ class _Source:
         return type(batch)(*(value.pin_memory() if torch.is_tensor(value) else value for value in batch))
 
 
+@contextlib.contextmanager
+def _more_workers_than_cores() -> Iterator[None]:
+    """Keep torch from warning about it: the released recipe asks for 10 anywhere."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
@@ -238,4 +245,4 @@ def _as_is(batch: Any) -> Any:
 def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
-    silence_worker()
+    forget_other_threads()

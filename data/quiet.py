@@ -1,58 +1,18 @@
-"""Silence for the libraries below cv2 and Pillow: C code writes its warnings straight to file descriptor 2."""
+"""Silence for the libraries below cv2 and Pillow, which print what they think of a file instead of saying it.
+
+The C libraries write to the C variable `stderr`. It is pointed at nothing for the duration of a decoding call; file
+descriptor 2 and Python's `sys.stderr` stay as they are, so no other thread loses a message.
+"""
 
 import ctypes
 import logging
 import os
-import sys
 import threading
 import warnings
 
-_CLONE_FILES = 0x400
-_thread = threading.local()
+import cv2
 
-
-def silence_thread() -> bool:
-    """Make file descriptor 2 lead nowhere for this thread only, for good; False where the system does not allow it.
-
-    Meant for decoding threads and worker processes. On Linux a thread may leave the process's table of file
-    descriptors and go on with a copy of its own, so the rest of the process keeps its stderr.
-    """
-    if getattr(_thread, "silent", False):
-        return True
-    if threading.current_thread() is not threading.main_thread() and not _own_descriptors():
-        return False
-    saved_fd = _redirect()
-    if saved_fd is not None:
-        os.close(saved_fd)
-        _thread.silent = True
-    return saved_fd is not None
-
-
-def silence_worker() -> None:
-    """Silence a worker process; what its parent's threads were doing at the fork is forgotten."""
-    native_silence.__init__()
-    python_silence.__init__()
-    silence_thread()
-
-
-def _own_descriptors() -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        return ctypes.CDLL(None).unshare(_CLONE_FILES) == 0
-    except (OSError, AttributeError):
-        return False
-
-
-def _redirect() -> int | None:
-    try:
-        saved_fd = os.dup(2)
-        null_fd = os.open(os.devnull, os.O_WRONLY)
-    except OSError:
-        return None
-    os.dup2(null_fd, 2)
-    os.close(null_fd)
-    return saved_fd
+_opencv_log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4, OpenCV 5
 
 
 class _Shared:
@@ -76,32 +36,31 @@ class _Shared:
 
 
 class _NativeSilence(_Shared):
-    """Point file descriptor 2 of the process at nothing, unless the thread is silent already."""
+    """Lead C's `stderr` nowhere (glibc and macOS) and turn off OpenCV's log."""
 
-    def __enter__(self):
-        if not getattr(_thread, "silent", False):
-            super().__enter__()
-
-    def __exit__(self, *error):
-        if not getattr(_thread, "silent", False):
-            super().__exit__(*error)
+    def __init__(self):
+        super().__init__()
+        self.stream = _c_stderr()
 
     def start(self):
-        self.saved_fd = _redirect()
+        self.level = _opencv_log.setLogLevel(0)
+        if self.stream is not None:
+            self.kept = self.stream.value
+            self.stream.value = _null_stream()
 
     def stop(self):
-        if self.saved_fd is not None:
-            os.dup2(self.saved_fd, 2)
-            os.close(self.saved_fd)
+        if self.stream is not None:
+            self.stream.value = self.kept
+        _opencv_log.setLogLevel(self.level)
 
 
 class _PythonSilence(_Shared):
-    """Ignore Python warnings and Pillow's log."""
+    """Ignore the warnings and the log of Pillow."""
 
     def start(self):
         self.caught = warnings.catch_warnings()
         self.caught.__enter__()
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", module=r"PIL\b|data\.images")
         logging.getLogger("PIL").addFilter(_refuse)
 
     def stop(self):
@@ -113,5 +72,34 @@ def _refuse(record: logging.LogRecord) -> bool:
     return False
 
 
+def _c_stderr() -> ctypes.c_void_p | None:
+    if not os.path.exists("/dev/null"):
+        return None
+    for name in ("stderr", "__stderrp"):
+        try:
+            return ctypes.c_void_p.in_dll(ctypes.CDLL(None), name)
+        except (ValueError, OSError):
+            continue
+    return None
+
+
+_null: list[int] = []
+
+
+def _null_stream() -> int:
+    """Open the null device once per process, as a C stream."""
+    if not _null:
+        fopen = ctypes.CDLL(None).fopen
+        fopen.restype = ctypes.c_void_p
+        _null.append(fopen(b"/dev/null", b"w"))
+    return _null[0]
+
+
 native_silence = _NativeSilence()
 python_silence = _PythonSilence()
+
+
+def forget_other_threads() -> None:
+    """Start anew in a forked worker, where the threads that were inside do not exist."""
+    native_silence.__init__()
+    python_silence.__init__()
