@@ -45,10 +45,8 @@ class RecordFile:
             raise DataError(f"{self.rec}: no such record file; name the .rec file or the folder of train.rec")
         self.keys, self.offsets = _read_index(self.rec.with_suffix(".idx"))
         self.size = self.rec.stat().st_size
-        beyond = np.flatnonzero(self.offsets + _FRAME.size > self.size)
-        if len(beyond):
-            raise DataError(self._cut_off(self.keys[beyond[0]]))
         self._map: mmap.mmap | None = None
+        self._check_end()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -63,6 +61,15 @@ class RecordFile:
             with open(self.rec, "rb") as stream:
                 self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         return self._map
+
+    def _check_end(self) -> None:
+        """Raise DataError naming the first record, in the order of the file, that does not lie wholly inside it."""
+        places = np.argsort(self.offsets, kind="stable")
+        beyond = np.searchsorted(self.offsets[places] + _FRAME.size, self.size, side="right")
+        if beyond:
+            self._data(int(places[beyond - 1]))
+        if beyond < len(places):
+            raise DataError(self._cut_off(self.keys[places[beyond]]))
 
     def read(self, place: int) -> Record:
         """Return the record at a place of `keys`; DataError names its key when it is damaged."""

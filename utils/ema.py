@@ -27,7 +27,7 @@ class WeightAverage:
         target = self.network.state_dict()
         for name, new in source.state_dict().items():
             old = target[name]
-            if self.updates == 0 or name not in averaged:
+            if self.updates == 0 or self.alpha == 0 or name not in averaged:
                 if not torch.equal(old, new):
                     old.copy_(new)
             else:
