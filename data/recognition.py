@@ -104,9 +104,7 @@ def _dataset(index: FaceIndex | RecordIndex | EncodedImages, cfg: TrainConfig, f
     return kind(index, cfg.base.seed, flip, cfg.dataset)
 
 
-def _pair_index(
-    cfg: DatasetConfig, pairs: PairImages, index: FaceIndex | RecordIndex
-) -> FaceIndex | EncodedImages:
+def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex | RecordIndex) -> FaceIndex | EncodedImages:
     """Return the images of the pairs, row by row as `pairs.names` lists them; identities where they are known."""
     if pairs.images is not None:
         return EncodedImages(str(cfg.val_pairs), pairs.names, pairs.images)
