@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from evaluation.bootstrap import LEVELS, Comparison, IdentityResampling, bootstrap, compare, interval
-from evaluation.edc import PAUC, Curve, PooledSteps, RankedPairs, ScoredPairs, fixed_threshold
+from evaluation.edc import PAUC, Curve, PooledSteps, RankedPairs, ScoredPairs, fixed_threshold, verification_accuracy
 from evaluation.pairs import PairSet
 from utils.config.evaluate import EvaluationSection
 
@@ -50,6 +50,8 @@ class Panel:
     non_mated: int
     threshold: float
     fnmr0: float
+    accuracy: float
+    """Verification accuracy on these pairs, thresholds by cross-validation over folds."""
     results: dict[str, MethodResult]
 
 
@@ -67,42 +69,40 @@ class Measure:
 
     def panel(self, place: tuple[str, str, Condition], pairs: PairSet, scores: "PairScores") -> Panel:
         """Evaluate every method of `scores`; `place` is (data set, recognition model, condition)."""
-        section = self.section
-        limit = max(section.discard_limits)
         similarity, mated = scores.similarity, pairs.mated
-        if section.rule == "fixed_threshold":
-            threshold = fixed_threshold(similarity[~mated], section.fmr)
-            methods = [RankedPairs(similarity[mated], q[mated], threshold) for q in scores.quality.values()]
-        else:
-            split = [
-                ScoredPairs(similarity[mated], similarity[~mated], q[mated], q[~mated]) for q in scores.quality.values()
-            ]
-            methods = [PooledSteps(one, section.fmr, limit) for one in split]
-            threshold = methods[0].thresholds[0] if methods else float("nan")
-        curves = [method.curve() for method in methods]
-        results = [
-            MethodResult(
-                curve,
-                {limit: curve.pauc(limit) for limit in section.discard_limits},
-                dict.fromkeys(section.discard_limits, np.empty(0)),
-            )
-            for curve in curves
-        ]
-        if section.bootstrap and methods:
+        threshold, methods = self._methods(similarity, mated, scores.quality)
+        results = [self._point(method.curve()) for method in methods]
+        if self.section.bootstrap and methods:
             seed = zlib.crc32(f"{self.seed} {place[0]}".encode())  # draws of two data sets are independent
-            resampling = IdentityResampling(pairs.mated_identities(), section.bootstrap, seed)
-            drawn = bootstrap(methods, resampling, section.discard_limits, self.grid)
-            results = [
-                replace(
-                    result,
-                    replicates={limit: values[row] for limit, values in drawn.pauc.items()},
-                    band=np.percentile(drawn.fnmr[row], LEVELS, axis=0),
+            resampling = IdentityResampling(pairs.mated_identities(), self.section.bootstrap, seed)
+            drawn = bootstrap(methods, resampling, self.section.discard_limits, self.grid)
+            for row, result in enumerate(results):
+                replicates = {limit: values[row] for limit, values in drawn.pauc.items()}
+                results[row] = replace(
+                    result, replicates=replicates, band=np.percentile(drawn.fnmr[row], LEVELS, axis=0)
                 )
-                for row, result in enumerate(results)
-            ]
-        fnmr0 = float(np.mean(similarity[mated] < threshold))
-        counts = int(mated.sum()), int((~mated).sum())
-        return Panel(*place, *counts, threshold, fnmr0, dict(zip(scores.quality, results, strict=True)))
+        return Panel(
+            *place,
+            mated=int(mated.sum()),
+            non_mated=int((~mated).sum()),
+            threshold=threshold,
+            fnmr0=float(np.mean(similarity[mated] < threshold)),
+            accuracy=verification_accuracy(similarity, mated, pairs.fold),
+            results=dict(zip(scores.quality, results, strict=True)),
+        )
+
+    def _methods(self, similarity: np.ndarray, mated: np.ndarray, quality: Mapping[str, np.ndarray]):
+        """Return the threshold without discard, and each method's pairs in its ranking."""
+        fmr = self.section.fmr
+        threshold = fixed_threshold(similarity[~mated], fmr)
+        if self.section.rule == "fixed_threshold":
+            return threshold, [RankedPairs(similarity[mated], q[mated], threshold) for q in quality.values()]
+        parts = [ScoredPairs(similarity[mated], similarity[~mated], q[mated], q[~mated]) for q in quality.values()]
+        return threshold, [PooledSteps(part, fmr, max(self.section.discard_limits)) for part in parts]
+
+    def _point(self, curve: Curve) -> MethodResult:
+        limits = self.section.discard_limits
+        return MethodResult(curve, {limit: curve.pauc(limit) for limit in limits}, dict.fromkeys(limits, np.empty(0)))
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def merge_seeds(panels: Sequence[Panel]) -> Panel:
         condition=replace(first.condition, seed=None),
         threshold=float(np.mean([panel.threshold for panel in panels])),
         fnmr0=float(np.mean([panel.fnmr0 for panel in panels])),
+        accuracy=float(np.mean([panel.accuracy for panel in panels])),
         results=results,
     )
 

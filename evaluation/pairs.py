@@ -45,6 +45,12 @@ class PairSet:
             self.images,
         )
 
+    def used(self) -> np.ndarray:
+        """Return the rows of `names` that some pair names, ascending."""
+        flags = np.zeros(len(self.names), dtype=bool)
+        flags[self.first] = flags[self.second] = True
+        return np.flatnonzero(flags)
+
     def mated_identities(self) -> np.ndarray:
         """Return one identity per mated pair, (M,): the known one, else the component of the mated-pair graph."""
         first, second = self.first[self.mated], self.second[self.mated]

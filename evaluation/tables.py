@@ -19,6 +19,8 @@ from utils.files import atomic_write
 PUBLISHED = Path(__file__).with_name("published.csv")
 CURVE_POINTS = 2000
 """At most this many points of a curve are written to edc.csv; a denser one is thinned evenly in discard."""
+FEW_METHODS = 4
+"""Up to this many methods, difference_table shows all pairs of them."""
 PERCENTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 
 _PANEL_COLUMNS = "dataset recognition method alignment p fmr rule".split()
@@ -165,6 +167,56 @@ def _note(panels: Sequence[Panel], section: EvaluationSection, published: bool, 
     if duplicate:
         sentences.append("The paper's rows of SER-FIQ and SDD-FIQA are identical in every cell: one is a duplicate.")
     return " ".join(sentences)
+
+
+def set_table(panels: Sequence[Panel]) -> Table:
+    """Lay out what each recognition model does before anything is discarded."""
+    rows = []
+    for panel in panels:
+        counts = [f"{panel.mated:,}", f"{panel.non_mated:,}", f"{panel.threshold:.4f}", f"{100 * panel.fnmr0:.2f}"]
+        rows.append(
+            [panel.dataset, panel.recognition, describe(panel.condition), *counts, f"{100 * panel.accuracy:.2f}"]
+        )
+    columns = ["data set", "recognition", "crops", "mated", "non-mated", "threshold", "FNMR %", "accuracy %"]
+    return Table("Recognition without discarding", columns, rows)
+
+
+def difference_table(panels: Sequence[Panel], limit: float) -> Table:
+    """Lay out AI-KD(X) minus X, and, where there are few methods, every difference."""
+    rows = []
+    for panel in panels:
+        for a, b in combinations(panel.results, 2):
+            related = a == f"AI-KD({b})" or b == f"AI-KD({a})"
+            if related or len(panel.results) <= FEW_METHODS:
+                one, two = (b, a) if b == f"AI-KD({a})" else (a, b)
+                found = comparison(panel, one, two, limit)
+                bounds = f"[{signed(found.low)}, {signed(found.high)}]" if found.low == found.low else "–"
+                better = f"{found.probability_better:.3f}" if found.low == found.low else "–"
+                place = [panel.dataset, panel.recognition, describe(panel.condition)]
+                rows.append([*place, f"{one} − {two}", signed(found.difference), bounds, better])
+    columns = ["data set", "recognition", "crops", "A − B", "pAUC difference", "95 % interval", "P(A better)"]
+    note = "Negative: A is better. Both methods are measured on the same pairs and the same replicates."
+    return Table(f"Differences of pAUC to {limit:g}", columns, rows, note)
+
+
+def agreement_table(agreements: Sequence[Agreement]) -> Table:
+    """Lay out how far scores of misaligned crops follow those of aligned ones: means over seeds."""
+    rows = []
+    keys = [(one.dataset, one.method, one.condition.alignment, one.condition.p) for one in agreements]
+    for key in dict.fromkeys(keys):
+        own = [one for one, place in zip(agreements, keys, strict=True) if place == key]
+        rho = np.array([one.spearman for one in own])
+        spread = f" ({rho.min():.3f} to {rho.max():.3f})" if len(own) > 1 else ""
+        crops = "second landmark file" if key[3] is None else f"p = {key[3]:g}"
+        change = float(np.mean([one.mean_abs_change for one in own]))
+        rows.append([key[0], key[1], crops, f"{rho.mean():.3f}{spread}", f"{change:.4g}"])
+    columns = ["data set", "method", "crops", "Spearman (over seeds)", "mean absolute change"]
+    return Table("Scores of misaligned crops against those of aligned crops", columns, rows)
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign."""
+    return ("−" if value < 0 else "+") + short(abs(value))
 
 
 def fnmr_table(panels: Sequence[Panel], limit: float) -> Table:

@@ -1,0 +1,115 @@
+"""Evaluate quality scores by EDC and pAUC: python evaluate.py -c configs/evaluate_config.yaml [key=value ...].
+
+With thresholds.scores=FILE it only says what the scores of that file mean.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data.labels import read_scores
+from evaluation.embeddings import Recogniser, read_embeddings
+from evaluation.face_set import FaceSet, open_faces, with_second_landmarks
+from evaluation.methods import build_method
+from evaluation.output import Output
+from evaluation.protocol import Models, Protocol
+from evaluation.tables import percentile_table, threshold_table
+from utils import cli
+from utils.config import load_config
+from utils.config.evaluate import EvaluateConfig, ThresholdConfig
+from utils.errors import ConfigError, DataError
+from utils.files import make_folder
+from utils.precision import pick_device
+
+logger = logging.getLogger("evaluate")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the configuration, check everything, measure, write tables, pictures and the report."""
+    command = cli.parse_command(__doc__, argv)
+    cfg = load_config(EvaluateConfig, command.config, command.overrides)
+    level = logging.INFO if cfg.base.verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    if cfg.thresholds.scores is not None:
+        sys.stdout.write(score_meaning(cfg.thresholds))
+        return 0
+    require_files(cfg)
+    models = build_models(cfg, command)
+    sets = [open_set(cfg, name) for name in cfg.datasets]
+    folder = make_folder(cfg.base.save_path, "base.save_path")
+    protocol, output = Protocol(cfg, models, folder), Output(folder, cfg)
+    for faces in sets:
+        output.add(protocol.evaluate(faces))
+    report = output.finish()
+    if cfg.base.verbose:
+        sys.stdout.write(report)
+    return 0
+
+
+def score_meaning(cfg: ThresholdConfig) -> str:
+    """Return, for a score file, the threshold of each wanted discard rate and the percentiles."""
+    values = read_scores(cfg.scores).values * (1 if cfg.higher_is_better else -1)
+    if not len(values):
+        raise DataError(f"{cfg.scores}: holds no score; name another file in thresholds.scores")
+    name = Path(cfg.scores).name + ("" if cfg.higher_is_better else ", negated so that higher is better")
+    found = threshold_table(name, values, cfg.discard), percentile_table(name, values)
+    return "\n".join(table.markdown() for table in found)
+
+
+def require_files(cfg: EvaluateConfig) -> None:
+    """Refuse a configuration that names a file which is not there."""
+    for place, path in _named_files(cfg):
+        if not Path(path).is_file():
+            raise ConfigError(f"{place}: {path}: no such file; check the path")
+
+
+def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
+    for name, one in cfg.recognition.items():
+        yield from ((f"recognition.{name}.embeddings.{key}", path) for key, path in one.embeddings.items())
+        yield from ((f"recognition.{name}.weights", path) for path in [one.weights] if path)
+    for name, one in cfg.scores.items():
+        yield from ((f"scores.{name}.{key}", path) for key, path in one.files.items())
+        yield from ((f"scores.{name}.weights", path) for path in [one.weights] if path)
+    for name, one in cfg.datasets.items():
+        yield from ((f"datasets.{name}.landmarks", path) for path in [one.landmarks] if path)
+    if cfg.misalignment is not None:
+        yield from ((f"misalignment.second_landmarks.{k}", v) for k, v in cfg.misalignment.second_landmarks.items())
+
+
+def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:
+    """Build the networks that run here, weights loaded."""
+    models = Models({}, {})
+    running = [name for name, one in cfg.scores.items() if one.runs]
+    recognisers = [name for name, one in cfg.recognition.items() if one.runs]
+    if not running and not recognisers:
+        return models
+    device = pick_device(cfg.base.device)
+    for name in recognisers:
+        models.recognisers[name] = Recogniser(cfg.recognition[name], device, command.allow_modules)
+    for name in running:
+        method = build_method(cfg.scores[name], command.config, device, command.allow_modules)
+        models.methods[name] = method
+        if method.remark:
+            logger.info(method.remark)
+    return models
+
+
+def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:
+    """Open one data set; without a root, identity folders are read off the names of its embeddings."""
+    section = cfg.datasets[name]
+    stored = [one.embeddings[name] for one in cfg.recognition.values() if name in one.embeddings]
+    by_names = section.format == "identities" and section.root is None and stored
+    faces = open_faces(name, section, cfg.base.seed, read_embeddings(stored[0]).names if by_names else None)
+    if cfg.misalignment is not None and name in cfg.misalignment.second_landmarks:
+        faces = with_second_landmarks(faces, section, cfg.misalignment.second_landmarks[name])
+    images = faces.folder is not None or faces.pairs.images is not None
+    if not any(name in one.files or (one.runs and images) for one in cfg.scores.values()):
+        raise ConfigError(f"datasets.{name}: no method scores it; name a score file in scores, or its root")
+    if not stored and not (images and any(one.runs for one in cfg.recognition.values())):
+        raise ConfigError(f"datasets.{name}: it has no embeddings; name a file in recognition, or its root")
+    return faces
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
