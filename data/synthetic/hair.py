@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 
 from data.synthetic.geometry import EXTENT, RELIEF_PX, head_axes, plane_to_st, smoothstep
-from data.synthetic.identity import Identity
+from data.synthetic.identity import RGB, Identity
 
 MAP_PX = 352
 """Side of the colour maps over (s, t) in [-EXTENT, EXTENT]."""
 STANDS_OFF = {"bald": 0.0, "buzz": 0.022, "short": 0.075, "swept": 0.105, "fringe": 0.085, "long": 0.085, "bob": 0.11,
-              "afro": 0.26}
+              "afro": 0.26, "cap": 0.10}
 COVERS_EARS = ("long", "bob", "afro")
 
 
@@ -24,7 +24,7 @@ def st_to_px(st_N2: np.ndarray) -> np.ndarray:
 def rounded(points_N2: np.ndarray, times: int = 3) -> np.ndarray:
     """Cut the corners of a closed polygon `times` times (Chaikin 1974)."""
     for _ in range(times):
-        after = np.roll(points_N2, -1, 0)
+        after = np.concatenate([points_N2[1:], points_N2[:1]])
         points_N2 = np.stack([0.75 * points_N2 + 0.25 * after, 0.25 * points_N2 + 0.75 * after], 1).reshape(-1, 2)
     return points_N2
 
@@ -35,6 +35,11 @@ def _map_grid() -> tuple[np.ndarray, np.ndarray]:
     line = np.linspace(-EXTENT, EXTENT, MAP_PX, dtype=np.float32)
     s, t = np.meshgrid(line, line)
     return s, t
+
+
+def tinted(level: np.ndarray, colour: RGB) -> np.ndarray:
+    """Return a colour times a brightness (h, w), as (h, w, 3) uint8 RGB."""
+    return cv2.merge([cv2.convertScaleAbs(np.maximum(level, 0), alpha=channel, beta=4) for channel in colour])
 
 
 def noise(rng: np.random.Generator, cells: tuple[int, int], size_px: int) -> np.ndarray:
@@ -62,15 +67,26 @@ def strand_map() -> np.ndarray:
     return streaks * (1 - 0.75 * smoothstep(np.hypot(s, t), 0.95, 1.25))
 
 
+@lru_cache(maxsize=1)
+def _relief_maps() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return s, t, grain and strands at the cells of a relief."""
+    line = np.linspace(-EXTENT, EXTENT, RELIEF_PX, dtype=np.float32)
+    s, t = np.meshgrid(line, line)
+    size = (RELIEF_PX, RELIEF_PX)
+    return s, t, cv2.resize(grain_map(), size), cv2.resize(strand_map(), size)
+
+
 def face_opening(who: Identity) -> np.ndarray:
     """Return the closed line (N, 2), stereographic, inside which the head is bare."""
     hair, axes = who.hair, head_axes(who)
     top = hair.fringe if hair.style == "fringe" else hair.line
+    if hair.style == "cap":
+        top = hair.fringe + 0.06
     slant = 0.16 * hair.side if hair.style in ("swept", "bob") else 0.03 * hair.side
     top_t = plane_to_st(np.array([[0, -top]]), axes)[0, 1]
-    corner = hair.corner + (0.18 if hair.style == "fringe" else 0.0)
+    corner = hair.corner + (0.18 if hair.style in ("fringe", "cap") else 0.0)
     middle = [(-corner, top_t + 0.03 - slant), (-0.5 * corner, top_t - 0.5 * slant),
-              (0.0, top_t + (0 if hair.style == "fringe" else hair.peak)),
+              (0.0, top_t + (0 if hair.style in ("fringe", "cap") else hair.peak)),
               (0.5 * corner, top_t + 0.5 * slant), (corner, top_t + 0.03 + slant)]
     if hair.style == "fringe":
         s = np.linspace(-corner, corner, 15)
@@ -101,13 +117,12 @@ def hair_colours(who: Identity) -> np.ndarray:
     """Return the colour of the hair, (MAP_PX, MAP_PX, 3) uint8 RGB."""
     hair = who.hair
     fine = 1.3 * grain_map() if hair.style in ("buzz", "afro") else strand_map() + 0.25 * grain_map()
-    level = 1 + hair.streaks * fine * (0.6 if hair.style == "afro" else 1.0)
+    level = 1 + hair.streaks * fine * {"afro": 0.6, "cap": 0.15}.get(hair.style, 1.0)
     if hair.style in ("swept", "long", "bob"):
         s, t = _map_grid()
         parting = s - 0.35 * hair.side - 0.25 * hair.side * (t + 0.6)
         level = level * (1 - 0.45 * np.exp(-((parting / 0.022) ** 2)) * (t < -0.2))
-    colours = level[..., None] * np.array(hair.colour, np.float32) + 6
-    return np.clip(colours, 0, 255).astype(np.uint8)
+    return tinted(level, hair.colour)
 
 
 def add_hair(relief: np.ndarray, who: Identity, mask: np.ndarray) -> np.ndarray:
@@ -116,8 +131,7 @@ def add_hair(relief: np.ndarray, who: Identity, mask: np.ndarray) -> np.ndarray:
     thickness = STANDS_OFF[hair.style] * hair.volume
     if thickness == 0:
         return relief
-    line = np.linspace(-EXTENT, EXTENT, RELIEF_PX, dtype=np.float32)
-    s, t = np.meshgrid(line, line)
+    s, t, grain, strands = _relief_maps()
     cover = cv2.resize(mask, (RELIEF_PX, RELIEF_PX), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     rise = 0.55 + 0.55 * smoothstep(-t, -0.1, 0.6)
     if hair.style not in COVERS_EARS:
@@ -125,8 +139,10 @@ def add_hair(relief: np.ndarray, who: Identity, mask: np.ndarray) -> np.ndarray:
     if hair.style == "swept":
         rise = rise * (1 + 0.6 * hair.side * np.clip(s, -1, 1))
     if hair.style == "afro":
-        rise = 0.85 + 0.2 * smoothstep(-t, -0.3, 0.6) + 0.03 * cv2.resize(grain_map(), (RELIEF_PX, RELIEF_PX))
+        rise = 0.85 + 0.2 * smoothstep(-t, -0.3, 0.6) + 0.03 * grain
     if hair.style in COVERS_EARS:
         relief = np.where((np.abs(s) > 0.85) & (np.abs(t) < 0.5), np.minimum(relief, 1.02), relief)
-    lumps = 1 + 0.5 * hair.streaks * cv2.resize(strand_map(), (RELIEF_PX, RELIEF_PX)) * (hair.style != "afro")
+    lumps = 1.0
+    if hair.style not in ("afro", "cap"):
+        lumps = 1 + 0.5 * hair.streaks * strands
     return (relief + thickness * rise * lumps * cover).astype(np.float32)

@@ -1,6 +1,6 @@
 """Draw who a synthetic person is: every trait is a number with a range, so no two people share a face."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -147,7 +147,7 @@ class Glasses:
 
 @dataclass(frozen=True)
 class Identity:
-    """Hold one person."""
+    """Hold one person in one look."""
 
     number: int
     head: Head
@@ -159,6 +159,7 @@ class Identity:
     hair: Hair
     beard: str
     beard_strength: float
+    brow_colour: RGB
     glasses: Glasses | None
 
 
@@ -196,9 +197,8 @@ def draw_hair(rng: np.random.Generator, skin: RGB) -> Hair:
     return draw(Hair, rng, style=style, colour=shifted(colour, 0.09, rng))
 
 
-def draw_identity(seed: int, number: int) -> Identity:
-    """Draw the person with this number; image numbers start at 1, so [seed, number] is a stream of its own."""
-    rng = np.random.default_rng([seed, number])
+def draw_identity(rng: np.random.Generator, number: int) -> Identity:
+    """Draw a person."""
     skin = draw_skin(rng)
     hair = draw_hair(rng, skin.colour)
     glasses = draw(Glasses, rng, colour=FRAME_COLOURS[int(rng.integers(len(FRAME_COLOURS)))])
@@ -217,5 +217,30 @@ def draw_identity(seed: int, number: int) -> Identity:
         hair=hair,
         beard=beard,
         beard_strength=float(rng.uniform(0.55, 0.95)),
+        brow_colour=hair.colour,
         glasses=glasses if wears_glasses else None,
     )
+
+
+def second_look(who: Identity, rng: np.random.Generator) -> Identity:
+    """Return the same person on another day: another haircut or a cap, the beard trimmed, perhaps lipstick."""
+    hair = replace(draw_hair(rng, who.skin.colour), colour=shifted(who.hair.colour, 0.12, rng))
+    if rng.random() < 0.3:
+        hair = replace(hair, style="cap", colour=tuple(float(v) for v in rng.uniform(20, 220, 3)))
+    elif who.hair.style == "bald" or rng.random() < 0.3:
+        hair = replace(hair, style=who.hair.style)
+    beard, strength = who.beard, who.beard_strength
+    if beard != "none" and rng.random() < 0.5:
+        beard, strength = ("stubble", strength) if rng.random() < 0.6 else ("none", strength)
+    mouth = replace(who.mouth, colour=LIP_COLOURS[int(rng.integers(len(LIP_COLOURS)))])
+    return replace(who, hair=hair, beard=beard, beard_strength=strength, mouth=mouth)
+
+
+def draw_looks(seed: int, number: int) -> tuple[Identity, Identity]:
+    """Draw the person with this number in two looks; the first is the usual one.
+
+    Image numbers start at 1, so [seed, number], which equals [seed, number, 0], is a stream of its own.
+    """
+    rng = np.random.default_rng([seed, number])
+    usual = draw_identity(rng, number)
+    return usual, second_look(usual, rng)

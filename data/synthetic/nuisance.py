@@ -121,7 +121,7 @@ def draw_clean(rng: np.random.Generator) -> Nuisance:
         mouth_open=float(max(rng.uniform(-0.6, 0.35), 0)), smile=float(rng.uniform(-0.25, 0.85)),
         blink=float(max(rng.uniform(-0.5, 0.25), 0)), brow_raise=float(rng.uniform(-0.25, 0.4)),
         blur=float(rng.uniform(0, 0.5)), noise=float(rng.uniform(0, 3)), darkness=float(rng.uniform(0, 0.15)),
-        jpeg=int(rng.integers(82, 97)), glasses=bool(rng.random() < 0.92))
+        jpeg=int(rng.integers(82, 97)), glasses=bool(rng.random() < 0.85))
 
 
 def draw_nuisance(kind: str, rng: np.random.Generator) -> Nuisance:
@@ -143,10 +143,10 @@ def scene_of(nuisance: Nuisance, size_px: int, rng: np.random.Generator) -> Scen
     camera = Camera(Pose(nuisance.yaw, nuisance.pitch, nuisance.roll), scale, centre, size_px)
     gaze = (float(np.clip(rng.normal(0, 0.10), -0.25, 0.25)), float(np.clip(rng.normal(0, 0.04), -0.1, 0.1)))
     held = Expression(nuisance.mouth_open, nuisance.smile, nuisance.blink, nuisance.brow_raise, gaze)
-    warm = float(rng.normal(0, 0.035))
-    level = float(rng.uniform(0.92, 1.06))
+    warm, green = (float(v) for v in np.clip(rng.normal(0, (0.065, 0.025)), -0.14, 0.14))
+    level = float(rng.uniform(0.80, 1.12))
     light = Light(nuisance.light_azimuth, nuisance.light_elevation, 1 - nuisance.light,
-                  (level * (1 + warm), level, level * (1 - warm)))
+                  (level * (1 + warm), level * (1 + green), level * (1 - warm)))
     return Scene(camera, held, light, nuisance.glasses)
 
 
@@ -161,8 +161,9 @@ def degrade(image: np.ndarray, nuisance: Nuisance, rng: np.random.Generator) -> 
         image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size),
                            interpolation=cv2.INTER_LINEAR)
     if nuisance.noise > 0:
-        image = image + rng.standard_normal(image.shape, np.float32) * np.float32(nuisance.noise)
-    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+        grain = rng.standard_normal(image.shape, np.float32)
+        image = cv2.scaleAdd(grain, nuisance.noise, image)
+    return cv2.add(image, 0.0, dtype=cv2.CV_8U)        # rounds and saturates
 
 
 def photograph(person: Person, nuisance: Nuisance, size_px: int,

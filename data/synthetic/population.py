@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.synthetic.identity import draw_identity
+from data.synthetic.identity import draw_looks
 from data.synthetic.nuisance import METADATA_COLUMNS, SWEEPS, draw_nuisance, metadata_row, photograph
 from data.synthetic.render import Person
 from utils.config.synthetic import LARGEST_POPULATION, PopulationConfig, SyntheticConfig
@@ -25,6 +25,8 @@ from utils.progress import progress
 
 RENDERER_VERSION = 1
 """To be raised whenever the same configuration gives other images."""
+SECOND_LOOK = 0.4
+"""Share of the images in which a person has the second look."""
 POPULATIONS = ("train", "selection", "test")
 MANIFEST = "manifest.json"
 LANDMARK_COLUMNS = tuple(f"{axis}{i}" for i in range(1, 6) for axis in "xy")
@@ -81,7 +83,9 @@ def image_kind(population: PopulationConfig, identity: int, number: int) -> str:
 def render_identity(task: Task, index: int, folder: str) -> list[list[str]]:
     """Write all images of one person; return a row of metadata and landmarks for each."""
     identity = task.identity(index)
-    person = Person(draw_identity(task.seed, identity))
+    usual, other = draw_looks(task.seed, identity)
+    looks = [Person(usual)]
+    looks.append(Person(other, looks[0]))
     name = f"id_{identity:06d}"
     os.mkdir(os.path.join(folder, name))
     rows = []
@@ -89,6 +93,7 @@ def render_identity(task: Task, index: int, folder: str) -> list[list[str]]:
         kind = image_kind(task.population, identity, number)
         # Numbers start at 1: [seed, identity] and [seed, identity, 0] would be the same stream.
         rng = np.random.default_rng([task.seed, identity, number])
+        person = looks[int(rng.random() < SECOND_LOOK)]
         image, rendered, nuisance = photograph(person, draw_nuisance(kind, rng), task.size_px, rng)
         path = f"{name}/{number:04d}.jpg"
         options = [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg]
@@ -209,9 +214,14 @@ def draw_pairs(members: list[tuple[str, str]], count: int, rng: np.random.Genera
     return [(members[a][0], members[b][0], same) for same, pairs in ((1, mated), (0, non_mated)) for a, b in sorted(pairs)]
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def render_populations(cfg: SyntheticConfig) -> list[Report]:
     """Render every population the configuration names."""
-    processes = cfg.processes or len(os.sched_getaffinity(0))
+    processes = cfg.processes or available_cores()
     reports = []
     for name in POPULATIONS:
         population = getattr(cfg, name)

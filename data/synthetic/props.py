@@ -1,6 +1,7 @@
 """Draw what surrounds a head: the room, neck, shoulders and long hair behind it, glasses in front of it."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -13,6 +14,11 @@ from data.synthetic.texture import ellipse, scaled
 SHOULDERS = np.array([(-1.9, 2.2), (-1.75, 0.85), (-1.25, 0.42), (-0.45, 0.12), (0.45, 0.12), (1.25, 0.42), (1.75, 0.85),
                       (1.9, 2.2)])
 """Outline of the shoulders about the base of the neck, head units."""
+
+
+@lru_cache(maxsize=1)
+def _shoulders() -> np.ndarray:
+    return rounded(SHOULDERS, 2)
 
 
 def fill_px(image: np.ndarray, points_N2: np.ndarray, colour: RGB) -> None:
@@ -53,7 +59,7 @@ def draw_body(image: np.ndarray, who: Identity, camera: Camera, brightness: floa
     fill(neck, scaled(who.skin.colour, 0.84))
     fill(ellipse(tuple(nape + down * unit * 0.34), (half * 0.98, 0.26 * unit)), scaled(who.skin.colour, 0.72))
     collar = np.array([(-0.42, 0.06), (0.0, 0.42), (0.42, 0.06)])
-    fill(rounded(SHOULDERS * unit * 0.95 + base, 2), cloth)
+    fill(_shoulders() * unit * 0.95 + base, cloth)
     fill(rounded(collar * unit + base, 2), scaled(who.skin.colour, 0.84))
     if hair.style == "long":
         for side in (-1, 1):

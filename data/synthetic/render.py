@@ -89,12 +89,13 @@ def shade(surface: Surface, camera: Camera, light: Light) -> np.ndarray:
 
 
 class Person:
-    """Everything about one person that is computed once."""
+    """Everything about one person that is computed once; `twin` is the same person in another look."""
 
-    def __init__(self, who: Identity):
+    def __init__(self, who: Identity, twin: "Person | None" = None):
         self.who = who
-        self.texture = Texture(who)
-        self.relief = add_hair(skull_relief(who), who, self.texture.mask)
+        self.texture = Texture(who, twin and twin.texture)
+        self.skull = skull_relief(who) if twin is None else twin.skull
+        self.relief = add_hair(self.skull, who, self.texture.mask)
 
     def shape(self, held: Expression) -> Shape:
         """Return the surface under an expression."""

@@ -5,29 +5,29 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from data.synthetic.identity import draw_identity
+from data.synthetic.identity import draw_looks
 from data.synthetic.nuisance import SWEEPS, Nuisance, draw_clean, photograph
 from data.synthetic.render import Person
 
-COLUMNS = ("clean", "clean", "yaw", "pitch", "expression", "light", "blur", "lowres", "noise", "occlusion", "darkness", "jpeg")
+COLUMNS = ("clean", "look 2", "yaw", "pitch", "expression", "light", "blur", "lowres", "noise", "occlusion", "darkness", "jpeg")
 CAPTION_PX = 18
 
 
 def _conditions(kind: str, level: float, rng: np.random.Generator) -> Nuisance:
     """Return clean conditions, or one nuisance at a level that can be seen."""
     base = draw_clean(rng)
-    return base if kind == "clean" else SWEEPS[kind](replace(base, yaw=base.yaw / 2), level, rng)
+    return base if kind in ("clean", "look 2") else SWEEPS[kind](replace(base, yaw=base.yaw / 2), level, rng)
 
 
 def contact_sheet(seed: int, first_identity: int, people: int, size_px: int = 112) -> np.ndarray:
     """Return a sheet (H, W, 3) uint8 RGB: a row for each person, a column for each kind of condition."""
     rows = [_captions(size_px)]
     for row in range(people):
-        person = Person(draw_identity(seed, first_identity + row))
+        usual, other = (Person(look) for look in draw_looks(seed, first_identity + row))
         cells = []
         for number, kind in enumerate(COLUMNS, 1):
             rng = np.random.default_rng([seed, first_identity + row, number])
-            image, _, nuisance = photograph(person, _conditions(kind, 0.35 + 0.4 * (row % 3) / 2, rng), 160, rng)
+            image, _, nuisance = photograph(other if kind == "look 2" else usual, _conditions(kind, 0.35 + 0.4 * (row % 3) / 2, rng), 160, rng)
             _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg])
             image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
             cells.append(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA))

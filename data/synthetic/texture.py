@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data.synthetic.geometry import head_axes, nose_tip_y, plane_to_st
-from data.synthetic.hair import MAP_PX, grain_map, hair_colours, hair_mask, rounded, st_to_px
+from data.synthetic.hair import MAP_PX, grain_map, hair_colours, hair_mask, rounded, st_to_px, tinted
 from data.synthetic.identity import RGB, Identity
 
 SUBPIXEL = 4                  # bits of the fixed-point coordinates of OpenCV's drawing calls
@@ -79,8 +79,7 @@ class Canvas:
 
 def blend(view: np.ndarray, colour: RGB | np.ndarray, weight: np.ndarray) -> None:
     """Move the pixels (h, w, 3) of a view towards a colour by a weight (h, w) in [0, 1], in place."""
-    mixed = view + (np.asarray(colour, np.float32) - view) * weight[..., None]
-    view[:] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+    view[:] = view + (np.asarray(colour, np.float32) - view) * weight[..., None] + np.float32(0.5)
 
 
 def ellipse(at: tuple[float, float], size: tuple[float, float], count: int = 20) -> np.ndarray:
@@ -105,20 +104,25 @@ def mirrored(points_N2: np.ndarray) -> np.ndarray:
 
 
 class Texture:
-    """Colours of one person: what stays is painted once, what moves is painted for every image."""
+    """Colours of one person: what stays is painted once, what moves is painted for every image.
 
-    def __init__(self, who: Identity):
+    `twin` is the same person in another look, whose skin is taken over.
+    """
+
+    def __init__(self, who: Identity, twin: "Texture | None" = None):
         self.who, self.axes = who, head_axes(who)
         self.mask = hair_mask(who)
-        skin = 1 + 0.018 * who.skin.grain * grain_map()
-        base = np.clip(skin[..., None] * np.array(who.skin.colour, np.float32), 0, 255).astype(np.uint8)
-        self.canvas = Canvas(base, self.axes)
-        self._paint_skin()
+        if twin is None:
+            self.canvas = Canvas(tinted(1 + 0.018 * who.skin.grain * grain_map(), who.skin.colour), self.axes)
+            self._paint_skin()
+            self.skin = self.canvas.pixels.copy()
+        else:
+            self.skin = twin.skin
+            self.canvas = Canvas(twin.skin.copy(), self.axes)
         self._paint_beard()
         self.hair = hair_colours(who)
-        weight = self.mask.astype(np.float32)[..., None] / 255
-        mixed = self.canvas.pixels + (self.hair.astype(np.float32) - self.canvas.pixels) * weight
-        self.base = mixed.astype(np.uint8)
+        self.base = self.canvas.pixels
+        blend(self.base, self.hair, self.mask.astype(np.float32) / 255)
 
     def _paint_skin(self) -> None:
         """Paint shadows of the face, blush, freckles and moles."""
@@ -149,7 +153,7 @@ class Texture:
             return
         tip = nose_tip_y(who)
         lip = tip + who.mouth.y
-        colour = toward(scaled(who.hair.colour, 0.8), (40, 30, 26), 0.25)
+        colour = toward(scaled(who.brow_colour, 0.8), (40, 30, 26), 0.25)
         strength = 0.30 if who.beard == "stubble" else who.beard_strength
         wide, half = 0.98 * self.axes[0], who.mouth.width / 2
         full = np.array([(-wide, 0.05), (-wide * 0.93, 0.36), (-half - 0.12, lip - 0.12), (-0.05, tip + 0.10), (0.05, tip + 0.10),
@@ -250,8 +254,8 @@ class Texture:
         width = brows.thickness * np.clip(1.25 - 1.5 * np.abs(x - (-0.2)), 0.22, 1) / 2
         line = np.stack([x * brows.length, -rise], -1)
         outline = np.concatenate([line - np.stack([0 * x, width], -1), (line + np.stack([0 * x, width], -1))[::-1]])
-        colour = toward(scaled(who.hair.colour, 0.75), (60, 44, 36), 0.35)
-        canvas.soften(outline * (side, 1) + centre, colour, brows.strength, 0.8)
+        colour = toward(scaled(who.brow_colour, 0.75), (60, 44, 36), 0.35)
+        canvas.soften(outline * (side, 1) + centre, colour, brows.strength, 0)
 
     def _paint_mouth(self, canvas: Canvas, held: Expression) -> None:
         """Paint the lips, and teeth behind them when the mouth is open."""
