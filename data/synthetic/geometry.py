@@ -66,8 +66,9 @@ class Shape:
         """Return the points (N, 3) of the surface, head frame, at stereographic coordinates."""
         st = np.asarray(st_N2, np.float64)
         grid = ((st + EXTENT) * (RELIEF_PX - 1) / (2 * EXTENT)).astype(np.float32)
-        radius = cv2.remap(self.relief, grid[None, :, 0], grid[None, :, 1], cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_REPLICATE)[0]
+        radius = cv2.remap(
+            self.relief, grid[None, :, 0], grid[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )[0]
         return directions(st) * radius[:, None].astype(np.float64) * self.axes
 
 
@@ -108,7 +109,7 @@ def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def bump(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: tuple[float, float]) -> np.ndarray:
     """Return a Gaussian hill of height 1 with the half-widths `size`."""
-    return np.exp(-((x - at[0]) / size[0]) ** 2 - ((y - at[1]) / size[1]) ** 2)
+    return np.exp(-(((x - at[0]) / size[0]) ** 2) - ((y - at[1]) / size[1]) ** 2)
 
 
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -132,8 +133,15 @@ def skull_relief(who: Identity) -> np.ndarray:
     qx, qy, qz = _grid()
     head, axes = who.head, head_axes(who)
     heights = [-1.0, -0.5, 0.05, 0.35, 0.62, 0.85, 1.0]
-    widths = [1.0, head.forehead, head.cheekbones, (head.cheekbones + head.jaw) / 2, head.jaw,
-              head.jaw * head.chin_width**0.5, head.chin_width]
+    widths = [
+        1.0,
+        head.forehead,
+        head.cheekbones,
+        (head.cheekbones + head.jaw) / 2,
+        head.jaw,
+        head.jaw * head.chin_width**0.5,
+        head.chin_width,
+    ]
     width = np.interp(qy, heights, widths)
     forward = 1 + head.chin_forward * smoothstep(qy, 0.3, 0.85)
     relief = 1 / np.sqrt((qx / width) ** 2 + qy**2 + (qz / np.where(qz > 0, forward, 1)) ** 2)
@@ -142,9 +150,9 @@ def skull_relief(who: Identity) -> np.ndarray:
     x, y, front = axes[0] * qx * relief, axes[1] * qy * relief, smoothstep(qz, 0.0, 0.3)
     nose, tip_y = who.nose, nose_tip_y(who)
     along = np.clip((y - who.eyes.y + 0.04) / (nose.length + 0.04), 0, 1)
-    ridge = (nose.root * smoothstep(y, who.eyes.y - 0.20, who.eyes.y) * (1 - along) + nose.height * along**1.4)
+    ridge = nose.root * smoothstep(y, who.eyes.y - 0.20, who.eyes.y) * (1 - along) + nose.height * along**1.4
     ridge = ridge * (1 - smoothstep(y, tip_y, tip_y + 0.10))
-    relief = relief + front * ridge * np.exp(-(x / (nose.bridge + (nose.tip - nose.bridge + 0.02) * along)) ** 2)
+    relief = relief + front * ridge * np.exp(-((x / (nose.bridge + (nose.tip - nose.bridge + 0.02) * along)) ** 2))
     for side in (-1, 1):
         eye_x, wing = side * who.eyes.distance / 2, (side * nose.width * 0.62, tip_y + 0.015)
         relief = relief + front * 0.32 * nose.height * bump(x, y, wing, (nose.width * 0.42, 0.055))
@@ -190,10 +198,10 @@ def cast(shape: Shape, camera: Camera) -> Surface:
     pixels = (np.arange(half, dtype=np.float64) + 0.5) * (camera.size_px / half) - 0.5
     u = ((pixels - camera.centre_px[0]) / camera.scale_px).astype(np.float32)[None, :]
     v = ((pixels - camera.centre_px[1]) / camera.scale_px).astype(np.float32)[:, None]
-    to_q = (camera.pose.matrix() / shape.axes).T.astype(np.float32)       # rows: qx, qy, qz
+    to_q = (camera.pose.matrix() / shape.axes).T.astype(np.float32)  # rows: qx, qy, qz
     ray = to_q[:, 2]
     speed = np.float32(np.sqrt((ray * ray).sum()))
-    along = (to_q * ray[:, None]).sum(0) / speed**2                      # depth of closest approach = -(along . (u, v))
+    along = (to_q * ray[:, None]).sum(0) / speed**2  # depth of closest approach = -(along . (u, v))
     nearest_z = -(along[0] * u + along[1] * v)
     q0 = [to_q[i, 0] * u + to_q[i, 1] * v + ray[i] * nearest_z for i in range(3)]
     closest_sq = q0[0] * q0[0] + q0[1] * q0[1] + q0[2] * q0[2]

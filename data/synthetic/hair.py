@@ -5,28 +5,22 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from data.synthetic.canvas import MAP_PX, SUBPIXEL, rounded, st_to_px, tinted
 from data.synthetic.geometry import EXTENT, RELIEF_PX, head_axes, plane_to_st, smoothstep
-from data.synthetic.identity import RGB, Identity
+from data.synthetic.identity import Identity
 
-MAP_PX = 352
-"""Side of the colour maps over (s, t) in [-EXTENT, EXTENT]."""
-STANDS_OFF = {"bald": 0.0, "buzz": 0.022, "short": 0.075, "swept": 0.105, "fringe": 0.085, "long": 0.085, "bob": 0.11,
-              "afro": 0.26, "cap": 0.10}
+STANDS_OFF = {
+    "bald": 0.0,
+    "buzz": 0.022,
+    "short": 0.075,
+    "swept": 0.105,
+    "fringe": 0.085,
+    "long": 0.085,
+    "bob": 0.11,
+    "afro": 0.26,
+    "cap": 0.10,
+}
 COVERS_EARS = ("long", "bob", "afro")
-
-
-def st_to_px(st_N2: np.ndarray) -> np.ndarray:
-    """Return positions on a colour map of stereographic coordinates."""
-    st = np.asarray(st_N2)
-    return (st + st.dtype.type(EXTENT)) * st.dtype.type((MAP_PX - 1) / (2 * EXTENT))
-
-
-def rounded(points_N2: np.ndarray, times: int = 3) -> np.ndarray:
-    """Cut the corners of a closed polygon `times` times (Chaikin 1974)."""
-    for _ in range(times):
-        after = np.concatenate([points_N2[1:], points_N2[:1]])
-        points_N2 = np.stack([0.75 * points_N2 + 0.25 * after, 0.25 * points_N2 + 0.75 * after], 1).reshape(-1, 2)
-    return points_N2
 
 
 @lru_cache(maxsize=1)
@@ -35,11 +29,6 @@ def _map_grid() -> tuple[np.ndarray, np.ndarray]:
     line = np.linspace(-EXTENT, EXTENT, MAP_PX, dtype=np.float32)
     s, t = np.meshgrid(line, line)
     return s, t
-
-
-def tinted(level: np.ndarray, colour: RGB) -> np.ndarray:
-    """Return a colour times a brightness (h, w), as (h, w, 3) uint8 RGB."""
-    return cv2.merge([cv2.convertScaleAbs(np.maximum(level, 0), alpha=channel, beta=4) for channel in colour])
 
 
 def noise(rng: np.random.Generator, cells: tuple[int, int], size_px: int) -> np.ndarray:
@@ -52,7 +41,9 @@ def noise(rng: np.random.Generator, cells: tuple[int, int], size_px: int) -> np.
 def grain_map() -> np.ndarray:
     """Return fine noise (MAP_PX, MAP_PX) float32, the same for everybody."""
     rng = np.random.default_rng(0)
-    return cv2.GaussianBlur(noise(rng, (MAP_PX, MAP_PX), MAP_PX), (0, 0), 1.0) * 2.2 + 0.6 * noise(rng, (44, 44), MAP_PX)
+    return cv2.GaussianBlur(noise(rng, (MAP_PX, MAP_PX), MAP_PX), (0, 0), 1.0) * 2.2 + 0.6 * noise(
+        rng, (44, 44), MAP_PX
+    )
 
 
 @lru_cache(maxsize=1)
@@ -85,19 +76,41 @@ def face_opening(who: Identity) -> np.ndarray:
     slant = 0.16 * hair.side if hair.style in ("swept", "bob") else 0.03 * hair.side
     top_t = plane_to_st(np.array([[0, -top]]), axes)[0, 1]
     corner = hair.corner + (0.18 if hair.style in ("fringe", "cap") else 0.0)
-    middle = [(-corner, top_t + 0.03 - slant), (-0.5 * corner, top_t - 0.5 * slant),
-              (0.0, top_t + (0 if hair.style in ("fringe", "cap") else hair.peak)),
-              (0.5 * corner, top_t + 0.5 * slant), (corner, top_t + 0.03 + slant)]
+    middle = [
+        (-corner, top_t + 0.03 - slant),
+        (-0.5 * corner, top_t - 0.5 * slant),
+        (0.0, top_t + (0 if hair.style in ("fringe", "cap") else hair.peak)),
+        (0.5 * corner, top_t + 0.5 * slant),
+        (corner, top_t + 0.03 + slant),
+    ]
     if hair.style == "fringe":
         s = np.linspace(-corner, corner, 15)
         middle = list(zip(s, top_t + 0.022 * np.cos(np.arange(15) * np.pi) + slant * s, strict=True))
     if hair.style in COVERS_EARS:
         inner = hair.opening + (0.12 if hair.style == "afro" else 0.0)
-        side = [(inner - 0.02, -0.20), (inner, 0.05), (inner, 0.30), (inner - 0.03, 0.52), (inner + 0.02, 0.75),
-                (inner + 0.12, 0.95), (inner + 0.2, 1.5)]
+        side = [
+            (inner - 0.02, -0.20),
+            (inner, 0.05),
+            (inner, 0.30),
+            (inner - 0.03, 0.52),
+            (inner + 0.02, 0.75),
+            (inner + 0.12, 0.95),
+            (inner + 0.2, 1.5),
+        ]
     else:
-        side = [(corner + 0.16, -0.20), (0.74, -0.08), (0.81, 0.08), (0.85, 0.20), (0.93, 0.18), (0.94, -0.06),
-                (1.08, -0.12), (1.17, 0.05), (1.17, 0.40), (1.60, 0.52), (1.60, 1.60)]
+        side = [
+            (corner + 0.16, -0.20),
+            (0.74, -0.08),
+            (0.81, 0.08),
+            (0.85, 0.20),
+            (0.93, 0.18),
+            (0.94, -0.06),
+            (1.08, -0.12),
+            (1.17, 0.05),
+            (1.17, 0.40),
+            (1.60, 0.52),
+            (1.60, 1.60),
+        ]
     right = [(max(s, corner), t) for s, t in side]
     left = [(-s, t) for s, t in right[::-1]]
     return rounded(np.array(left + middle + right), 2)
@@ -108,8 +121,8 @@ def hair_mask(who: Identity) -> np.ndarray:
     if who.hair.style == "bald":
         return np.zeros((MAP_PX, MAP_PX), np.uint8)
     mask = np.full((MAP_PX, MAP_PX), 255, np.uint8)
-    line = np.round(st_to_px(face_opening(who)) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [line], 0, cv2.LINE_AA, shift=4)
+    line = np.round(st_to_px(face_opening(who)) * 2**SUBPIXEL).astype(np.int32)
+    cv2.fillPoly(mask, [line], 0, cv2.LINE_AA, shift=SUBPIXEL)
     return cv2.GaussianBlur(mask, (0, 0), 2.5 if who.hair.style in ("buzz", "short") else 1.2)
 
 

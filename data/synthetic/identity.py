@@ -8,14 +8,44 @@ import numpy as np
 Traits = TypeVar("Traits")
 RGB = tuple[float, float, float]
 
-SKIN_TONES: tuple[RGB, ...] = ((92, 60, 45), (134, 90, 66), (176, 124, 93), (208, 158, 126), (232, 188, 158),
-                               (247, 214, 192))
-HAIR_COLOURS: tuple[RGB, ...] = ((22, 19, 20), (52, 36, 28), (92, 62, 40), (134, 92, 54), (196, 158, 98),
-                                 (226, 204, 158), (142, 58, 30), (186, 92, 44), (146, 144, 144), (214, 212, 208))
+SKIN_TONES: tuple[RGB, ...] = (
+    (92, 60, 45),
+    (134, 90, 66),
+    (176, 124, 93),
+    (208, 158, 126),
+    (232, 188, 158),
+    (247, 214, 192),
+)
+HAIR_COLOURS: tuple[RGB, ...] = (
+    (22, 19, 20),
+    (52, 36, 28),
+    (92, 62, 40),
+    (134, 92, 54),
+    (196, 158, 98),
+    (226, 204, 158),
+    (142, 58, 30),
+    (186, 92, 44),
+    (146, 144, 144),
+    (214, 212, 208),
+)
 HAIR_WEIGHTS = (0.2, 0.16, 0.15, 0.1, 0.1, 0.06, 0.06, 0.06, 0.06, 0.05)
-IRIS_COLOURS: tuple[RGB, ...] = ((54, 34, 22), (98, 62, 34), (118, 104, 58), (76, 112, 84), (86, 124, 160), (120, 134, 142))
+IRIS_COLOURS: tuple[RGB, ...] = (
+    (54, 34, 22),
+    (98, 62, 34),
+    (118, 104, 58),
+    (76, 112, 84),
+    (86, 124, 160),
+    (120, 134, 142),
+)
 LIP_COLOURS: tuple[RGB, ...] = ((150, 74, 70), (186, 92, 92), (204, 112, 108), (168, 40, 56))
-FRAME_COLOURS: tuple[RGB, ...] = ((24, 24, 26), (92, 52, 30), (150, 30, 36), (36, 62, 120), (176, 154, 96), (150, 154, 158))
+FRAME_COLOURS: tuple[RGB, ...] = (
+    (24, 24, 26),
+    (92, 52, 30),
+    (150, 30, 36),
+    (36, 62, 120),
+    (176, 154, 96),
+    (150, 154, 158),
+)
 HAIR_STYLES = ("bald", "buzz", "short", "swept", "fringe", "long", "bob", "afro")
 STYLE_WEIGHTS = (0.07, 0.11, 0.16, 0.15, 0.15, 0.14, 0.12, 0.10)
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
@@ -180,8 +210,10 @@ def draw_skin(rng: np.random.Generator) -> Skin:
     """Draw a skin tone, up to three moles and perhaps freckles."""
     colour = shifted(mix(SKIN_TONES, rng.uniform(0, len(SKIN_TONES) - 1)), 0.055, rng)
     count = int(rng.choice(4, p=(0.45, 0.3, 0.15, 0.1)))
-    marks = tuple((float(rng.uniform(-0.45, 0.45)), float(rng.uniform(-0.5, 0.75)), float(rng.uniform(0.011, 0.024)))
-                  for _ in range(count))
+    marks = tuple(
+        (float(rng.uniform(-0.45, 0.45)), float(rng.uniform(-0.5, 0.75)), float(rng.uniform(0.011, 0.024)))
+        for _ in range(count)
+    )
     freckles = ()
     if rng.random() < 0.15:
         freckles = tuple((float(x), float(y)) for x, y in rng.normal(0, 1, (80, 2)) * (0.32, 0.14) + (0, 0.24))

@@ -70,8 +70,12 @@ def _pitch(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
 
 
 def _light(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
-    return replace(base, light=0.3 + 0.68 * level, light_azimuth=_either_side(rng, 20 + 75 * level),
-                   light_elevation=float(rng.uniform(-25, 45)))
+    return replace(
+        base,
+        light=0.3 + 0.68 * level,
+        light_azimuth=_either_side(rng, 20 + 75 * level),
+        light_elevation=float(rng.uniform(-25, 45)),
+    )
 
 
 def _expression(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
@@ -105,8 +109,16 @@ def _jpeg(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
 
 
 SWEEPS: dict[str, Callable[[Nuisance, float, np.random.Generator], Nuisance]] = {
-    "blur": _blur, "yaw": _yaw, "noise": _noise, "occlusion": _occlusion, "lowres": _lowres, "darkness": _darkness,
-    "pitch": _pitch, "light": _light, "jpeg": _jpeg, "expression": _expression,
+    "blur": _blur,
+    "yaw": _yaw,
+    "noise": _noise,
+    "occlusion": _occlusion,
+    "lowres": _lowres,
+    "darkness": _darkness,
+    "pitch": _pitch,
+    "light": _light,
+    "jpeg": _jpeg,
+    "expression": _expression,
 }
 """Nuisances that can be varied alone; a level of 0 is clean, 1 the worst there is."""
 KINDS = ("clean", "mixed", *SWEEPS)
@@ -115,13 +127,22 @@ KINDS = ("clean", "mixed", *SWEEPS)
 def draw_clean(rng: np.random.Generator) -> Nuisance:
     """Draw the conditions of a good photograph: near frontal, well lit, sharp, but never twice the same."""
     return Nuisance(
-        yaw=float(np.clip(rng.normal(0, 8), -18, 18)), pitch=float(np.clip(rng.normal(0, 5), -12, 12)),
-        roll=float(np.clip(rng.normal(0, 6), -15, 15)), light=float(rng.uniform(0.15, 0.5)),
-        light_azimuth=float(rng.uniform(-45, 45)), light_elevation=float(rng.uniform(0, 45)),
-        mouth_open=float(max(rng.uniform(-0.6, 0.35), 0)), smile=float(rng.uniform(-0.25, 0.85)),
-        blink=float(max(rng.uniform(-0.5, 0.25), 0)), brow_raise=float(rng.uniform(-0.25, 0.4)),
-        blur=float(rng.uniform(0, 0.5)), noise=float(rng.uniform(0, 3)), darkness=float(rng.uniform(0, 0.15)),
-        jpeg=int(rng.integers(82, 97)), glasses=bool(rng.random() < 0.85))
+        yaw=float(np.clip(rng.normal(0, 8), -18, 18)),
+        pitch=float(np.clip(rng.normal(0, 5), -12, 12)),
+        roll=float(np.clip(rng.normal(0, 6), -15, 15)),
+        light=float(rng.uniform(0.15, 0.5)),
+        light_azimuth=float(rng.uniform(-45, 45)),
+        light_elevation=float(rng.uniform(0, 45)),
+        mouth_open=float(max(rng.uniform(-0.6, 0.35), 0)),
+        smile=float(rng.uniform(-0.25, 0.85)),
+        blink=float(max(rng.uniform(-0.5, 0.25), 0)),
+        brow_raise=float(rng.uniform(-0.25, 0.4)),
+        blur=float(rng.uniform(0, 0.5)),
+        noise=float(rng.uniform(0, 3)),
+        darkness=float(rng.uniform(0, 0.15)),
+        jpeg=int(rng.integers(82, 97)),
+        glasses=bool(rng.random() < 0.85),
+    )
 
 
 def draw_nuisance(kind: str, rng: np.random.Generator) -> Nuisance:
@@ -145,8 +166,12 @@ def scene_of(nuisance: Nuisance, size_px: int, rng: np.random.Generator) -> Scen
     held = Expression(nuisance.mouth_open, nuisance.smile, nuisance.blink, nuisance.brow_raise, gaze)
     warm, green = (float(v) for v in np.clip(rng.normal(0, (0.065, 0.025)), -0.14, 0.14))
     level = float(rng.uniform(0.80, 1.12))
-    light = Light(nuisance.light_azimuth, nuisance.light_elevation, 1 - nuisance.light,
-                  (level * (1 + warm), level * (1 + green), level * (1 - warm)))
+    light = Light(
+        nuisance.light_azimuth,
+        nuisance.light_elevation,
+        1 - nuisance.light,
+        (level * (1 + warm), level * (1 + green), level * (1 - warm)),
+    )
     return Scene(camera, held, light, nuisance.glasses)
 
 
@@ -158,17 +183,21 @@ def degrade(image: np.ndarray, nuisance: Nuisance, rng: np.random.Generator) -> 
     if nuisance.lowres > 1.05:
         size = image.shape[0]
         small = max(4, round(size / nuisance.lowres))
-        image = cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size),
-                           interpolation=cv2.INTER_LINEAR)
+        image = cv2.resize(
+            cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA),
+            (size, size),
+            interpolation=cv2.INTER_LINEAR,
+        )
     if nuisance.noise > 0:
         grain = rng.standard_normal(image.shape, np.float32)
         image = cv2.scaleAdd(grain, nuisance.noise, image)
-    return cv2.add(image, 0.0, dtype=cv2.CV_8U)        # rounds and saturates
+    return cv2.add(image, 0.0, dtype=cv2.CV_8U)  # rounds and saturates
 
 
-def photograph(person: Person, nuisance: Nuisance, size_px: int,
-               rng: np.random.Generator) -> tuple[np.ndarray, Rendered, Nuisance]:
-    """Render one image; return its pixels (S, S, 3) uint8, the rendering and the conditions with the measured occlusion."""
+def photograph(
+    person: Person, nuisance: Nuisance, size_px: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Rendered, Nuisance]:
+    """Return the pixels (S, S, 3) uint8 RGB of one image, its rendering, and its conditions, occlusion as measured."""
     rendered = person.render(scene_of(nuisance, size_px, rng), rng)
     image = rendered.image
     if nuisance.occluder != "none":

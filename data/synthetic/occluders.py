@@ -13,8 +13,9 @@ CLOTH: tuple[RGB, ...] = ((196, 214, 226), (30, 32, 38), (86, 120, 160), (150, 6
 HANDS: tuple[RGB, ...] = ((92, 60, 45), (150, 104, 78), (196, 148, 118), (232, 190, 164))
 
 
-def cover(image: np.ndarray, rendered: Rendered, what: tuple[str, float],
-          rng: np.random.Generator) -> tuple[np.ndarray, float]:
+def cover(
+    image: np.ndarray, rendered: Rendered, what: tuple[str, float], rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
     """Return the image with an occluder of about the wanted share in front of the face, and the share it covers.
 
     `what` is (kind, share). Sunglasses and mask have the size they have; their share is only measured.
@@ -51,8 +52,14 @@ def _face_px(rendered: Rendered) -> np.ndarray:
 def _strip(along: np.ndarray, low: float, high: float, size: int) -> np.ndarray:
     """Return the corners (4, 2) of the strip low <= along . p <= high across the image."""
     across, far = np.array([-along[1], along[0]]), 2.0 * size
-    return np.array([along * low - across * far, along * low + across * far, along * high + across * far,
-                     along * high - across * far])
+    return np.array(
+        [
+            along * low - across * far,
+            along * low + across * far,
+            along * high + across * far,
+            along * high - across * far,
+        ]
+    )
 
 
 def _direction(rng: np.random.Generator) -> np.ndarray:
@@ -94,13 +101,30 @@ def _draw_hand(mask: np.ndarray, rendered: Rendered, share: float, rng: np.rando
     middle = np.quantile(points @ across, rng.uniform(0.35, 0.65))
     width = 0.30 * len(mask)
     palm = along * reach + across * middle
-    fill_px(mask, np.array([palm - across * width, palm + across * width, palm + across * width * 0.8 - along * 2 * len(mask),
-                            palm - across * width * 0.8 - along * 2 * len(mask)]), 255)
+    fill_px(
+        mask,
+        np.array(
+            [
+                palm - across * width,
+                palm + across * width,
+                palm + across * width * 0.8 - along * 2 * len(mask),
+                palm - across * width * 0.8 - along * 2 * len(mask),
+            ]
+        ),
+        255,
+    )
     for finger, length in zip((-0.78, -0.26, 0.26, 0.78), (0.8, 1.0, 0.97, 0.72), strict=True):
         root = palm + across * width * finger - along * 0.1 * width
         tip = root + along * width * 0.85 * length + across * width * 0.12 * finger
-        cv2.line(mask, np.round(root * 16).astype(int).tolist(), np.round(tip * 16).astype(int).tolist(), 255,
-                 max(2, round(0.40 * width)), cv2.LINE_AA, 4)
+        cv2.line(
+            mask,
+            np.round(root * 16).astype(int).tolist(),
+            np.round(tip * 16).astype(int).tolist(),
+            255,
+            max(2, round(0.40 * width)),
+            cv2.LINE_AA,
+            4,
+        )
 
 
 def _surface_mask(mask: np.ndarray, rendered: Rendered, outlines: list[np.ndarray]) -> None:
@@ -133,6 +157,20 @@ def _draw_sunglasses(mask: np.ndarray, rendered: Rendered, rng: np.random.Genera
 def _draw_mask(mask: np.ndarray, rendered: Rendered) -> None:
     """Put a surgical mask over nose, mouth and chin."""
     y = rendered.eyes[0, 1]
-    outline = np.array([(0, y + 0.18), (0.20, y + 0.20), (0.45, y + 0.30), (0.64, y + 0.28), (0.60, y + 0.62), (0.40, 0.95), (0, 1.2),
-                        (-0.40, 0.95), (-0.60, y + 0.62), (-0.64, y + 0.28), (-0.45, y + 0.30), (-0.20, y + 0.20)])
+    outline = np.array(
+        [
+            (0, y + 0.18),
+            (0.20, y + 0.20),
+            (0.45, y + 0.30),
+            (0.64, y + 0.28),
+            (0.60, y + 0.62),
+            (0.40, 0.95),
+            (0, 1.2),
+            (-0.40, 0.95),
+            (-0.60, y + 0.62),
+            (-0.64, y + 0.28),
+            (-0.45, y + 0.30),
+            (-0.20, y + 0.20),
+        ]
+    )
     _surface_mask(mask, rendered, [plane_to_st(outline, rendered.axes)])

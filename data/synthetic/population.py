@@ -47,8 +47,13 @@ class Task:
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the images."""
-        told = {"version": RENDERER_VERSION, "name": self.name, "seed": self.seed, "size_px": self.size_px,
-                **self.population.model_dump()}
+        told = {
+            "version": RENDERER_VERSION,
+            "name": self.name,
+            "seed": self.seed,
+            "size_px": self.size_px,
+            **self.population.model_dump(),
+        }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -65,11 +70,12 @@ class Report:
         """Return one sentence about it."""
         if self.reused:
             return f"{self.folder}: {self.images} images are there already"
-        return f"{self.folder}: {self.images} images rendered in {self.seconds:.0f} s ({self.images / self.seconds:.0f} per s)"
+        per_s = self.images / self.seconds
+        return f"{self.folder}: {self.images} images rendered in {self.seconds:.0f} s ({per_s:.0f} per s)"
 
 
 def image_kind(population: PopulationConfig, identity: int, number: int) -> str:
-    """Return what the image `number` (from 1) of a person shows: clean first, then single nuisances in turn, then mixed."""
+    """Return the kind of image `number` (from 1) of a person: clean first, then single nuisances in turn, then mixed."""
     clean = round(population.images * population.clean)
     single = round(population.images * (population.clean + population.single)) - clean
     if number <= clean:
@@ -100,7 +106,9 @@ def render_identity(task: Task, index: int, folder: str) -> list[list[str]]:
         _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
         with open(os.path.join(folder, path), "wb") as stream:
             stream.write(encoded.tobytes())
-        rows.append([path, str(identity), kind, *metadata_row(nuisance), *(f"{v:.3f}" for v in rendered.landmarks.ravel())])
+        rows.append(
+            [path, str(identity), kind, *metadata_row(nuisance), *(f"{v:.3f}" for v in rendered.landmarks.ravel())]
+        )
     return rows
 
 
@@ -134,8 +142,10 @@ def _is_done(task: Task, folder: Path) -> bool:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         fingerprint, count = manifest["fingerprint"], manifest["images"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{folder} exists and holds no rendered population ({MANIFEST} is missing or damaged); "
-                        "remove it or name another folder in synthetic.save_path") from None
+        raise DataError(
+            f"{folder} exists and holds no rendered population ({MANIFEST} is missing or damaged); "
+            "remove it or name another folder in synthetic.save_path"
+        ) from None
     found = sum(1 for path in folder.glob("id_*/*.jpg"))
     return fingerprint == task.fingerprint() and found == count
 
@@ -169,7 +179,9 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
 def _write_tables(task: Task, folder: Path, rows: list[list[str]]) -> None:
     """Write metadata.csv, landmarks.csv, the two lists of pairs and the manifest."""
     described = 3 + len(METADATA_COLUMNS)
-    _write_csv(folder / "metadata.csv", ("path", "identity", "kind", *METADATA_COLUMNS), (row[:described] for row in rows))
+    _write_csv(
+        folder / "metadata.csv", ("path", "identity", "kind", *METADATA_COLUMNS), (row[:described] for row in rows)
+    )
     _write_csv(folder / "landmarks.csv", ("path", *LANDMARK_COLUMNS), ([row[0], *row[described:]] for row in rows))
     everyone = [(row[0], row[1]) for row in rows]
     clean = [(row[0], row[1]) for row in rows if row[2] == "clean"]
@@ -177,9 +189,16 @@ def _write_tables(task: Task, folder: Path, rows: list[list[str]]) -> None:
         lines = draw_pairs(members, task.population.pairs, np.random.default_rng([task.seed, task.identity(0)]))
         with atomic_write(folder / name, "w") as stream:
             stream.writelines(f"{a} {b} {same}\n" for a, b, same in lines)
-    manifest = {"fingerprint": task.fingerprint(), "images": len(rows), "renderer": RENDERER_VERSION, "seed": task.seed,
-                "size_px": task.size_px, "opencv": cv2.__version__, "numpy": np.__version__,
-                **task.population.model_dump()}
+    manifest = {
+        "fingerprint": task.fingerprint(),
+        "images": len(rows),
+        "renderer": RENDERER_VERSION,
+        "seed": task.seed,
+        "size_px": task.size_px,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+        **task.population.model_dump(),
+    }
     with atomic_write(folder / MANIFEST, "w") as stream:
         json.dump(manifest, stream, indent=1)
         stream.write("\n")
@@ -199,7 +218,7 @@ def draw_pairs(members: list[tuple[str, str]], count: int, rng: np.random.Genera
         groups.setdefault(identity, []).append(place)
     possible = sum(len(group) * (len(group) - 1) // 2 for group in groups.values())
     others = len(members) * (len(members) - 1) // 2 - possible
-    count = min(count, possible // 2, others // 2)     # half: drawing without repetition stays quick
+    count = min(count, possible // 2, others // 2)  # half: drawing without repetition stays quick
     mated: set[tuple[int, int]] = set()
     non_mated: set[tuple[int, int]] = set()
     several = [group for group in groups.values() if len(group) > 1]
@@ -211,7 +230,9 @@ def draw_pairs(members: list[tuple[str, str]], count: int, rng: np.random.Genera
         a, b = sorted(map(int, rng.choice(len(members), 2, replace=False)))
         if members[a][1] != members[b][1]:
             non_mated.add((a, b))
-    return [(members[a][0], members[b][0], same) for same, pairs in ((1, mated), (0, non_mated)) for a, b in sorted(pairs)]
+    return [
+        (members[a][0], members[b][0], same) for same, pairs in ((1, mated), (0, non_mated)) for a, b in sorted(pairs)
+    ]
 
 
 def available_cores() -> int:

@@ -6,13 +6,13 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from data.synthetic.canvas import SUBPIXEL, ellipse, rounded, scaled
 from data.synthetic.geometry import Camera, Surface, head_axes
-from data.synthetic.hair import rounded
 from data.synthetic.identity import RGB, Glasses, Identity
-from data.synthetic.texture import ellipse, scaled
 
-SHOULDERS = np.array([(-1.9, 2.2), (-1.75, 0.85), (-1.25, 0.42), (-0.45, 0.12), (0.45, 0.12), (1.25, 0.42), (1.75, 0.85),
-                      (1.9, 2.2)])
+SHOULDERS = np.array(
+    [(-1.9, 2.2), (-1.75, 0.85), (-1.25, 0.42), (-0.45, 0.12), (0.45, 0.12), (1.25, 0.42), (1.75, 0.85), (1.9, 2.2)]
+)
 """Outline of the shoulders about the base of the neck, head units."""
 
 
@@ -23,7 +23,7 @@ def _shoulders() -> np.ndarray:
 
 def fill_px(image: np.ndarray, points_N2: np.ndarray, colour: RGB) -> None:
     """Fill a polygon given in pixels, in place."""
-    cv2.fillPoly(image, [np.round(points_N2 * 16).astype(np.int32)], colour, cv2.LINE_AA, shift=4)
+    cv2.fillPoly(image, [np.round(points_N2 * 2**SUBPIXEL).astype(np.int32)], colour, cv2.LINE_AA, shift=SUBPIXEL)
 
 
 def backdrop(rng: np.random.Generator, size_px: int) -> np.ndarray:
@@ -54,8 +54,11 @@ def draw_body(image: np.ndarray, who: Identity, camera: Camera, brightness: floa
 
     if hair.style in ("long", "bob"):
         _draw_back_hair(who, camera, fill)
-    neck = np.array([nape - (half, 0), nape + (half, 0), base + (half * 1.1, 0.1 * unit), base + (half * 1.3, 0.5 * unit),
-                     base + (-half * 1.3, 0.5 * unit), base + (-half * 1.1, 0.1 * unit)])
+    top = np.array([(-half, 0), (half, 0)])
+    foot = np.array(
+        [(1.1 * half, 0.1 * unit), (1.3 * half, 0.5 * unit), (-1.3 * half, 0.5 * unit), (-1.1 * half, 0.1 * unit)]
+    )
+    neck = np.concatenate([nape + top, base + foot])
     fill(neck, scaled(who.skin.colour, 0.84))
     fill(ellipse(tuple(nape + down * unit * 0.34), (half * 0.98, 0.26 * unit)), scaled(who.skin.colour, 0.72))
     collar = np.array([(-0.42, 0.06), (0.0, 0.42), (0.42, 0.06)])
@@ -63,7 +66,9 @@ def draw_body(image: np.ndarray, who: Identity, camera: Camera, brightness: floa
     fill(rounded(collar * unit + base, 2), scaled(who.skin.colour, 0.84))
     if hair.style == "long":
         for side in (-1, 1):
-            lock = np.array([(0.72, -1.2), (1.22, -0.9), (1.32, 0.4), (1.12, 1.1), (0.80, 1.1), (0.76, 0.2), (0.66, -0.5)])
+            lock = np.array(
+                [(0.72, -1.2), (1.22, -0.9), (1.32, 0.4), (1.12, 1.1), (0.80, 1.1), (0.76, 0.2), (0.66, -0.5)]
+            )
             lock = lock * (side * who.head.width * (0.9 + 0.12 * hair.volume), 1) * unit + nape * 0.7 + base * 0.3
             fill(rounded(lock, 2), scaled(hair.colour, 0.88))
 
@@ -74,16 +79,31 @@ def _draw_back_hair(who: Identity, camera: Camera, fill: Callable[[np.ndarray, R
     crown, tips = camera.project(np.array([[0, -0.3, -0.3], [0, end, -0.3]]))[:, :2]
     flat = np.array([(1.05 + 0.13 * who.hair.volume) * who.head.width * camera.scale_px, 0])
     middle = (crown + tips) / 2
-    fill(rounded(np.stack([crown - flat * 0.7, crown + flat * 0.7, middle + flat * 1.06, tips + flat, tips - flat,
-                           middle - flat * 1.06]), 3), scaled(who.hair.colour, 0.78))
+    fill(
+        rounded(
+            np.stack(
+                [
+                    crown - flat * 0.7,
+                    crown + flat * 0.7,
+                    middle + flat * 1.06,
+                    tips + flat,
+                    tips - flat,
+                    middle - flat * 1.06,
+                ]
+            ),
+            3,
+        ),
+        scaled(who.hair.colour, 0.78),
+    )
 
 
 def superellipse(width: float, height: float, power: float) -> np.ndarray:
     """Return the outline (28, 2) of a rounded rectangle about the origin."""
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
-    return np.stack([np.sign(c) * np.abs(c) ** (2 / power) * width / 2,
-                     np.sign(s) * np.abs(s) ** (2 / power) * height / 2], -1)
+    return np.stack(
+        [np.sign(c) * np.abs(c) ** (2 / power) * width / 2, np.sign(s) * np.abs(s) ** (2 / power) * height / 2], -1
+    )
 
 
 def frame_lines(who: Identity, glasses: Glasses) -> list[np.ndarray]:
@@ -94,7 +114,7 @@ def frame_lines(who: Identity, glasses: Glasses) -> list[np.ndarray]:
     apart = max(who.eyes.distance / 2, glasses.width / 2 + 0.04)
     lines = []
     for side in (-1, 1):
-        rim = superellipse(glasses.width, glasses.height, glasses.roundness) + (side * apart, y)
+        rim = superellipse(glasses.width, glasses.height, glasses.roundness) + np.array([side * apart, y])
         rim = np.concatenate([rim, rim[:1]])
         lines.append(np.column_stack([rim, front - 0.28 * rim[:, 0] ** 2]))
     inner, outer = apart - glasses.width / 2, apart + glasses.width / 2
@@ -105,8 +125,9 @@ def frame_lines(who: Identity, glasses: Glasses) -> list[np.ndarray]:
     return lines
 
 
-def draw_glasses(canvas: np.ndarray, lines: list[np.ndarray], camera: Camera, surface: Surface,
-                 ink: tuple[RGB, float]) -> None:
+def draw_glasses(
+    canvas: np.ndarray, lines: list[np.ndarray], camera: Camera, surface: Surface, ink: tuple[RGB, float]
+) -> None:
     """Draw the frame where it is in front of the head, in place; ink is its colour and its thickness in head units."""
     colour, thickness = ink
     mask = np.zeros(canvas.shape[:2], np.uint8)
@@ -117,8 +138,8 @@ def draw_glasses(canvas: np.ndarray, lines: list[np.ndarray], camera: Camera, su
         cell = np.clip((points[:, :2] * cells / camera.size_px).astype(int), 0, cells - 1)
         depth, inside = surface.depth[cell[:, 1], cell[:, 0]], surface.inside[cell[:, 1], cell[:, 0]]
         seen = (points[:, 2] > depth - 0.06) | (inside < 0)
-        placed = np.round(points[:, :2] * 16).astype(int).tolist()
+        placed = np.round(points[:, :2] * 2**SUBPIXEL).astype(int).tolist()
         for i in np.flatnonzero(seen[:-1] & seen[1:]):
-            cv2.line(mask, placed[i], placed[i + 1], 255, width_px, cv2.LINE_AA, 4)
+            cv2.line(mask, placed[i], placed[i + 1], 255, width_px, cv2.LINE_AA, SUBPIXEL)
     weight = mask.astype(np.float32)[..., None] / 255
     canvas += (np.asarray(colour, np.float32) - canvas) * weight

@@ -1,10 +1,11 @@
 """Render one image of one person, and the landmarks where they really are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
+from data.synthetic.canvas import scaled, st_to_px
 from data.synthetic.geometry import (
     Camera,
     Shape,
@@ -16,10 +17,10 @@ from data.synthetic.geometry import (
     plane_to_st,
     skull_relief,
 )
-from data.synthetic.hair import add_hair, st_to_px
+from data.synthetic.hair import add_hair
 from data.synthetic.identity import RGB, Identity
 from data.synthetic.props import backdrop, draw_body, draw_glasses, frame_lines
-from data.synthetic.texture import Expression, Texture, eye_centres, mouth_corners, scaled
+from data.synthetic.texture import Expression, Texture, eye_centres, mouth_corners
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Scene:
     """Everything of an image that is not the person."""
 
     camera: Camera
-    held: Expression = Expression()
-    light: Light = Light()
+    held: Expression = field(default_factory=Expression)
+    light: Light = field(default_factory=Light)
     glasses: bool = True
     """Whether a person who has glasses wears them."""
 
@@ -111,7 +112,9 @@ class Person:
         draw_body(behind, who, camera, 0.75 + 0.25 * scene.light.ambient, cloth)
 
         position = st_to_px(cv2.resize(surface.st, size, interpolation=cv2.INTER_LINEAR))
-        colours = cv2.remap(self.texture.paint(scene.held), position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        colours = cv2.remap(
+            self.texture.paint(scene.held), position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         light = cv2.resize(shade(surface, camera, scene.light), size, interpolation=cv2.INTER_LINEAR)
         share = np.clip(cv2.resize(surface.inside, size, interpolation=cv2.INTER_LINEAR) + np.float32(0.5), 0, 1)
         image = behind.astype(np.float32)
@@ -123,4 +126,6 @@ class Person:
 
         hair = cv2.remap(self.texture.mask, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         points = camera.project(shape.surface_points(landmark_st(who, scene.held)))[:, :2]
-        return Rendered(image, points, share * (1 - hair.astype(np.float32) / 255), surface, shape.axes, eye_centres(who))
+        return Rendered(
+            image, points, share * (1 - hair.astype(np.float32) / 255), surface, shape.axes, eye_centres(who)
+        )

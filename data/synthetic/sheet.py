@@ -9,7 +9,20 @@ from data.synthetic.identity import draw_looks
 from data.synthetic.nuisance import SWEEPS, Nuisance, draw_clean, photograph
 from data.synthetic.render import Person
 
-COLUMNS = ("clean", "look 2", "yaw", "pitch", "expression", "light", "blur", "lowres", "noise", "occlusion", "darkness", "jpeg")
+COLUMNS = (
+    "clean",
+    "look 2",
+    "yaw",
+    "pitch",
+    "expression",
+    "light",
+    "blur",
+    "lowres",
+    "noise",
+    "occlusion",
+    "darkness",
+    "jpeg",
+)
 CAPTION_PX = 18
 
 
@@ -27,7 +40,9 @@ def contact_sheet(seed: int, first_identity: int, people: int, size_px: int = 11
         cells = []
         for number, kind in enumerate(COLUMNS, 1):
             rng = np.random.default_rng([seed, first_identity + row, number])
-            image, _, nuisance = photograph(other if kind == "look 2" else usual, _conditions(kind, 0.35 + 0.4 * (row % 3) / 2, rng), 160, rng)
+            image, _, nuisance = photograph(
+                other if kind == "look 2" else usual, _conditions(kind, 0.35 + 0.4 * (row % 3) / 2, rng), 160, rng
+            )
             _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg])
             image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
             cells.append(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA))
@@ -39,6 +54,14 @@ def _captions(size_px: int) -> np.ndarray:
     """Return the head line of the sheet."""
     line = np.full((CAPTION_PX, size_px * len(COLUMNS), 3), 255, np.uint8)
     for column, text in enumerate(COLUMNS):
-        cv2.putText(line, text, (column * size_px + 4, CAPTION_PX - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1,
-                    cv2.LINE_AA)
+        cv2.putText(
+            line,
+            text,
+            (column * size_px + 4, CAPTION_PX - 5),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.42,
+            (30, 30, 30),
+            1,
+            cv2.LINE_AA,
+        )
     return line

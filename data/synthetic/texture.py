@@ -5,11 +5,24 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.synthetic.geometry import head_axes, nose_tip_y, plane_to_st
-from data.synthetic.hair import MAP_PX, grain_map, hair_colours, hair_mask, rounded, st_to_px, tinted
-from data.synthetic.identity import RGB, Identity
+from data.synthetic.canvas import (
+    MAP_PX,
+    SUBPIXEL,
+    UNIT_PX,
+    Canvas,
+    blend,
+    ellipse,
+    mirrored,
+    rounded,
+    scaled,
+    st_to_px,
+    tinted,
+    toward,
+)
+from data.synthetic.geometry import head_axes, nose_tip_y
+from data.synthetic.hair import grain_map, hair_colours, hair_mask
+from data.synthetic.identity import Identity
 
-SUBPIXEL = 4                  # bits of the fixed-point coordinates of OpenCV's drawing calls
 CURVE = np.linspace(-1, 1, 13)
 
 
@@ -37,70 +50,6 @@ def mouth_corners(who: Identity, held: Expression) -> np.ndarray:
 def eye_centres(who: Identity) -> np.ndarray:
     """Return the centres of the left and the right eye (2, 2), seen from the front."""
     return np.array([[-who.eyes.distance / 2, who.eyes.y], [who.eyes.distance / 2, who.eyes.y]])
-
-
-class Canvas:
-    """Colour map of one head on which shapes are drawn by their outline as seen from the front."""
-
-    def __init__(self, pixels: np.ndarray, axes: np.ndarray):
-        self.pixels = pixels
-        self.axes = axes
-
-    def place(self, points_N2: np.ndarray) -> np.ndarray:
-        """Return fixed-point map positions (N, 2) int32 of points of the frontal view."""
-        return np.round(st_to_px(plane_to_st(points_N2, self.axes)) * 2**SUBPIXEL).astype(np.int32)
-
-    def fill(self, points_N2: np.ndarray, colour: RGB) -> None:
-        """Fill a polygon."""
-        cv2.fillPoly(self.pixels, [self.place(points_N2)], colour, cv2.LINE_AA, shift=SUBPIXEL)
-
-    def line(self, points_N2: np.ndarray, colour: RGB, width: float) -> None:
-        """Draw an open line; width in head units."""
-        thickness = max(1, round(width * MAP_PX / 2.6 * 0.5 / self.axes[0]))
-        cv2.polylines(self.pixels, [self.place(points_N2)], False, colour, thickness, cv2.LINE_AA, shift=SUBPIXEL)
-
-    def soften(self, points_N2: np.ndarray, colour: RGB, strength: float, blur_px: float) -> None:
-        """Blend a colour into a polygon with soft edges; blur in map pixels."""
-        if strength <= 0.01:
-            return
-        placed = self.place(points_N2)
-        margin = int(3 * blur_px) + 2
-        low = np.maximum((placed.min(0) >> SUBPIXEL) - margin, 0)
-        high = np.minimum((placed.max(0) >> SUBPIXEL) + margin, MAP_PX)
-        if (high <= low).any():
-            return
-        mask = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
-        cv2.fillPoly(mask, [placed - (low << SUBPIXEL)], 255, cv2.LINE_AA, shift=SUBPIXEL)
-        if blur_px > 0:
-            mask = cv2.GaussianBlur(mask, (0, 0), blur_px)
-        view = self.pixels[low[1]:high[1], low[0]:high[0]]
-        blend(view, colour, mask.astype(np.float32) * np.float32(strength / 255))
-
-
-def blend(view: np.ndarray, colour: RGB | np.ndarray, weight: np.ndarray) -> None:
-    """Move the pixels (h, w, 3) of a view towards a colour by a weight (h, w) in [0, 1], in place."""
-    view[:] = view + (np.asarray(colour, np.float32) - view) * weight[..., None] + np.float32(0.5)
-
-
-def ellipse(at: tuple[float, float], size: tuple[float, float], count: int = 20) -> np.ndarray:
-    """Return the outline (count, 2) of an upright ellipse."""
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.stack([at[0] + size[0] * np.cos(angle), at[1] + size[1] * np.sin(angle)], -1)
-
-
-def scaled(colour: RGB, factor: float) -> RGB:
-    """Return a colour made darker or lighter."""
-    return tuple(float(min(max(c * factor, 0), 255)) for c in colour)
-
-
-def toward(colour: RGB, other: RGB, weight: float) -> RGB:
-    """Return a colour moved towards another."""
-    return tuple(float(a + (b - a) * weight) for a, b in zip(colour, other, strict=True))
-
-
-def mirrored(points_N2: np.ndarray) -> np.ndarray:
-    """Return the same points on the other side of the face."""
-    return points_N2 * (-1, 1)
 
 
 class Texture:
@@ -131,13 +80,23 @@ class Texture:
         red = toward(scaled(skin, 0.95), (214, 92, 84), 0.5)
         for side, eye in zip((-1, 1), eye_centres(who), strict=True):
             canvas.soften(ellipse((side * 0.40, who.eyes.y + 0.34), (0.17, 0.13)), red, who.skin.blush, 9)
-            canvas.soften(ellipse(tuple(eye + (0, -0.02)), (who.eyes.width * 0.66, 0.13)), dark,
-                          0.18 + 0.5 * who.eyes.shadow, 6)
-            flank = np.array([(0.075, who.eyes.y - 0.10), (who.nose.bridge + 0.045, who.eyes.y + 0.04),
-                              (who.nose.width * 0.9, tip - 0.02), (who.nose.tip * 0.7, tip - 0.03), (0.045, who.eyes.y + 0.06)])
+            canvas.soften(
+                ellipse((eye[0], eye[1] - 0.02), (who.eyes.width * 0.66, 0.13)), dark, 0.18 + 0.5 * who.eyes.shadow, 6
+            )
+            flank = np.array(
+                [
+                    (0.075, who.eyes.y - 0.10),
+                    (who.nose.bridge + 0.045, who.eyes.y + 0.04),
+                    (who.nose.width * 0.9, tip - 0.02),
+                    (who.nose.tip * 0.7, tip - 0.03),
+                    (0.045, who.eyes.y + 0.06),
+                ]
+            )
             canvas.soften(flank * (side, 1), dark, 0.42, 3.5)
             inner_ear = st_to_px(ellipse((side * 1.05, who.eyes.y + 0.16), (0.035, 0.12)))
-            cv2.fillPoly(canvas.pixels, [np.round(inner_ear * 16).astype(np.int32)], scaled(skin, 0.72), cv2.LINE_AA, shift=4)
+            cv2.fillPoly(
+                canvas.pixels, [np.round(inner_ear * 16).astype(np.int32)], scaled(skin, 0.72), cv2.LINE_AA, shift=4
+            )
         canvas.soften(ellipse((0, tip + 0.075), (who.nose.width * 0.9, 0.03)), dark, 0.5, 3)
         canvas.soften(ellipse((0, tip + who.mouth.y + 0.14), (0.15, 0.03)), dark, 0.30, 4)
         brown = toward(scaled(skin, 0.62), (96, 52, 34), 0.5)
@@ -156,12 +115,34 @@ class Texture:
         colour = toward(scaled(who.brow_colour, 0.8), (40, 30, 26), 0.25)
         strength = 0.30 if who.beard == "stubble" else who.beard_strength
         wide, half = 0.98 * self.axes[0], who.mouth.width / 2
-        full = np.array([(-wide, 0.05), (-wide * 0.93, 0.36), (-half - 0.12, lip - 0.12), (-0.05, tip + 0.10), (0.05, tip + 0.10),
-                         (half + 0.12, lip - 0.12), (wide * 0.93, 0.36), (wide, 0.05), (0.99 * wide, 0.7), (0.4, 1.3),
-                         (-0.4, 1.3), (-0.99 * wide, 0.7)])
-        lip_hair = np.array([(-half - 0.05, lip + 0.03), (-half * 0.7, lip - 0.07), (-0.05, tip + 0.09), (0.05, tip + 0.09),
-                             (half * 0.7, lip - 0.07), (half + 0.05, lip + 0.03), (half * 0.6, lip - 0.02),
-                             (-half * 0.6, lip - 0.02)])
+        full = np.array(
+            [
+                (-wide, 0.05),
+                (-wide * 0.93, 0.36),
+                (-half - 0.12, lip - 0.12),
+                (-0.05, tip + 0.10),
+                (0.05, tip + 0.10),
+                (half + 0.12, lip - 0.12),
+                (wide * 0.93, 0.36),
+                (wide, 0.05),
+                (0.99 * wide, 0.7),
+                (0.4, 1.3),
+                (-0.4, 1.3),
+                (-0.99 * wide, 0.7),
+            ]
+        )
+        lip_hair = np.array(
+            [
+                (-half - 0.05, lip + 0.03),
+                (-half * 0.7, lip - 0.07),
+                (-0.05, tip + 0.09),
+                (0.05, tip + 0.09),
+                (half * 0.7, lip - 0.07),
+                (half + 0.05, lip + 0.03),
+                (half * 0.6, lip - 0.02),
+                (-half * 0.6, lip - 0.02),
+            ]
+        )
         chin = ellipse((0, lip + 0.27), (0.24, 0.17))
         shapes = {"stubble": [full], "full": [full], "moustache": [lip_hair], "goatee": [lip_hair, chin]}[who.beard]
         before = canvas.pixels.copy()
@@ -182,16 +163,25 @@ class Texture:
         self._paint_mouth(canvas, held)
         if self.who.hair.style in ("fringe", "swept", "bob", "long"):
             rows, columns = slice(MAP_PX // 4, MAP_PX // 2), slice(MAP_PX // 8, MAP_PX - MAP_PX // 8)
-            blend(canvas.pixels[rows, columns], self.hair[rows, columns],
-                  self.mask[rows, columns].astype(np.float32) / 255)
+            blend(
+                canvas.pixels[rows, columns],
+                self.hair[rows, columns],
+                self.mask[rows, columns].astype(np.float32) / 255,
+            )
         return canvas.pixels
 
     def _paint_folds(self, canvas: Canvas, held: Expression) -> None:
         """Paint the folds between nose and mouth, deeper in a smile."""
         who, tip = self.who, nose_tip_y(self.who)
         corner = mouth_corners(who, held)[1]
-        fold = np.array([(who.nose.width + 0.02, tip + 0.01), (corner[0] * 0.9 + 0.05, tip + 0.10),
-                         (corner[0] + 0.06, corner[1] + 0.01), (corner[0] * 0.9 + 0.035, tip + 0.11)])
+        fold = np.array(
+            [
+                (who.nose.width + 0.02, tip + 0.01),
+                (corner[0] * 0.9 + 0.05, tip + 0.10),
+                (corner[0] + 0.06, corner[1] + 0.01),
+                (corner[0] * 0.9 + 0.035, tip + 0.11),
+            ]
+        )
         strength = 0.45 * min(who.skin.folds + 0.7 * max(held.smile, 0), 1)
         for points in (fold, mirrored(fold)):
             canvas.soften(points, scaled(who.skin.colour, 0.5), strength, 1.2)
@@ -200,7 +190,9 @@ class Texture:
         """Paint nostrils and the edges of the wings."""
         who, tip = self.who, nose_tip_y(self.who)
         dark, width = scaled(who.skin.colour, 0.32), who.nose.width
-        wing = np.array([(width * 0.92, tip - 0.05), (width * 1.04, tip), (width * 0.98, tip + 0.045), (width * 0.8, tip + 0.06)])
+        wing = np.array(
+            [(width * 0.92, tip - 0.05), (width * 1.04, tip), (width * 0.98, tip + 0.045), (width * 0.8, tip + 0.06)]
+        )
         for side in (-1, 1):
             canvas.fill(ellipse((side * width * 0.46, tip + 0.052), (width * 0.24, 0.020), 12), dark)
             canvas.line(wing * (side, 1), scaled(who.skin.colour, 0.62), 0.012)
@@ -222,7 +214,9 @@ class Texture:
         if closed < 0.9:
             self._paint_eyeball(canvas, almond, centre + np.array(held.gaze) * half)
         if eyes.crease > 0.25:
-            canvas.line((upper * (1.04, 1) - (0, 0.020 + 0.035 * eyes.crease)) * outward + centre, scaled(skin, 0.60), 0.010)
+            canvas.line(
+                (upper * (1.04, 1) - (0, 0.020 + 0.035 * eyes.crease)) * outward + centre, scaled(skin, 0.60), 0.010
+            )
         canvas.line(upper * outward + centre, ink, 0.018 * eyes.lashes)
         canvas.line(lower * outward + centre, scaled(skin, 0.62), 0.008)
 
@@ -232,13 +226,13 @@ class Texture:
         radius = eyes.iris_size * eyes.width * 0.46
         placed = canvas.place(almond)
         low, high = (placed.min(0) >> SUBPIXEL) - 2, (placed.max(0) >> SUBPIXEL) + 3
-        view = canvas.pixels[low[1]:high[1], low[0]:high[0]]
+        view = canvas.pixels[low[1] : high[1], low[0] : high[0]]
         mask = np.zeros(view.shape[:2], np.uint8)
         cv2.fillPoly(mask, [placed - (low << SUBPIXEL)], 255, cv2.LINE_AA, shift=SUBPIXEL)
         ball = np.empty(view.shape, np.uint8)
         ball[:] = (236, 230, 224)
         at = tuple(int(v) for v in canvas.place(pupil[None])[0] - (low << SUBPIXEL))
-        unit = MAP_PX / 2.6 * 0.5 / self.axes[0] * 2**SUBPIXEL
+        unit = UNIT_PX / self.axes[0] * 2**SUBPIXEL
         for size, colour in ((1.0, scaled(eyes.iris, 0.55)), (0.84, eyes.iris), (0.42, (12, 10, 10))):
             cv2.circle(ball, at, int(size * radius * unit), colour, -1, cv2.LINE_AA, shift=SUBPIXEL)
         glint = (at[0] - int(0.3 * radius * unit), at[1] - int(0.35 * radius * unit))
@@ -260,7 +254,7 @@ class Texture:
     def _paint_mouth(self, canvas: Canvas, held: Expression) -> None:
         """Paint the lips, and teeth behind them when the mouth is open."""
         who, mouth = self.who, self.who.mouth
-        left, right = mouth_corners(who, held)
+        right = mouth_corners(who, held)[1]
         half, corner_y = right[0], right[1]
         middle = nose_tip_y(who) + mouth.y
         opening = 0.20 * held.mouth_open + 0.035 * max(held.smile - 0.45, 0) / 0.55
