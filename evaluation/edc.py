@@ -207,6 +207,8 @@ def verification_accuracy(similarity: np.ndarray, mated: np.ndarray, fold: np.nd
 
     similarity (P,), mated (P,) bool, fold (P,) integers. With a single fold the threshold is chosen on it.
     """
+    order = np.argsort(similarity, kind="stable")
+    similarity, mated, fold = similarity[order], mated[order], fold[order]
     accuracies = []
     for held_out in np.unique(fold):
         test = fold == held_out
@@ -216,13 +218,11 @@ def verification_accuracy(similarity: np.ndarray, mated: np.ndarray, fold: np.nd
     return float(np.mean(accuracies))
 
 
-def _best_threshold(similarity: np.ndarray, mated: np.ndarray) -> float:
-    """Return the middle between the two scores that part mated from non-mated pairs best."""
-    order = np.argsort(similarity, kind="stable")
-    ranked, is_mated = similarity[order], mated[order]
-    correct = np.concatenate([[is_mated.sum()], is_mated.sum() + np.cumsum(1 - 2 * is_mated.astype(np.int64))])
+def _best_threshold(ranked: np.ndarray, mated: np.ndarray) -> float:
+    """Return the middle between the two ascending scores that part mated from non-mated pairs best."""
+    correct = np.concatenate([[0], np.cumsum(1 - 2 * mated.astype(np.int64))])
     splittable = np.concatenate([[True], ranked[1:] != ranked[:-1], [True]])
-    best = int(np.argmax(np.where(splittable, correct, -1)))
+    best = int(np.argmax(np.where(splittable, correct, np.iinfo(np.int64).min)))
     padded = np.concatenate([[ranked[0] - 1.0], ranked, [ranked[-1] + 1.0]])
     return float((padded[best] + padded[best + 1]) / 2)
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from data.keys import KeyTable
 from evaluation.pairs import Generation, PairSet, components, even_folds, pairs_from_identities
@@ -31,7 +34,7 @@ def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw
 
 def read_list(path: Path) -> PairSet:
     """Read `imgA imgB 1|0` lines, parted by blanks, tabs or commas. An identity is a folder where that agrees."""
-    return _collect(_list_rows(path), path)
+    return _read_list_fast(path) or _collect(_list_rows(path), path)
 
 
 def read_lfw(path: Path) -> PairSet:
@@ -120,21 +123,58 @@ class _Row(NamedTuple):
     fold: int  # -1: not stated
 
 
-def _collect(rows: Iterator[_Row], path: Path, identity_of: Callable[[str], str] | None = None) -> PairSet:
-    """Number the names in the order of their appearance; default identity: the parent folder, where it fits."""
+class _Columns(NamedTuple):
+    first: np.ndarray
+    second: np.ndarray
+    mated: np.ndarray
+    fold: np.ndarray | None  # None: not stated
+
+
+def _collect(rows: Iterator[_Row], path: Path, identity_of: Callable[[str], str] = posixpath.dirname) -> PairSet:
+    """Number the names in the order of their appearance."""
     index: dict[str, int] = {}
-    columns = [(index.setdefault(a, len(index)), index.setdefault(b, len(index)), m, f) for a, b, m, f in rows]
-    if not columns:
+    listed = [(index.setdefault(a, len(index)), index.setdefault(b, len(index)), m, f) for a, b, m, f in rows]
+    if not listed:
         raise DataError(f"{path}: holds no pair")
-    table = np.array(columns, dtype=np.int64)
-    first, second, mated, fold = table[:, 0], table[:, 1], table[:, 2].astype(bool), table[:, 3].astype(np.int32)
-    people = map(identity_of or posixpath.dirname, index)
+    first, second, mated, fold = np.array(listed, dtype=np.int64).T
+    stated = None if (fold < 0).any() else fold.astype(np.int32)
+    return _pair_set(
+        KeyTable.from_strings(list(index)), _Columns(first, second, mated.astype(bool), stated), identity_of
+    )
+
+
+def _pair_set(names: KeyTable, columns: _Columns, identity_of: Callable[[str], str]) -> PairSet:
+    """Add the identities, where they agree with what is called mated, and the folds."""
     numbers: dict[str, int] = {}
-    identities = np.array([numbers.setdefault(person, len(numbers)) for person in people], dtype=np.int64)
+    people = (numbers.setdefault(identity_of(name), len(numbers)) for name in names)
+    identities = np.fromiter(people, dtype=np.int64, count=len(names))
+    first, second, mated, fold = columns
     fits = ((identities[first] == identities[second]) == mated).all()
-    if (fold < 0).any():
-        fold = even_folds(mated)
-    return PairSet(KeyTable.from_strings(list(index)), first, second, mated, fold, identities if fits else None)
+    fold = even_folds(mated) if fold is None else fold
+    return PairSet(names, first, second, mated, fold, identities if fits else None)
+
+
+def _read_list_fast(path: Path) -> PairSet | None:
+    """Read a plain list of millions of pairs without a Python object per line; None: let the careful reader look."""
+    binary = pa.large_binary()
+    read = pa.csv.ReadOptions(column_names=["first", "second", "mated"])
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(read.column_names, binary))
+    for delimiter in ("\t", ",", " "):
+        parse = pa.csv.ParseOptions(delimiter=delimiter, quote_char=False)
+        try:
+            table = pa.csv.read_csv(path, read, parse, convert)
+            flags = pc.index_in(table["mated"].combine_chunks(), pa.array([b"0", b"1"], binary))
+            both = pa.concat_arrays([*table["first"].chunks, *table["second"].chunks]).dictionary_encode()
+            text = both.dictionary.cast(pa.large_string())
+        except (pa.ArrowInvalid, OSError):
+            continue
+        tidy = pc.and_(pc.equal(text, pc.utf8_trim_whitespace(text)), pc.greater(pc.binary_length(text), 0))
+        if flags.null_count or not len(flags) or not pc.all(tidy).as_py():
+            return None
+        mated = flags.to_numpy().astype(bool)
+        first, second = np.split(both.indices.to_numpy().astype(np.int64), 2)
+        return _pair_set(KeyTable.from_arrow(both.dictionary), _Columns(first, second, mated, None), posixpath.dirname)
+    return None
 
 
 def _list_rows(path: Path) -> Iterator[_Row]:

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from evaluation import pair_files
 from evaluation.pair_files import read_pairs
 from evaluation.pairs import Generation, folder_identities, pairs_from_identities
 from utils.errors import DataError
@@ -37,6 +38,32 @@ def test_list(tmp_path, text):
     assert len(pairs.names) == 3
     assert pairs.mated_identities().tolist() == [pairs.identities[0]]
     assert pairs.identities[0] == pairs.identities[1] != pairs.identities[2]
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+def test_the_fast_reader_agrees_with_the_careful_one(tmp_path, separator, monkeypatch):
+    rng = np.random.default_rng(0)
+    names = [f"id{i % 7}/ü {i}.jpg" if separator != " " else f"id{i % 7}/ü{i}.jpg" for i in range(40)]
+    lines = []
+    for a, b in rng.integers(40, size=(300, 2)):
+        lines.append(separator.join([names[a], names[b], str(int(a % 7 == b % 7))]))
+    path = write(tmp_path / "pairs.txt", "\n".join(lines))
+    fast = read_pairs(path, "list")
+    assert pair_files._read_list_fast(path) is not None
+    monkeypatch.setattr(pair_files, "_read_list_fast", lambda path: None)
+    slow = read_pairs(path, "list")
+    assert rows(fast) == rows(slow)
+    assert fast.fold.tolist() == slow.fold.tolist()
+    identity = [dict(zip(p.names, p.identities.tolist(), strict=True)) for p in (fast, slow)]
+    same = [{(a, b): one[a] == one[b] for a in names for b in names if a in one and b in one} for one in identity]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize("text", ["a/1.jpg , a/2.jpg , 1\n", "a/1.jpg  a/2.jpg   1\n", " a/1.jpg\ta/2.jpg \t1\n"])
+def test_untidy_lists_are_read_carefully(tmp_path, text):
+    path = write(tmp_path / "pairs.txt", text)
+    assert pair_files._read_list_fast(path) is None
+    assert rows(read_pairs(path, "list")) == [("a/1.jpg", "a/2.jpg", True)]
 
 
 def test_list_with_blanks_in_names_needs_tabs(tmp_path):
