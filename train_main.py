@@ -193,7 +193,7 @@ def begin(run: Run) -> None:
     if distributed.is_main():
         run.log = RunLog(run.folder.path, state["log"] if state else 0)
         run.wandb_id = run.log.use_wandb(cfg.wandb, run.folder.settings, run.wandb_id)
-    trained = sum(p.numel() for p in run.part.trained)
+    trained = sum(p.numel() for p in run.objective.student.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in run.objective.student.parameters())
     for line in (
         *run.data.report,
