@@ -96,8 +96,8 @@ def landmarks(cfg: PrepareConfig) -> None:
 
 def synthetic(cfg: PrepareConfig) -> None:
     """Render people with identities, exact landmarks and known nuisance."""
-    folder = make_folder(cfg.synthetic.save_path, "synthetic.save_path")
-    for report in render_populations(cfg.synthetic):
+    folder = make_folder(cfg.base.save_path, "base.save_path")
+    for report in render_populations(cfg.synthetic, folder):
         logger.info(report.line())
     sheet = contact_sheet(cfg.synthetic.seed, 1, 6)
     cv2.imwrite(str(folder / "faces.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +30,8 @@ SECOND_LOOK = 0.4
 """Share of the images in which a person has the second look."""
 POPULATIONS = ("train", "selection", "test")
 MANIFEST = "manifest.json"
+TABLES = ("metadata.csv", "landmarks.csv", "pairs.txt", "pairs_clean.txt", MANIFEST)
+HEADER = ("path", "identity", "kind", "look", *METADATA_COLUMNS)
 LANDMARK_COLUMNS = tuple(f"{axis}{i}" for i in range(1, 6) for axis in "xy")
 
 
@@ -75,7 +78,7 @@ class Report:
 
 
 def image_kind(population: PopulationConfig, identity: int, number: int) -> str:
-    """Return the kind of image `number` (from 1) of a person: clean first, then single nuisances in turn, then mixed."""
+    """Return the kind of a person's image, counted from 1: clean first, then single nuisances in turn, then mixed."""
     clean = round(population.images * population.clean)
     single = round(population.images * (population.clean + population.single)) - clean
     if number <= clean:
@@ -99,15 +102,22 @@ def render_identity(task: Task, index: int, folder: str) -> list[list[str]]:
         kind = image_kind(task.population, identity, number)
         # Numbers start at 1: [seed, identity] and [seed, identity, 0] would be the same stream.
         rng = np.random.default_rng([task.seed, identity, number])
-        person = looks[int(rng.random() < SECOND_LOOK)]
-        image, rendered, nuisance = photograph(person, draw_nuisance(kind, rng), task.size_px, rng)
+        look = int(rng.random() < SECOND_LOOK)
+        image, rendered, nuisance = photograph(looks[look], draw_nuisance(kind, rng), task.size_px, rng)
         path = f"{name}/{number:04d}.jpg"
         options = [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg]
         _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
         with open(os.path.join(folder, path), "wb") as stream:
             stream.write(encoded.tobytes())
         rows.append(
-            [path, str(identity), kind, *metadata_row(nuisance), *(f"{v:.3f}" for v in rendered.landmarks.ravel())]
+            [
+                path,
+                str(identity),
+                kind,
+                str(look),
+                *metadata_row(nuisance),
+                *(f"{v:.3f}" for v in rendered.landmarks.ravel()),
+            ]
         )
     return rows
 
@@ -122,6 +132,11 @@ def _render_chunk(work: tuple[Task, range, str]) -> list[list[str]]:
         cv2.setNumThreads(threads)
 
 
+def _leave_interrupts() -> None:
+    """Let the parent alone answer Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _rows(task: Task, folder: Path, processes: int) -> Iterator[list[list[str]]]:
     """Render every person; yield rows in the order of the identities, whatever the number of processes."""
     count = task.population.identities
@@ -130,7 +145,7 @@ def _rows(task: Task, folder: Path, processes: int) -> Iterator[list[list[str]]]
     if processes == 1:
         yield from map(_render_chunk, work)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _leave_interrupts) as pool:
         yield from pool.map(_render_chunk, work)
 
 
@@ -144,10 +159,17 @@ def _is_done(task: Task, folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{folder} exists and holds no rendered population ({MANIFEST} is missing or damaged); "
-            "remove it or name another folder in synthetic.save_path"
+            "remove it or name another folder in base.save_path"
         ) from None
     found = sum(1 for path in folder.glob("id_*/*.jpg"))
-    return fingerprint == task.fingerprint() and found == count
+    if fingerprint == task.fingerprint() and found == count:
+        return True
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in TABLES and path.name[:3] != "id_")
+    if strange:
+        raise DataError(
+            f"{folder} is to be replaced but holds {strange[0]}; move it away or name another base.save_path"
+        )
+    return False
 
 
 def render_population(task: Task, folder: Path, processes: int) -> Report:
@@ -161,8 +183,8 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
         return Report(folder, total, True, 0.0)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         rows = []
         with progress(total=total, desc=f"render {task.name}", unit="image") as bar:
             for part in _rows(task, partial, processes):
@@ -171,6 +193,9 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
         _write_tables(task, partial, rows)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{folder}: cannot be written ({reason}); free space or name another base.save_path") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Report(folder, total, False, time.perf_counter() - started)
@@ -178,10 +203,8 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
 
 def _write_tables(task: Task, folder: Path, rows: list[list[str]]) -> None:
     """Write metadata.csv, landmarks.csv, the two lists of pairs and the manifest."""
-    described = 3 + len(METADATA_COLUMNS)
-    _write_csv(
-        folder / "metadata.csv", ("path", "identity", "kind", *METADATA_COLUMNS), (row[:described] for row in rows)
-    )
+    described = len(HEADER)
+    _write_csv(folder / "metadata.csv", HEADER, (row[:described] for row in rows))
     _write_csv(folder / "landmarks.csv", ("path", *LANDMARK_COLUMNS), ([row[0], *row[described:]] for row in rows))
     everyone = [(row[0], row[1]) for row in rows]
     clean = [(row[0], row[1]) for row in rows if row[2] == "clean"]
@@ -240,13 +263,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def render_populations(cfg: SyntheticConfig) -> list[Report]:
-    """Render every population the configuration names."""
+def render_populations(cfg: SyntheticConfig, save_path: str | Path) -> list[Report]:
+    """Render every population the configuration names, each into a folder of `save_path`."""
     processes = cfg.processes or available_cores()
     reports = []
     for name in POPULATIONS:
         population = getattr(cfg, name)
         if population is not None:
             task = Task(name, cfg.seed, cfg.size_px, population)
-            reports.append(render_population(task, Path(cfg.save_path) / name, processes))
+            reports.append(render_population(task, Path(save_path) / name, processes))
     return reports

@@ -35,8 +35,6 @@ class PopulationConfig(StrictModel):
 class SyntheticConfig(StrictModel):
     """Rendered faces with identities, exact landmarks and known nuisance."""
 
-    save_path: str = "runs/synthetic"
-    """Folder that gets one folder for each population, and faces.png to look at."""
     seed: int = Field(default=42069, ge=0)
     """The same seed gives the same bytes, whatever the number of processes (OpenCV version kept)."""
     size_px: int = Field(default=160, ge=64, le=1024)
