@@ -22,7 +22,7 @@ from data.keys import KeyTable
 from data.matching import duplicates
 from utils.errors import DataError
 
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 _TEXT = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
 
 
@@ -237,6 +237,7 @@ def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.nd
             used, filled = used + size, stop
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
         return None
+    pa.default_memory_pool().release_unused()
     return KeyTable(data[:used], offsets[: filled + 1]), values[:filled]
 
 
