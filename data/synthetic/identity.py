@@ -112,7 +112,7 @@ class Brows:
 class Nose:
     """Length, width and height of the nose."""
 
-    length: float = spread(0.30, 0.47)
+    length: float = spread(0.22, 0.36)
     width: float = spread(0.115, 0.215)
     bridge: float = spread(0.055, 0.105)
     height: float = spread(0.15, 0.30)
@@ -124,12 +124,12 @@ class Nose:
 class Mouth:
     """Place and shape of the mouth; y is down from the tip of the nose."""
 
-    y: float = spread(0.165, 0.285)
+    y: float = spread(0.27, 0.41)
     width: float = spread(0.38, 0.60)
     upper: float = spread(0.022, 0.070)
     lower: float = spread(0.035, 0.095)
     bow: float = spread(0.0, 0.030)
-    corner: float = spread(-0.040, 0.012)
+    corner: float = spread(-0.060, 0.000)
     colour_strength: float = spread(0.35, 0.95)
     colour: RGB = (0, 0, 0)
 

@@ -220,7 +220,7 @@ def _write_tables(task: Task, folder: Path, rows: list[list[str]]) -> None:
         "size_px": task.size_px,
         "opencv": cv2.__version__,
         "numpy": np.__version__,
-        **task.population.model_dump(),
+        "population": task.population.model_dump(),
     }
     with atomic_write(folder / MANIFEST, "w") as stream:
         json.dump(manifest, stream, indent=1)

@@ -1,0 +1,444 @@
+"""Rendered faces: geometry by hand, landmarks where they are painted, nuisance as stated, bytes without surprise."""
+
+import csv
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prepare
+from data.alignment import TEMPLATE_112, align, estimate_similarity
+from data.index import build_identity_index
+from data.synthetic import contact_sheet, render_populations
+from data.synthetic.canvas import Canvas, ellipse
+from data.synthetic.geometry import (
+    RELIEF_PX,
+    Camera,
+    Pose,
+    Shape,
+    cast,
+    directions,
+    head_axes,
+    nose_tip_y,
+    plane_to_st,
+    skull_relief,
+)
+from data.synthetic.identity import draw_looks
+from data.synthetic.nuisance import KINDS, SWEEPS, Nuisance, degrade, draw_clean, draw_nuisance, photograph
+from data.synthetic.occluders import cover
+from data.synthetic.population import Task, available_cores, draw_pairs, image_kind, render_population
+from data.synthetic.render import Light, Person, Scene, landmark_st
+from data.synthetic.texture import Expression, Texture, eye_centres, mouth_corners
+from utils.config.synthetic import PopulationConfig, SyntheticConfig
+from utils.errors import DataError
+
+SMALL = PopulationConfig(identities=5, images=4, pairs=6)
+PURE = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
+
+
+def person(number: int = 1, seed: int = 3) -> Person:
+    return Person(draw_looks(seed, number)[0])
+
+
+def frontal(pose: Pose | None = None, size_px: int = 160) -> Camera:
+    return Camera(pose or Pose(), 58.0, (80.0, 79.0), size_px)
+
+
+def rendered(who: Person, **scene):
+    scene = {"camera": frontal(), "glasses": False, **scene}
+    return who.render(Scene(**scene), np.random.default_rng(5))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+# geometry
+
+
+def test_the_pose_turns_the_way_it_says():
+    nose, top = np.array([0, 0, 1.0]), np.array([0, -1.0, 0])
+    np.testing.assert_allclose(Pose(yaw=90).matrix() @ nose, [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(Pose(yaw=30).matrix() @ nose, [0.5, 0, np.sqrt(0.75)], atol=1e-12)
+    np.testing.assert_allclose(Pose(pitch=30).matrix() @ nose, [0, -0.5, np.sqrt(0.75)], atol=1e-12)
+    np.testing.assert_allclose(Pose(roll=90).matrix() @ top, [1, 0, 0], atol=1e-12)
+
+
+def test_projection_by_hand():
+    camera = Camera(Pose(yaw=90), 50.0, (80.0, 70.0), 160)
+    np.testing.assert_allclose(camera.project(np.array([[0.2, 0.4, 0.6]])), [[80 + 50 * 0.6, 70 + 50 * 0.4, -0.2]])
+
+
+@given(st.floats(-0.45, 0.45), st.floats(-0.6, 0.6))
+@settings(max_examples=50, deadline=None)
+def test_map_coordinates_come_back(x, y):
+    axes = np.array([0.7, 1.0, 0.9])
+    found = directions(plane_to_st(np.array([[x, y]]), axes))[0]
+    np.testing.assert_allclose(found[:2] * axes[:2], [x, y], atol=1e-9)
+    assert np.linalg.norm(found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("pose", [Pose(), Pose(40, 0, 0), Pose(-65, 20, 15)])
+def test_rays_meet_an_ellipsoid_where_the_quadratic_says(pose):
+    axes = np.array([0.7, 1.0, 0.85])
+    camera = frontal(pose)
+    surface = cast(Shape(axes, np.ones((RELIEF_PX, RELIEF_PX), np.float32)), camera)
+    pixels = np.arange(80) * 2 + 0.5
+    u, v = np.meshgrid((pixels - 80) / 58, (pixels - 79) / 58)
+    m = np.diag(1 / axes) @ pose.matrix().T
+    base, ray = m[:, :2] @ np.stack([u.ravel(), v.ravel()]), m[:, 2]
+    a, b, c = ray @ ray, ray @ base, (base * base).sum(0) - 1
+    under = b * b - a * c
+    depth = np.where(under > 0, (-b + np.sqrt(np.maximum(under, 0))) / a, np.nan).reshape(80, 80)
+    well_inside = (under > 0.05).reshape(80, 80)
+    np.testing.assert_allclose(surface.depth[well_inside], depth[well_inside], atol=2e-3)
+    assert np.array_equal(surface.inside[np.abs(under.reshape(80, 80)) > 0.03] > 0, (under > 0).reshape(80, 80)[np.abs(under.reshape(80, 80)) > 0.03])
+
+
+def test_yaw_foreshortens_the_eye_distance_by_its_cosine():
+    who = person(2)
+    straight, turned = (rendered(who, camera=frontal(Pose(yaw=yaw))).landmarks for yaw in (0, 60))
+    assert straight[1, 1] == pytest.approx(straight[0, 1], abs=0.02)
+    assert turned[1, 0] - turned[0, 0] == pytest.approx(0.5 * (straight[1, 0] - straight[0, 0]), rel=0.01)
+    assert turned[2, 0] - turned[:2, 0].mean() > 8      # the nose stands off the face and moves with the turn
+
+
+def test_roll_turns_the_landmarks_about_the_centre():
+    who = person(4)
+    straight, rolled = (rendered(who, camera=frontal(Pose(roll=roll))).landmarks - (80, 79) for roll in (0, 90))
+    np.testing.assert_allclose(rolled, straight @ [[0, 1], [-1, 0]], atol=1e-6)
+
+
+# landmarks
+
+
+class Marked(Texture):
+    """A black face with a pure dot on every landmark."""
+
+    def paint(self, held: Expression) -> np.ndarray:
+        canvas = Canvas(np.zeros_like(self.base), self.axes)
+        points = [*eye_centres(self.who), (0.0, nose_tip_y(self.who)), *mouth_corners(self.who, held)]
+        for point, colour in zip(points, PURE, strict=True):
+            canvas.fill(ellipse(tuple(point), (0.022, 0.022)), colour)
+        return canvas.pixels
+
+
+def dot_centre(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    on, off = [c for c in range(3) if colour[c]], [c for c in range(3) if not colour[c]]
+    weight = np.clip(image[..., on].min(-1) - image[..., off].max(-1) - 60, 0, None)
+    rows, columns = np.indices(weight.shape)
+    return np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
+
+
+def marked_image(number: int, pose: Pose, held: Expression):
+    who = person(number)
+    who.texture = Marked(who.who)
+    found = rendered(who, camera=frontal(pose), held=held, light=Light(ambient=1.0))
+    image = found.image * (found.face > 0.5)[..., None]
+    return image, found
+
+
+@pytest.mark.parametrize("number", [1, 5, 9])
+@pytest.mark.parametrize(
+    ("pose", "held"),
+    [
+        (Pose(), Expression()),
+        (Pose(yaw=22), Expression(smile=0.8)),
+        (Pose(yaw=-18, pitch=12, roll=-14), Expression(mouth_open=0.9)),
+        (Pose(pitch=-15, roll=25), Expression(smile=-0.3)),
+    ],
+)
+def test_landmarks_lie_where_they_are_painted(number, pose, held):
+    image, found = marked_image(number, pose, held)
+    limits = (1.0, 1.0, 2.0, 1.0, 1.0)     # under the tip the nose falls away: less than half of its dot is seen
+    for landmark, colour, limit in zip(found.landmarks, PURE, limits, strict=True):
+        assert np.linalg.norm(dot_centre(image, colour) - landmark) < limit
+    wanted = landmark_st(person(number).who, held)
+    for (x, y), st_wanted in zip(found.landmarks, wanted, strict=True):
+        cell = np.float32([[(x - 0.5) / 2]]), np.float32([[(y - 0.5) / 2]])
+        assert np.abs(cv2.remap(found.surface.st, *cell, cv2.INTER_LINEAR)[0, 0] - st_wanted).max() < 0.02
+
+
+def test_a_hidden_landmark_keeps_its_place():
+    image, found = marked_image(5, Pose(yaw=75), Expression())
+    assert not ((image[..., 1] > 120) & (image[..., 0] < 60) & (image[..., 2] < 60)).any()     # right eye is behind
+    assert np.isfinite(found.landmarks).all()
+
+
+def test_alignment_puts_eyes_on_the_template():
+    residuals = []
+    for number in range(1, 41):
+        who = draw_looks(3, number)[0]
+        shape = Shape(head_axes(who), skull_relief(who))
+        points = frontal().project(shape.surface_points(landmark_st(who, Expression(smile=0.3))))[:, :2]
+        matrix = estimate_similarity(points, TEMPLATE_112)
+        residuals.append(points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE_112)
+    assert np.abs(np.mean(residuals, 0)).max() < 4.0           # people differ; their mean is near the template
+    assert np.linalg.norm(np.array(residuals)[:, :2], axis=-1).max() < 9.0
+    image, found = marked_image(1, Pose(yaw=10, roll=20), Expression())
+    crop = align(np.clip(image, 0, 255).astype(np.uint8), found.landmarks).astype(np.float64)
+    matrix = estimate_similarity(found.landmarks, TEMPLATE_112)
+    for point, colour in zip(found.landmarks @ matrix[:, :2].T + matrix[:, 2], PURE, strict=True):
+        assert np.linalg.norm(dot_centre(crop, colour) - point) < 1.2
+
+
+def test_landmarks_are_the_same_in_another_look():
+    for number in range(1, 12):
+        usual, other = (Person(look) for look in draw_looks(3, number))
+        first, second = rendered(usual).landmarks, rendered(other).landmarks
+        assert np.abs(first - second).max() < 0.5, number
+
+
+def test_a_second_look_takes_skin_and_skull_over():
+    usual, other = draw_looks(3, 7)
+    alone, twin = Person(other), Person(other, Person(usual))
+    assert np.array_equal(alone.relief, twin.relief)
+    assert np.array_equal(alone.texture.base, twin.texture.base)
+
+
+# nuisance
+
+
+def test_people_differ_more_than_photographs_of_one():
+    same, different = [], []
+    for number in range(1, 9):
+        images = [rendered(person(number + other), held=Expression(smile=smile)).landmarks
+                  for other, smile in ((0, 0.0), (0, 0.3), (20, 0.0))]
+        matrices = [estimate_similarity(points, TEMPLATE_112) for points in images]
+        shapes = [p @ m[:, :2].T + m[:, 2] for p, m in zip(images, matrices, strict=True)]
+        same.append(np.abs(shapes[0] - shapes[1]).mean())
+        different.append(np.abs(shapes[0] - shapes[2]).mean())
+    assert np.mean(different) > 2 * np.mean(same)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_nuisance_at_a_time(kind):
+    ranges = {"yaw": 18, "pitch": 12, "blur": 0.5, "noise": 3, "darkness": 0.15, "light": 0.5, "occlusion": 0, "lowres": 1}
+    for number in range(30):
+        drawn = draw_nuisance(kind, np.random.default_rng([1, number]))
+        beyond = {name for name, limit in ranges.items() if abs(getattr(drawn, name)) > limit + 1e-9}
+        beyond |= {"jpeg"} if drawn.jpeg < 82 else set()
+        if kind == "clean":
+            assert not beyond
+        elif kind != "mixed":
+            assert beyond <= {kind}
+
+
+def test_a_sweep_covers_its_range():
+    drawn = {name: [getattr(draw_nuisance(name, np.random.default_rng([2, i])), name) for i in range(200)]
+             for name in SWEEPS if name != "expression"}
+    spans = {"yaw": (-80, 80), "pitch": (-45, 45), "blur": (0, 6), "noise": (0, 100), "darkness": (0, 0.97), "jpeg": (3, 98),
+             "lowres": (1, 12), "light": (0.3, 0.98), "occlusion": (0, 0.85)}
+    for name, (low, high) in spans.items():
+        width = high - low
+        assert low <= min(drawn[name]) < low + 0.06 * width, name
+        assert high - 0.06 * width < max(drawn[name]) <= high, name
+
+
+def test_degradations_do_what_their_numbers_say():
+    grey = np.full((64, 64, 3), 120, np.float32)
+    rng = np.random.default_rng(0)
+    assert (degrade(grey, Nuisance(darkness=0.5), rng) == 60).all()
+    noisy = degrade(grey, Nuisance(noise=10), rng).astype(float)
+    assert noisy.std() == pytest.approx(10, rel=0.03)
+    assert noisy.mean() == pytest.approx(120, abs=0.5)
+    point = np.zeros((65, 65, 3), np.float32)
+    point[32, 32] = 6000
+    blurred = degrade(point, Nuisance(blur=2.0), rng).astype(float)[..., 0]
+    columns = np.arange(65) - 32
+    assert (blurred.sum(0) * columns**2).sum() / blurred.sum() == pytest.approx(4.0, rel=0.05)
+    board = np.tile(np.array([[0, 200], [200, 0]], np.float32), (32, 32))[..., None].repeat(3, -1)
+    assert (degrade(board, Nuisance(lowres=2.0), rng) == 100).all()
+    assert grey.max() == 120 == grey.min()             # the input is not written to
+
+
+@pytest.mark.parametrize("kind", ["edge", "bar", "blob", "hand"])
+def test_occlusion_is_measured(kind):
+    found = rendered(person(3))
+    shares = []
+    for wanted in (0.1, 0.3, 0.5, 0.7):
+        covered, share = cover(found.image, found, (kind, wanted), np.random.default_rng(4))
+        changed = np.abs(covered - found.image).max(-1) > 1
+        assert (changed & (found.face > 0.5)).sum() / (found.face > 0.5).sum() == pytest.approx(share, abs=0.06)
+        assert share == pytest.approx(wanted, abs=0.25 if kind == "hand" else 0.06)
+        shares.append(share)
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("sunglasses", (0, 1)), ("mask", (3, 4))])
+def test_worn_things_cover_the_right_landmarks(kind, rows):
+    for pose in (Pose(), Pose(yaw=20, roll=15)):
+        found = rendered(person(6), camera=frontal(pose))
+        covered, share = cover(found.image, found, (kind, 0.0), np.random.default_rng(4))
+        changed = np.abs(covered - found.image).max(-1) > 1
+        hit = [bool(changed[round(y), round(x)]) for x, y in found.landmarks]
+        assert [i for i in range(5) if hit[i]] == sorted({*rows, *((2,) if kind == "mask" else ())})
+        assert 0.05 < share < 0.6
+
+
+def test_light_from_the_right_brightens_the_right_cheek():
+    who = person(11)
+    left, right = (rendered(who, light=Light(azimuth, 0.0, 0.2)).image for azimuth in (-70, 70))
+    x, y = rendered(who).landmarks.mean(0)
+    cheek = slice(int(y) - 4, int(y) + 5), slice(int(x) + 12, int(x) + 20)
+    assert right[cheek].mean() > 1.5 * left[cheek].mean()
+
+
+def test_photograph_reports_the_measured_occlusion():
+    nuisance = replace(draw_clean(np.random.default_rng(1)), occlusion=0.4, occluder="mask")
+    image, _, known = photograph(person(8), nuisance, 160, np.random.default_rng(2))
+    assert image.shape == (160, 160, 3)
+    assert image.dtype == np.uint8
+    assert known.occlusion != 0.4
+    assert replace(known, occlusion=0.4) == nuisance
+
+
+# populations
+
+
+@pytest.fixture(scope="module")
+def rendered_once(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    cfg = SyntheticConfig(seed=9, processes=1, train=SMALL, selection=SMALL, test=SMALL)
+    render_populations(cfg, folder)
+    return folder
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_same_bytes_whatever_the_number_of_processes(rendered_once, tmp_path, processes):
+    render_populations(SyntheticConfig(seed=9, processes=processes, train=SMALL, selection=None, test=None), tmp_path)
+    assert digests(tmp_path / "train") == digests(rendered_once / "train")
+    assert len(digests(tmp_path / "train")) == 5 * 4 + 5
+
+
+def test_another_seed_gives_other_people(rendered_once, tmp_path):
+    one = PopulationConfig(identities=1, images=2)
+    render_populations(SyntheticConfig(seed=10, processes=1, train=one, selection=None, test=None), tmp_path)
+    assert digests(tmp_path)["train/id_000001/0001.jpg"] != digests(rendered_once)["train/id_000001/0001.jpg"]
+
+
+def test_a_person_does_not_depend_on_how_many_there_are(rendered_once, tmp_path):
+    one = PopulationConfig(identities=1, images=4)
+    render_populations(SyntheticConfig(seed=9, processes=1, train=one, selection=None, test=None), tmp_path)
+    mine, theirs = digests(tmp_path), digests(rendered_once)
+    assert all(mine[name] == theirs[name] for name in mine if name.endswith(".jpg"))
+
+
+def test_populations_share_nobody_and_tables_match_files(rendered_once):
+    people = []
+    for name in ("train", "selection", "test"):
+        folder = rendered_once / name
+        rows, landmarks = table(folder / "metadata.csv"), table(folder / "landmarks.csv")
+        images = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+        assert [row["path"] for row in rows] == [row["path"] for row in landmarks] == images
+        assert [row["path"].split("/")[0] for row in rows] == [f"id_{int(row['identity']):06d}" for row in rows]
+        people += [{row["identity"] for row in rows}]
+        assert [row["kind"] for row in rows[:4]].count("clean") == 2
+        assert all(0 <= float(row["occlusion"]) <= 1 and 1 <= int(row["jpeg"]) <= 100 for row in rows)
+        points = np.array([[float(row[f"{axis}{i}"]) for i in range(1, 6) for axis in "xy"] for row in landmarks])
+        assert ((points > 0) & (points < 160)).all()
+    assert len(set.union(*people)) == 15
+
+
+def test_the_index_reads_what_was_rendered(rendered_once):
+    from data.landmarks import read_landmarks
+
+    keys, points = read_landmarks(rendered_once / "train" / "landmarks.csv")
+    assert len(keys) == 20
+    assert points.shape == (20, 5, 2)
+    assert callable(build_identity_index)
+
+
+def test_pairs_say_the_truth(rendered_once):
+    rows = {row["path"]: row for row in table(rendered_once / "test" / "metadata.csv")}
+    for name, kinds in (("pairs.txt", set(KINDS)), ("pairs_clean.txt", {"clean"})):
+        lines = [line.split() for line in (rendered_once / "test" / name).read_text().splitlines()]
+        assert {kind for a, b, _ in lines for kind in (rows[a]["kind"], rows[b]["kind"])} <= kinds
+        assert all((rows[a]["identity"] == rows[b]["identity"]) == (same == "1") for a, b, same in lines)
+        assert len({(a, b) for a, b, _ in lines}) == len(lines)
+        assert sum(same == "1" for *_, same in lines) * 2 == len(lines) > 0
+
+
+def test_pairs_are_as_many_as_there_can_be():
+    members = [(f"{who}/{i}", str(who)) for who in range(4) for i in range(5)]
+    pairs = draw_pairs(members, 1000, np.random.default_rng(0))
+    assert len(pairs) == 2 * 20                  # half of the 4 * 10 mated pairs, and as many others
+    assert draw_pairs([("a", "1"), ("b", "2")], 5, np.random.default_rng(0)) == []
+
+
+def test_kinds_take_turns():
+    population = PopulationConfig(identities=10, images=20, clean=0.5, single=0.25)
+    kinds = [image_kind(population, who, number) for who in range(1, 11) for number in range(1, 21)]
+    assert kinds.count("clean") == 100
+    assert kinds.count("mixed") == 50
+    assert all(kinds.count(name) == 5 for name in SWEEPS)
+
+
+def test_a_second_run_reuses_and_another_configuration_renders_anew(tmp_path):
+    task = Task("train", 1, 96, PopulationConfig(identities=2, images=2, pairs=1))
+    folder = tmp_path / "train"
+    (tmp_path / ".train.partial" / "id_000001").mkdir(parents=True)     # left by a killed run
+    assert not render_population(task, folder, 1).reused
+    before = digests(folder)
+    assert render_population(task, folder, 1).reused
+    assert not (tmp_path / ".train.partial").exists()
+    (folder / "id_000001" / "0001.jpg").unlink()
+    assert not render_population(task, folder, 1).reused
+    assert digests(folder) == before
+    assert not render_population(replace(task, seed=2), folder, 1).reused
+    assert digests(folder) != before
+    assert json.loads((folder / "manifest.json").read_text())["seed"] == 2
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    task = Task("train", 1, 96, PopulationConfig(identities=1, images=1))
+    folder = tmp_path / "train"
+    folder.mkdir()
+    (folder / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(DataError, match="holds no rendered population"):
+        render_population(task, folder, 1)
+    (folder / "holiday.jpg").unlink()
+    folder.rmdir()
+    render_population(task, folder, 1)
+    (folder / "labels.csv").write_text("mine")
+    assert render_population(task, folder, 1).reused
+    with pytest.raises(DataError, match=r"labels\.csv"):
+        render_population(replace(task, seed=2), folder, 1)
+
+
+def test_prepare_renders_from_a_configuration(tmp_path, capsys):
+    config = tmp_path / "prepare.yaml"
+    config.write_text(
+        f"base: {{task: synthetic, save_path: {tmp_path / 'out'}}}\n"
+        "synthetic: {seed: 4, processes: 1, train: {identities: 2, images: 2}, selection: null, test: null}\n"
+    )
+    assert prepare.main(["-c", str(config)]) == 0
+    assert len(list((tmp_path / "out" / "train").rglob("*.jpg"))) == 4
+    assert not (tmp_path / "out" / "test").exists()
+    assert cv2.imread(str(tmp_path / "out" / "faces.png")).shape[2] == 3
+
+
+def test_the_sheet_shows_one_row_for_each_person():
+    sheet = contact_sheet(1, 1, 2, 48)
+    assert sheet.shape == (18 + 2 * 48, 12 * 48, 3)
+    assert available_cores() >= 1
+
+
+def test_landmark_coordinates_follow_the_smile():
+    who = person(2).who
+    calm, smiling = (landmark_st(who, Expression(smile=smile)) for smile in (0.0, 1.0))
+    assert np.array_equal(calm[:3], smiling[:3])
+    assert smiling[3, 0] < calm[3, 0]
+    assert smiling[4, 1] < calm[4, 1]
