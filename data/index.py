@@ -22,7 +22,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class FaceIndex:
-    """Rows sorted by name. Pickling an index that lies in a cache sends its place only."""
+    """Rows sorted by name, read-only. Pickling an index that lies in a cache sends its place only."""
 
     root: str
     """Folder the names are relative to."""
@@ -38,6 +38,11 @@ class FaceIndex:
     """Folder of each class, sorted."""
     cache: str | None = field(default=None, compare=False)
     """Folder the arrays are mapped from."""
+
+    def __post_init__(self) -> None:
+        for array in (self.landmarks, self.labels, self.identities, self.keys.data, self.keys.offsets):
+            if array is not None:
+                array.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -84,7 +89,7 @@ def split(labels: np.ndarray, val_percent: float) -> Split:
     count = len(labels)
     if val_percent <= 0 or count < 2:
         return Split(np.arange(count), np.arange(0))
-    step = max(2, round(1 / val_percent))
+    step = max(2, round(min(count, 1 / val_percent)))
     held_out = np.zeros(count, bool)
     held_out[np.argsort(labels, kind="stable")[::step]] = True
     return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))

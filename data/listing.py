@@ -86,7 +86,7 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
                         below.append(entry.name + b"/")
                     elif not (entry.is_file() or entry.is_symlink()):
                         continue
-                    elif os.path.splitext(entry.name)[1].lower().endswith(_ENDINGS):
+                    elif _is_image(entry.name):
                         names.append(entry.name)
                     else:
                         others += 1
@@ -95,3 +95,8 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
         for name in sorted(below, reverse=True):  # the last in is the first out
             pending.append((os.path.join(folder, name[:-1]), (*parents, identity)))
         yield folder, names, others, status.st_mtime_ns
+
+
+def _is_image(name: bytes) -> bool:
+    """Tell an image by its suffix; a hidden file `.jpg` has none."""
+    return name.lower().endswith(_ENDINGS) and (name[:1] != b"." or os.path.splitext(name)[1] != b"")
