@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class CropPass:
             with np.load(self._file(view, name, model), allow_pickle=False) as archive:
                 reasons = json.loads(str(archive["reasons"]))
                 return Measured(archive["values"], {int(row): reason for row, reason in reasons.items()})
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
     def _write(self, view: View, name: str, model: ImageModel, measured: Measured) -> None:

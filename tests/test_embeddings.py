@@ -1,0 +1,162 @@
+"""Embeddings: files, the cosine, and networks run in the stated channel order, mirrored or not, torch or ONNX."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.keys import KeyTable
+from evaluation import embeddings as module
+from evaluation.embeddings import Recogniser, cosines, read_embeddings, unit_rows, write_embeddings
+from model.compact import CompactNet
+from tests.helpers_tiny_networks import Convolutional
+from utils.config.evaluate import RecognitionConfig
+from utils.errors import ConfigError, DataError, WeightsError
+
+CPU = torch.device("cpu")
+TINY = {"num_features": 8, "width": 4}
+
+
+@pytest.fixture
+def crops():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8))
+
+
+def network_input(crops):
+    return (crops.numpy().astype(np.float64).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.5
+
+
+def test_npz_round_trip(tmp_path):
+    values = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    write_embeddings(tmp_path / "e.npz", ["a/ü.jpg", "b, c.jpg", "d.jpg"], values)
+    read = read_embeddings(tmp_path / "e.npz")
+    assert list(read.names) == ["a/ü.jpg", "b, c.jpg", "d.jpg"]
+    np.testing.assert_array_equal(read.values, values)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"names": np.array(["a"])}, "no array 'embeddings'"),
+        ({"names": np.array(["a"], dtype=object), "embeddings": np.ones((1, 2))}, "save names as text, not objects"),
+        ({"names": np.array(["a", "b"]), "embeddings": np.ones((1, 2))}, "2 names but 1 embeddings"),
+        ({"names": np.array([1]), "embeddings": np.ones((1, 2))}, "names \\(N,\\) of text"),
+        ({"names": np.array(["a"]), "embeddings": np.ones(1)}, "embeddings \\(N, D\\)"),
+    ],
+)
+def test_unusable_npz(tmp_path, arrays, message):
+    np.savez(tmp_path / "e.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_damaged_npz(tmp_path):
+    (tmp_path / "e.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(DataError, match=r"e\.npz: not a readable"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_cosines_in_chunks(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 7)
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(20, 16)).astype(np.float32) * 10
+    first, second = rng.integers(20, size=(2, 50))
+    names = KeyTable.from_strings(map(str, range(20)))
+    got = cosines(unit_rows(values, names, np.arange(20)), first, second)
+    a, b = values[first].astype(np.float64), values[second].astype(np.float64)
+    want = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert got.dtype == np.float64
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_an_embedding_without_direction_is_named_if_it_is_used(bad):
+    values = np.ones((3, 2), dtype=np.float32)
+    values[1] = bad
+    names = KeyTable.from_strings(["a.jpg", "b.jpg", "c.jpg"])
+    with pytest.raises(DataError, match=r"'b\.jpg'"):
+        unit_rows(values, names, np.array([0, 1]))
+    np.testing.assert_allclose(unit_rows(values, names, np.array([0, 2]))[[0, 2]], 0.5**0.5, atol=1e-7)
+
+
+def backbone(tmp_path):
+    torch.manual_seed(3)
+    net = CompactNet(**TINY).eval()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    return net
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+@pytest.mark.parametrize("flip", [0, 1])
+def test_torch_backbone(tmp_path, crops, channels, flip):
+    net = backbone(tmp_path)
+    cfg = RecognitionConfig(
+        module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"), channels=channels, flip=flip
+    )
+    x = network_input(crops)[:, :: 1 if channels == "RGB" else -1]
+    with torch.no_grad():
+        want = net(torch.from_numpy(x.copy()).float()).numpy()
+        if flip:
+            want = want + net(torch.from_numpy(x[..., ::-1].copy()).float()).numpy()
+    got = Recogniser(cfg, CPU)(crops, [""] * 5)
+    assert got.shape == (5, 8)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
+    torch.manual_seed(0)
+    net = Convolutional()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    cfg = RecognitionConfig(module="tests.helpers_tiny_networks.Convolutional", weights=str(tmp_path / "net.pth"))
+    with torch.no_grad():
+        want = net(torch.from_numpy(network_input(crops)).float())[0].numpy()
+    np.testing.assert_allclose(Recogniser(cfg, CPU, ("tests",))(crops, []), want, atol=1e-5)
+    with pytest.raises(ConfigError, match="--allow-module tests"):
+        Recogniser(cfg, CPU)
+
+
+def test_fingerprint_tells_what_changes_the_numbers(tmp_path):
+    backbone(tmp_path)
+    cfg = RecognitionConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
+    prints = [Recogniser(c, CPU).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
+    torch.manual_seed(4)
+    torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
+    prints.append(Recogniser(cfg, CPU).fingerprint)
+    assert prints[0] != prints[1] and prints[0] != prints[2]
+
+
+def write_onnx(path, batch, size=112):
+    """Write a network that averages each channel over the image and scales it by 1, 2, 3."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Mul", ["flat", "scale"], ["embedding"]),
+    ]
+    scale = onnx.numpy_helper.from_array(np.array([1, 2, 3], dtype=np.float32), "scale")
+    entry = helper.make_tensor_value_info("x", kind, [batch, 3, size, size])
+    graph = helper.make_graph(
+        nodes, "g", [entry], [helper.make_tensor_value_info("embedding", kind, [batch, 3])], [scale]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(path))
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 2])
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_onnx(tmp_path, crops, batch, channels):
+    pytest.importorskip("onnxruntime")
+    write_onnx(tmp_path / "net.onnx", batch)
+    recogniser = Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx"), channels=channels), CPU)
+    x = network_input(crops)[:, :: 1 if channels == "RGB" else -1]
+    np.testing.assert_allclose(recogniser(crops, []), x.mean(axis=(2, 3)) * [1, 2, 3], atol=1e-5)
+
+
+def test_onnx_of_another_kind_is_refused(tmp_path):
+    pytest.importorskip("onnxruntime")
+    write_onnx(tmp_path / "net.onnx", "N", size=96)
+    with pytest.raises(WeightsError, match="expected \\(B, 3, 112, 112\\)"):
+        Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx")), CPU)
+    (tmp_path / "bad.onnx").write_bytes(b"no")
+    with pytest.raises(WeightsError, match="not a readable ONNX"):
+        Recogniser(RecognitionConfig(weights=str(tmp_path / "bad.onnx")), CPU)

@@ -1,0 +1,302 @@
+"""The misalignment protocol: every model sees the same perturbed crops, one draw per image, p and seed."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from data.alignment import TEMPLATE_112, align, estimate_similarity
+from data.labels import write_scores_csv
+from data.landmarks import write_landmarks_csv
+from evaluation.analysis import agreement
+from evaluation.crop_pass import ALIGNED, View
+from evaluation.edc import edc, fixed_threshold
+from evaluation.embeddings import write_embeddings
+from evaluation.face_set import open_faces, with_images, with_second_landmarks
+from evaluation.protocol import Models, Protocol, misaligned_views
+from tests.helpers_evaluation import (
+    Recorder,
+    Thumbnails,
+    crop_pass,
+    open_population,
+    population_config,
+    write_population,
+)
+from utils.config.evaluate import EvaluateConfig, MisalignmentConfig, PairsConfig
+from utils.errors import DataError
+
+
+def decoded(folder, name):
+    return cv2.imread(str(folder / "images" / name))[:, :, ::-1].copy()
+
+
+def expected_offset(seed, name, p):
+    """Draw U[-p, p] from (seed, name), written again from the protocol's text."""
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return np.random.default_rng([seed, key]).uniform(-p, p, size=(5, 2))
+
+
+def test_views():
+    cfg = MisalignmentConfig(p=[4, 0, 2], seeds=[5, 6], second_landmarks={"toy": "x.csv"})
+    assert misaligned_views(cfg, "toy") == [[View(2, 5), View(2, 6)], [View(4, 5), View(4, 6)], [View(None)]]
+    assert misaligned_views(cfg, "other") == [[View(2, 5), View(2, 6)], [View(4, 5), View(4, 6)]]
+    assert misaligned_views(None, "toy") == []
+
+
+def test_crops_are_the_aligned_and_the_perturbed_ones(tmp_path):
+    points = write_population(tmp_path)
+    crops = crop_pass(open_population(tmp_path), tmp_path / "cache")
+    aligned, moved = Recorder("a"), Recorder("m")
+    crops(ALIGNED, {"q": aligned})
+    crops(View(4.0, seed=7), {"q": moved})
+    assert aligned.seen.keys() == moved.seen.keys() == points.keys()
+    for name, landmarks in points.items():
+        image = decoded(tmp_path, name)
+        np.testing.assert_array_equal(aligned.seen[name], align(image, landmarks))
+        to_template = estimate_similarity(landmarks, TEMPLATE_112)
+        in_template = landmarks @ to_template[:, :2].T + to_template[:, 2] + expected_offset(7, name, 4.0)
+        back = (in_template - to_template[:, 2]) @ np.linalg.inv(to_template[:, :2]).T
+        difference = moved.seen[name].astype(int) - align(image, back)
+        assert np.abs(difference).max() <= 1
+        assert np.abs(moved.seen[name].astype(int) - aligned.seen[name]).mean() > 1
+
+
+def test_draws_do_not_depend_on_models_batches_or_other_images(tmp_path):
+    write_population(tmp_path)
+    faces = open_population(tmp_path)
+    one, two = Recorder("1"), Recorder("2")
+    crop_pass(faces, tmp_path / "c1", batch_size=3)(View(6.0, 1), {"a": one, "b": two})
+    alone = Recorder("1")
+    crop_pass(faces, tmp_path / "c2", batch_size=64)(View(6.0, 1), {"a": alone})
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("id3/2.png id3/1.png 1\nid3/2.png id0/0.png 0\n")
+    few = open_population(tmp_path, format="list", pairs=str(pairs))
+    sparse = Recorder("3")
+    crop_pass(few, tmp_path / "c3")(View(6.0, 1), {"a": sparse})
+    assert len(sparse.seen) == 3
+    for name, crop in one.seen.items():
+        for other in (two, alone, sparse):
+            np.testing.assert_array_equal(crop, other.seen.get(name, crop))
+    reseeded = Recorder("4")
+    crop_pass(few, tmp_path / "c3")(View(6.0, 2), {"a": reseeded})
+    assert all((reseeded.seen[name] != sparse.seen[name]).any() for name in sparse.seen)
+
+
+def test_what_was_measured_is_read_from_the_cache_until_something_changes(tmp_path):
+    points = write_population(tmp_path)
+    faces = open_population(tmp_path)
+    first = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"q": Recorder()})["q"]
+    again = Recorder()
+    second = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"q": again})["q"]
+    assert again.calls == 0
+    np.testing.assert_array_equal(first.values, second.values)
+    (file,) = (tmp_path / "cache" / "toy" / "aligned").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    changes = {
+        "a damaged file": lambda: None,
+        "another model": lambda: None,
+        "another image": lambda: (tmp_path / "images/id0/0.png").write_bytes(
+            (tmp_path / "images/id1/0.png").read_bytes()
+        ),
+        "other landmarks": lambda: write_landmarks_csv(
+            tmp_path / "landmarks.csv", list(points), np.stack(list(points.values())) + 1
+        ),
+    }
+    for what, change in changes.items():
+        change()
+        model = Recorder("new" if what == "another model" else "recorder")
+        crop_pass(open_population(tmp_path), tmp_path / "cache")(ALIGNED, {"q": model})
+        assert model.calls > 0, what
+
+
+def test_images_without_a_crop_have_a_reason(tmp_path):
+    points = write_population(tmp_path)
+    (tmp_path / "images/id0/1.png").write_bytes(b"no image")
+    del points["id2/3.png"]
+    write_landmarks_csv(tmp_path / "landmarks.csv", list(points), np.stack(list(points.values())))
+    faces = open_population(tmp_path)
+    found = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"q": Recorder()})["q"]
+    names = list(faces.pairs.names)
+    missing = [names[row] for row in np.flatnonzero(np.isnan(found.values))]
+    assert missing == ["id0/1.png", "id2/3.png"]
+    assert found.reasons.keys() == {names.index(name) for name in missing}
+    assert found.reasons[names.index("id2/3.png")] == "no landmarks"
+    cached = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"q": Recorder()})["q"]
+    assert cached.reasons == found.reasons
+
+
+def test_second_landmarks_cut_other_crops(tmp_path):
+    points = write_population(tmp_path)
+    other = {name: value + np.array([3, -2]) for name, value in points.items()}
+    write_landmarks_csv(tmp_path / "other.csv", list(other), np.stack(list(other.values())))
+    faces = with_second_landmarks(open_population(tmp_path), population_config(tmp_path), str(tmp_path / "other.csv"))
+    model = Recorder()
+    crop_pass(faces, tmp_path / "cache")(View(None), {"q": model})
+    for name, landmarks in other.items():
+        np.testing.assert_array_equal(model.seen[name], align(decoded(tmp_path, name), landmarks.astype(np.float32)))
+
+
+def test_agreement_is_spearman_and_mean_absolute_change():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(10, size=(2, 200)).astype(float)
+    rho, change = agreement(a, b)
+    assert rho == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+    assert change == pytest.approx(np.abs(a - b).mean())
+    assert np.isnan(agreement(np.ones(5), a[:5])[0])
+
+
+def config(tmp_path, **more) -> EvaluateConfig:
+    values = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "seed": 1, "verbose": 0},
+        "evaluation": {"fmr": 0.1, "bootstrap": 50, **more.pop("evaluation", {})},
+        "datasets": {"toy": population_config(tmp_path).model_dump()},
+        "recognition": {"net": {"weights": "w", "module": "m"}},
+        "scores": {"q": {"weights": "w", "config": "c"}},
+        **more,
+    }
+    return EvaluateConfig(**values)
+
+
+def protocol(cfg, tmp_path, methods, recognisers):
+    return Protocol(cfg, Models(methods, recognisers), tmp_path / "out")
+
+
+def test_quality_and_both_see_what_they_should(tmp_path):
+    write_population(tmp_path)
+    both = {key: {"weights": "w", "config": "c"} for key in ("q", "other")}
+    misalignment = {"p": [0, 5], "seeds": [1, 2], "apply": ["quality", "both"]}
+    cfg = config(tmp_path, scores=both, misalignment=misalignment)
+    quality, other, net = Recorder("q"), Recorder("o"), Thumbnails("n")
+    outcome = protocol(cfg, tmp_path, {"q": quality, "other": other}, {"net": net}).evaluate(open_population(tmp_path))
+    found = {(p.condition.alignment, p.condition.p, p.condition.seed): p for p in outcome.seed_panels}
+    assert found.keys() == {
+        ("aligned", 0.0, None),
+        *((f"misaligned_{kind}", 5.0, seed) for kind in ("quality", "both") for seed in (1, 2)),
+    }
+    aligned = found["aligned", 0.0, None]
+    for seed in (1, 2):
+        assert found["misaligned_quality", 5.0, seed].threshold == aligned.threshold
+        assert found["misaligned_both", 5.0, seed].threshold != aligned.threshold
+    for name, crop in quality.seen.items():
+        np.testing.assert_array_equal(crop, net.seen[name])
+        np.testing.assert_array_equal(crop, other.seen[name])
+    merged = next(p for p in outcome.panels if p.condition.alignment == "misaligned_both")
+    per_seed = [found["misaligned_both", 5.0, seed].results["q"] for seed in (1, 2)]
+    assert merged.condition.seed is None
+    assert merged.results["q"].pauc[0.3].raw == pytest.approx(np.mean([one.pauc[0.3].raw for one in per_seed]))
+    np.testing.assert_allclose(
+        merged.results["q"].replicates[0.3], np.mean([one.replicates[0.3] for one in per_seed], axis=0)
+    )
+    assert len(outcome.agreements) == 4 and {a.method for a in outcome.agreements} == {"q", "other"}
+
+
+def test_figures_of_a_condition_are_those_of_the_edc_on_its_scores(tmp_path):
+    write_population(tmp_path)
+    cfg = config(tmp_path, misalignment={"p": [3], "seeds": [9], "apply": ["quality"]})
+    net, quality = Thumbnails("n"), Recorder("q")
+    faces = open_population(tmp_path)
+    outcome = protocol(cfg, tmp_path, {"q": quality}, {"net": net}).evaluate(faces)
+    panel = outcome.panels[1]
+    assert (panel.condition.alignment, panel.condition.p) == ("misaligned_quality", 3.0)
+    pairs, names = faces.pairs, list(faces.pairs.names)
+    aligned = crop_pass(faces, tmp_path / "again")(ALIGNED, {"n": Thumbnails("n")})["n"].values
+    unit = aligned / np.linalg.norm(aligned, axis=1, keepdims=True)
+    similarity = (unit[pairs.first] * unit[pairs.second]).sum(1)
+    score = {name: crop.astype(np.float64).mean() for name, crop in quality.seen.items()}
+    pair_quality = np.array([min(score[names[a]], score[names[b]]) for a, b in zip(pairs.first, pairs.second)])
+    threshold = fixed_threshold(similarity[~pairs.mated], 0.1)
+    want = edc(similarity[pairs.mated], pair_quality[pairs.mated], threshold).pauc(0.3)
+    assert panel.results["q"].pauc[0.3].raw == pytest.approx(want.raw, abs=1e-12)
+
+
+def test_files_only_stay_aligned_and_say_so(tmp_path):
+    write_population(tmp_path)
+    faces = open_population(tmp_path)
+    names = list(faces.pairs.names)
+    write_embeddings(tmp_path / "e.npz", names, np.random.default_rng(0).normal(size=(len(names), 4)))
+    write_scores_csv(tmp_path / "s.csv", names, np.arange(len(names)))
+    cfg = config(
+        tmp_path,
+        recognition={"net": {"embeddings": {"toy": str(tmp_path / "e.npz")}}},
+        scores={
+            "up": {"toy": str(tmp_path / "s.csv")},
+            "down": {"toy": str(tmp_path / "s.csv"), "higher_is_better": 0},
+        },
+        misalignment={"p": [4], "seeds": [1]},
+    )
+    outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
+    assert [panel.condition.alignment for panel in outcome.panels] == ["aligned"]
+    assert "only aligned" in outcome.remarks[0]
+    np.testing.assert_array_equal(outcome.quality["up"], -outcome.quality["down"])
+    assert not (tmp_path / "out").exists(), "no network ran, nothing was cut"
+
+
+def test_missing_images_are_named_or_left_out_for_every_method(tmp_path):
+    write_population(tmp_path)
+    faces = open_population(tmp_path)
+    names = list(faces.pairs.names)
+    rng = np.random.default_rng(0)
+    write_embeddings(tmp_path / "e.npz", names[1:], rng.normal(size=(len(names) - 1, 4)))
+    write_scores_csv(tmp_path / "a.csv", names, rng.normal(size=len(names)))
+    write_scores_csv(tmp_path / "b.csv", names[:-2], rng.normal(size=len(names) - 2))
+    more = {
+        "recognition": {"net": {"embeddings": {"toy": str(tmp_path / "e.npz")}}},
+        "scores": {"a": {"toy": str(tmp_path / "a.csv")}, "b": {"toy": str(tmp_path / "b.csv")}},
+    }
+    with pytest.raises(DataError, match=rf"2 of 24 images have no score of b, first '{names[-2]}'"):
+        protocol(config(tmp_path, **more), tmp_path, {}, {}).evaluate(faces)
+    cfg = config(tmp_path, evaluation={"on_missing": "skip"}, **more)
+    outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
+    gone = {0, len(names) - 2, len(names) - 1}
+    keep = [a not in gone and b not in gone for a, b in zip(faces.pairs.first, faces.pairs.second)]
+    assert outcome.panels[0].mated == int((faces.pairs.mated & keep).sum())
+    assert outcome.panels[0].non_mated == int((~faces.pairs.mated & keep).sum())
+    assert any("no score of b" in remark for remark in outcome.remarks)
+    assert any("no embedding of net" in remark and names[0] in remark for remark in outcome.remarks)
+    assert "left out" in outcome.remarks[-1]
+
+
+def test_second_landmarks_missing_for_an_image(tmp_path):
+    points = write_population(tmp_path)
+    del points["id1/1.png"]
+    write_landmarks_csv(tmp_path / "other.csv", list(points), np.stack(list(points.values())))
+    section = population_config(tmp_path)
+    faces = with_second_landmarks(open_population(tmp_path), section, str(tmp_path / "other.csv"))
+    misalignment = {"p": [], "seeds": [1], "apply": ["both"], "second_landmarks": {"toy": str(tmp_path / "other.csv")}}
+    models = {"q": Recorder("q")}, {"net": Thumbnails("n")}
+    with pytest.raises(DataError, match=r"first 'id1/1\.png' \(no landmarks\)"):
+        protocol(config(tmp_path, misalignment=misalignment), tmp_path, *models).evaluate(faces)
+    cfg = config(tmp_path, misalignment=misalignment, evaluation={"on_missing": "skip"})
+    aligned, second = protocol(cfg, tmp_path, *models).evaluate(faces).panels
+    assert second.condition.alignment == "second_landmarks_both" and second.condition.p is None
+    assert second.mated == aligned.mated - 3
+
+
+def test_names_match_under_another_root_and_suffix(tmp_path):
+    write_population(tmp_path)
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("train/id0/0.jpg train/id0/1.jpg 1\ntrain/id0/0.jpg train/id1/2.jpg 0\n")
+    model = Recorder()
+    found = crop_pass(open_population(tmp_path, format="list", pairs=str(pairs)), tmp_path / "c")(ALIGNED, {"q": model})
+    assert sorted(model.seen) == ["id0/0.png", "id0/1.png", "id1/2.png"]
+    assert not np.isnan(found["q"].values).any()
+    pairs.write_text("x/y.jpg x/z.jpg 1\n")
+    with pytest.raises(DataError, match=r"none of the 2 images .* first 'x/y\.jpg'"):
+        open_population(tmp_path, format="list", pairs=str(pairs))
+
+
+def test_images_of_a_bin_are_written_once(tmp_path):
+    import pickle
+
+    images = [cv2.imencode(".png", np.full((112, 112, 3), value, np.uint8))[1].tobytes() for value in (10, 20, 30, 40)]
+    (tmp_path / "toy.bin").write_bytes(pickle.dumps((images, [True, False])))
+    cfg = PairsConfig(format="bin", pairs=str(tmp_path / "toy.bin"))
+    faces = with_images(open_faces("toy", cfg, 0), cfg, tmp_path / "out")
+    model = Recorder()
+    values = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"q": model})["q"].values
+    np.testing.assert_array_equal(values, [10, 20, 30, 40])
+    before = (tmp_path / "out/images/toy/000002.jpg").stat().st_mtime_ns
+    with_images(open_faces("toy", cfg, 0), cfg, tmp_path / "out")
+    assert (tmp_path / "out/images/toy/000002.jpg").stat().st_mtime_ns == before
