@@ -31,7 +31,7 @@ def build_source(
     """Build the source `cfg.source.name` over the network of `model`, with weights loaded, on the device."""
     module = _network(cfg, model, allow_modules)
     contract = InputContract.from_transform(model.transform)
-    network = FrozenNetwork(module, contract, device, cfg.dataloader.params.batch_size)
+    network = FrozenNetwork(module, contract, device, cfg.source.rows_per_pass)
     name, seed = cfg.source.name, cfg.base.seed
     if name == "ser_fiq":
         return SerFiq(network, cfg.source.ser_fiq, seed)

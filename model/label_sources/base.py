@@ -16,9 +16,11 @@ class FrozenNetwork:
     """Hold a network in evaluation mode with its preprocessing; no gradient reaches its parameters."""
 
     def __init__(self, module: nn.Module, contract: InputContract, device: torch.device, rows: int = 64):
-        """Move `module` to the device. `rows` is the most images one differentiated pass may hold."""
-        self.module = module.to(device).eval().requires_grad_(False)
+        """Move `module` to the device. `rows` is the most images one pass with gradients may hold."""
+        self.module = module.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.contract, self.device, self.rows = contract, device, rows
+        if device.type == "cuda":  # TF32 would let a label depend on the batch
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     @property
     def name(self) -> str:
@@ -48,8 +50,6 @@ class LabelSource:
     """What values the labels can take."""
     needs: ClassVar[str]
     """What the network or the folder must offer beyond embeddings."""
-    population: ClassVar[bool] = False
-    """True: labels depend on the whole folder; see PopulationSource."""
     remark: str = ""
     """One sentence the user should read once, or nothing."""
 
@@ -67,7 +67,13 @@ class LabelSource:
 class PopulationSource(LabelSource):
     """Give labels that compare images with each other: embed everything first, then finish."""
 
-    population = True
+    reason: ClassVar[str]
+    """Why an image gets NaN, in a few words."""
+
+    @torch.no_grad()
+    def embedding_dim(self) -> int:
+        """Return D."""
+        return self.network.embed(self.network.blank(1)).shape[1]
 
     def embed(self, images_BHW3: Tensor) -> np.ndarray:
         """Return the embeddings (B, D) float32 of uint8 crops."""
@@ -77,9 +83,6 @@ class PopulationSource(LabelSource):
     def finish(self, embeddings_ND: np.ndarray, identities: np.ndarray, keys: Sequence[str]) -> np.ndarray:
         """Return the labels (N,) float64; NaN marks an image that `reason` says cannot be labelled."""
         raise NotImplementedError
-
-    reason: ClassVar[str]
-    """Why an image gets NaN, in a few words."""
 
 
 def keyed_seed(seed: int, key: str) -> int:

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from utils.config.inference import InferenceLoader
 from utils.config.loading import Flag, StrictModel
-from utils.config.sections import CropInputConfig, LoaderConfig, LoaderParams
+from utils.config.sections import CropInputConfig
 
 
 class LabelBase(StrictModel):
@@ -91,6 +92,8 @@ class SourceConfig(StrictModel):
 
     name: Literal["ser_fiq", "faceqan", "cr_fiqa", "magnitude", "sdd_fiqa", "grafiqs", "student"] = "ser_fiq"
     """See docs/label_sources.md."""
+    rows_per_pass: PositiveInt = 64
+    """Images in one pass with gradients (memory); FaceQAN counts its copies and fills each pass up."""
     ser_fiq: SerFiqConfig = SerFiqConfig()
     """Needs dropout."""
     faceqan: FaceQanConfig = FaceQanConfig()
@@ -106,7 +109,7 @@ class LabelConfig(StrictModel):
 
     base: LabelBase
     dataset: LabelDataset
-    dataloader: LoaderConfig = LoaderConfig(params=LoaderParams(num_workers=4))
+    dataloader: InferenceLoader = InferenceLoader()
     model: LabelModel
     source: SourceConfig = SourceConfig()
 
@@ -116,4 +119,6 @@ class LabelConfig(StrictModel):
             raise ValueError(f"model.weight is needed by source {self.source.name}; name its weights file")
         if self.source.ser_fiq.dropout.before is not None and self.source.ser_fiq.dropout.rate is None:
             raise ValueError("source.ser_fiq.dropout.before needs source.ser_fiq.dropout.rate; give it, e.g. 0.4")
+        if (self.dataset.input == "landmarks") != (self.dataset.landmarks is not None):
+            raise ValueError("dataset.landmarks goes with dataset.input: landmarks; give both or neither")
         return self

@@ -1,0 +1,237 @@
+"""Label a folder for training by a label source: python label.py -c configs/label_config.yaml [key=value ...]."""
+
+import logging
+import os
+import pickle
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.folders import ImageFolder, open_folder
+from data.score_files import csv_cell, write_failures
+from data.score_pass import measure_left, with_workers
+from data.score_run import PARTIAL, ScoreRun
+from model.label_sources import LabelSource, PopulationSource, build_source
+from model.label_sources.base import keyed_seed
+from model.scoring import checked_contract
+from utils import cli, distributed
+from utils.config import beside, load_config
+from utils.config.label import LabelConfig
+from utils.config.sections import ModelConfig
+from utils.errors import DataError, UserError
+from utils.files import atomic_write, sha256_file
+from utils.precision import pick_device
+
+logger = logging.getLogger("label")
+
+OUTPUTS = ("labels.csv", "labels.pkl")
+SOME_FAILED = 3
+
+
+@dataclass
+class Job:
+    """Hold the parts of one labelling run."""
+
+    cfg: LabelConfig
+    weight: str | None
+    source: LabelSource
+    folder: ImageFolder
+    run: ScoreRun
+    embeddings: np.ndarray | None = None
+    """(N, D) float32 on disk, for sources that compare images with each other."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the network is."""
+        return self.source.network.device
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the configuration, check everything, label, write the results."""
+    command = cli.parse_command(__doc__, argv)
+    cfg = load_config(LabelConfig, command.config, command.overrides)
+    model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
+    device = pick_device(distributed.local_device(cfg.base.device))
+    with distributed.process_group(torch.device("cpu")):  # the processes only wait for each other
+        verbose = cfg.base.verbose and distributed.is_main()
+        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
+        job = build(cfg, model_cfg, command.allow_modules, device)
+        try:
+            started = time.perf_counter()
+            loader = with_workers(cfg.dataloader.params, device)
+            images = measure_left(job.folder, job.run, loader, lambda *batch: measure(job, *batch), cfg.base.verbose)
+            distributed.barrier()
+            return conclude(job, images, started) if distributed.is_main() else 0
+        finally:
+            job.run.close()
+
+
+def build(cfg: LabelConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], device: torch.device) -> Job:
+    """Check inputs and weights and open the output folder."""
+    weight = cfg.model.weight or model_cfg.features.weights
+    folder = sampled(open_folder(cfg.dataset), cfg)
+    remark = checked_contract(model_cfg, weight)[1] if weight else "the network has random weights: for trials only"
+    source = build_source(cfg, model_cfg, device, allow_modules)
+    for line in filter(None, (remark, source.remark)):
+        logger.info(line)
+    run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, weight, folder), len(folder.names))
+    if distributed.is_main():
+        logger.info(run.open())
+        for name in OUTPUTS:
+            (run.path / name).unlink(missing_ok=True)
+    distributed.barrier()
+    run.join()
+    embeddings = open_embeddings(run, source) if isinstance(source, PopulationSource) else None
+    return Job(cfg, weight, source, folder, run, embeddings)
+
+
+def sampled(folder: ImageFolder, cfg: LabelConfig) -> ImageFolder:
+    """Keep `dataset.sample` images, those whose names, hashed with the seed, come first."""
+    wanted = cfg.dataset.sample
+    if wanted is None or wanted >= len(folder.names):
+        return folder
+    ranks = np.array([keyed_seed(cfg.base.seed, f"sample\0{name}") for name in folder.names])
+    rows = np.sort(np.argsort(ranks, kind="stable")[:wanted])
+    landmarks = None if folder.landmarks is None else folder.landmarks[rows]
+    return folder._replace(names=folder.names.take(rows), landmarks=landmarks)
+
+
+def request(cfg: LabelConfig, model_cfg: ModelConfig, weight: str | None, folder: ImageFolder) -> dict[str, Any]:
+    """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
+    name = cfg.source.name
+    settings = getattr(cfg.source, name, None)
+    return {
+        "source": {
+            "name": name,
+            "rows_per_pass": cfg.source.rows_per_pass,
+            **(settings.model_dump(mode="json") if settings else {}),
+        },
+        "seed": cfg.base.seed,
+        "weights_sha256": sha256_file(weight) if weight else None,
+        "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
+        "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),
+        "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if folder.landmarks is not None else None,
+        "files": {"folder": os.path.abspath(cfg.dataset.loc), "count": len(folder.names), "sha256": folder.digest()},
+    }
+
+
+def open_embeddings(run: ScoreRun, source: PopulationSource) -> np.ndarray:
+    """Map the file of all embeddings, kept beside the partial results; made by the first process."""
+    path = run.path / PARTIAL / "embeddings.f32"
+    shape = (run.count, source.embedding_dim())
+    if distributed.is_main() and (not path.exists() or path.stat().st_size != 4 * shape[0] * shape[1]):
+        with open(path, "wb") as stream:
+            stream.truncate(4 * shape[0] * shape[1])
+    distributed.barrier()
+    return np.memmap(path, np.float32, "r+", shape=shape) if run.count else np.zeros(shape, np.float32)
+
+
+def measure(job: Job, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
+    """Return the labels of a batch, or, for a source that needs everything first, store its embeddings."""
+    try:
+        if job.embeddings is None:
+            return job.source.scores(images_BHW3, [job.folder.names[row] for row in rows])
+        embedding_BD = job.source.embed(images_BHW3)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{job.device}: a pass does not fit into its memory; lower dataloader.params.batch_size or "
+            "source.rows_per_pass and run again"
+        ) from error
+    job.embeddings[rows] = embedding_BD
+    return np.linalg.norm(embedding_BD, axis=1)  # a stand-in that is finite when the embedding is
+
+
+def conclude(job: Job, images: int, started: float) -> int:
+    """Write the labels of all sessions, say what was done, and return the exit code."""
+    state, names = job.run.progress(), job.folder.names
+    labels, reasons = state.quality, state.reasons
+    if not state.done.all():
+        raise DataError(
+            f"{job.run.path}: {np.count_nonzero(~state.done)} of {len(names)} images were reached by no process; "
+            "run again to go on"
+        )
+    if job.embeddings is not None:
+        labels = compare(job, np.flatnonzero(np.isfinite(labels)), reasons)
+    rows = np.flatnonzero(np.isfinite(labels))
+    write_failures(job.run.path, names, reasons)
+    if len(rows):
+        write_labels(job.run.path, [names[row] for row in rows], labels[rows])
+    counts = {"images": len(names), "labelled": len(rows), "failed": len(reasons), "not_square": state.not_square}
+    job.run.finish({"counts": counts, **facts(job, images, time.perf_counter() - started)})
+    if not len(rows):
+        raise DataError(
+            f"{job.cfg.dataset.loc}: none of {len(names)} images could be labelled"
+            + (f"; see {job.run.path / 'failures.csv'}" if len(names) else "; name a folder that holds images")
+        )
+    summarise(job, counts, labels[rows])
+    return SOME_FAILED if job.cfg.base.strict and reasons else 0
+
+
+def compare(job: Job, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
+    """Let the source compare the embedded images with each other; note in `reasons` what it leaves out."""
+    names = [job.folder.names[row] for row in rows]
+    folders = [os.path.dirname(name) for name in names]
+    identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
+    logger.info(f"compares {len(rows)} images of {len(set(folders))} identities, one per folder")
+    labels = np.full(job.run.count, np.nan, np.float32)
+    embeddings = job.embeddings if len(rows) == job.run.count else job.embeddings[rows]
+    labels[rows] = job.source.finish(embeddings, identities, names)
+    reasons.update({int(row): job.source.reason for row in rows[np.isnan(labels[rows])]})
+    return labels
+
+
+def write_labels(folder: Path, names: list[str], labels: np.ndarray) -> None:
+    """Write labels.csv (path,quality) and labels.pkl (dict of name to float), the same numbers in both."""
+    texts = [str(label) for label in labels]  # the shortest decimals that mean this float32
+    with atomic_write(folder / "labels.csv", "w", errors="surrogateescape") as stream:
+        stream.write("path,quality\n")
+        stream.writelines(f"{csv_cell(name)},{text}\n" for name, text in zip(names, texts, strict=True))
+    with atomic_write(folder / "labels.pkl") as stream:
+        pickle.dump(dict(zip(names, map(float, texts), strict=True)), stream, protocol=4)
+
+
+def facts(job: Job, images: int, seconds: float) -> dict[str, Any]:
+    """Return what run.json records beside the request and the counts."""
+    return {
+        "weights": job.weight,
+        "range": job.source.range,
+        "remark": job.source.remark,
+        "device": str(job.device),
+        "processes": distributed.world_size(),
+        "batch_size": job.cfg.dataloader.params.batch_size,
+        "last_session": {"images": images, "seconds": round(seconds, 3)},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
+    }
+
+
+def summarise(job: Job, counts: dict[str, int], labels: np.ndarray) -> None:
+    """Log what was done, what the labels look like and where they are."""
+    low, middle, high = np.quantile(labels, [0, 0.5, 1])
+    logger.info(
+        f"{job.source.name}: labelled {counts['labelled']} of {counts['images']} images, "
+        f"min {low:.4g}, median {middle:.4g}, max {high:.4g}; higher = better"
+    )
+    if counts["not_square"]:
+        logger.warning(f"{counts['not_square']} images were not square and have been squeezed: not aligned crops?")
+    if counts["failed"]:
+        report = logger.error if job.cfg.base.strict else logger.warning
+        report(f"{counts['failed']} images have no label; the reasons are in {job.run.path / 'failures.csv'}")
+    logger.info(f"labels: {', '.join(str(job.run.path / name) for name in OUTPUTS)}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,317 @@
+"""label.py: labels of every source, ready for training, the same after a kill, each failure named."""
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import label
+import train_main
+from data.alignment import align
+from data.images import decode_rgb
+from data.labels import read_scores
+from data.landmarks import read_landmarks
+from model.ai_kd import WrapperModel
+from model.compact import CompactNet
+from model.mlp import MLP, LinearHead
+from tests.helpers_tiny_networks import randomised
+from tests.helpers_training import ROOT, TINY, write_faces, write_setup
+from utils import cli
+from utils.config import load_config
+from utils.config.label import LabelConfig
+
+COUNT = 13
+FAST = ("source.ser_fiq.passes=5", "source.faceqan.copies=2", "source.faceqan.iterations=2", "source.sdd_fiqa.rounds=3")
+
+
+@pytest.fixture
+def setup(tmp_path) -> Path:
+    """Write 13 faces of 4 identities, network weights and both YAML files; return the folder."""
+    write_faces(tmp_path, COUNT)
+    torch.save(network().state_dict(), tmp_path / "backbone.pth")
+    features = {"module": "model.compact.CompactNet", "weights": str(tmp_path / "backbone.pth"), "params": TINY}
+    model = {"features": features, "head": {"module": "model.mlp.MLP", "params": {"hidden_dim": 16}}}
+    config = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "verbose": 0, "seed": 3},
+        "dataset": {
+            "loc": str(tmp_path / "images"),
+            "input": "landmarks",
+            "landmarks": str(tmp_path / "landmarks.csv"),
+        },
+        "dataloader": {"params": {"batch_size": 4}},
+        "model": {"config": "model_config.yaml"},
+        "source": {"ser_fiq": {"dropout": {"rate": 0.3}}},
+    }
+    (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(model))
+    (tmp_path / "label_config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def network() -> CompactNet:
+    return randomised(CompactNet(**TINY), seed=1)
+
+
+def run(folder: Path, source: str, *overrides: str, allow: str | None = None) -> int:
+    argv = ["-c", str(folder / "label_config.yaml"), f"source.name={source}", *FAST, *overrides]
+    return label.main([*argv, *(("--allow-module", allow) if allow else ())])
+
+
+def labels_of(folder: Path, run_name: str = "out") -> dict[str, float]:
+    with open(folder / run_name / "labels.pkl", "rb") as stream:
+        return pickle.load(stream)
+
+
+def crops(folder: Path) -> tuple[list[str], torch.Tensor]:
+    """The aligned crops in the order of their names, cut here."""
+    table = read_landmarks(folder / "landmarks.csv")
+    points = {table.keys[i]: table.points[i] for i in range(len(table.keys))}
+    names = sorted(points)
+    images = [align(decode_rgb(folder / "images" / name), points[name]) for name in names]
+    return names, torch.from_numpy(np.stack(images))
+
+
+def failures(folder: Path) -> dict[str, str]:
+    with open(folder / "out" / "failures.csv", newline="") as stream:
+        return {row["path"]: row["reason"] for row in csv.DictReader(stream)}
+
+
+def write_student(folder: Path, head: torch.nn.Module, prefixes: tuple[str, str]) -> WrapperModel:
+    """Save a trained student in one of the published layouts."""
+    student = WrapperModel(network(), randomised(head, seed=2)).eval()
+    state = {}
+    for name, tensor in student.state_dict().items():
+        part, _, rest = name.partition(".")
+        state[prefixes[part == "quality_head"] + rest] = tensor
+    torch.save(state, folder / "student.pth")
+    return student
+
+
+SOURCES = ("ser_fiq", "faceqan", "magnitude", "sdd_fiqa", "grafiqs", "cr_fiqa", "student")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_labels_of_every_source_train_aikd_as_they_are(tmp_path, source):
+    config = write_setup(tmp_path, count=COUNT, max_steps=2)
+    head = LinearHead(8) if source == "cr_fiqa" else MLP(8, 16)
+    write_student(tmp_path, head, ("", "qs.") if source == "cr_fiqa" else ("feature_extractor.", "quality_head."))
+    settings = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "verbose": 0},
+        "dataset": {
+            "loc": str(tmp_path / "images"),
+            "input": "landmarks",
+            "landmarks": str(tmp_path / "landmarks.csv"),
+        },
+        "model": {"config": str(tmp_path / "model_config.yaml")},
+        "source": {"ser_fiq": {"dropout": {"rate": 0.3}}},
+    }
+    if source in ("cr_fiqa", "student"):
+        settings["model"]["weight"] = str(tmp_path / "student.pth")
+    (tmp_path / "label_config.yaml").write_text(yaml.safe_dump(settings))
+    assert run(tmp_path, source) == 0
+    labels = labels_of(tmp_path)
+    assert len(labels) == COUNT and len(set(labels.values())) > COUNT / 2
+    overrides = [f"dataset.quality_location={tmp_path / 'out' / 'labels.pkl'}", "base.validate_every=1"]
+    assert train_main.main(["-c", str(config), *overrides]) == 0
+    assert (tmp_path / "run" / "aikd-last.pth").is_file()
+
+
+def test_both_files_hold_the_same_numbers_under_relative_names(setup):
+    assert run(setup, "magnitude") == 0
+    names, images = crops(setup)
+    x = (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        wanted = network()(x).norm(dim=1).numpy()
+    labels = labels_of(setup)
+    assert list(labels) == names and all(type(value) is float for value in labels.values())
+    np.testing.assert_allclose(list(labels.values()), wanted, rtol=1e-5)
+    for kind in ("pkl", "csv"):
+        table = read_scores(setup / "out" / f"labels.{kind}")
+        assert list(table.keys) == names
+        assert table.values.tolist() == list(labels.values())
+
+
+@pytest.mark.parametrize(
+    ("source", "head", "prefixes"),
+    [
+        ("cr_fiqa", LinearHead(8), ("", "qs.")),
+        ("student", LinearHead(8), ("base.", "linear.")),
+        ("student", MLP(8, 16), ("base_model.", "mlp.")),
+        ("student", MLP(8, 16), ("feature_extractor.", "quality_head.")),
+    ],
+)
+def test_published_layouts_label(setup, source, head, prefixes):
+    student = write_student(setup, head, prefixes)
+    model = yaml.safe_load((setup / "model_config.yaml").read_text())
+    model["features"]["weights"] = None  # only model.weight is read
+    if isinstance(head, LinearHead) and source == "student":
+        model["head"] = {"module": "model.mlp.LinearHead"}
+    (setup / "model_config.yaml").write_text(yaml.safe_dump(model))
+    assert run(setup, source, f"model.weight={setup / 'student.pth'}") == 0
+    names, images = crops(setup)
+    with torch.no_grad():
+        features = student.feature_extractor((images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
+        wanted = head(features).flatten().numpy()
+    labels = labels_of(setup)
+    np.testing.assert_allclose([labels[name] for name in names], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["ser_fiq", "sdd_fiqa"])
+def test_batch_size_does_not_change_labels(setup, source):
+    (setup / "images" / "id_1" / "0001.jpg").write_bytes(b"no image")  # shifts the others within their batch
+    assert run(setup, source) == 0
+    four = labels_of(setup)
+    for size in (1, 64):
+        assert run(setup, source, f"dataloader.params.batch_size={size}") == 0
+        again = labels_of(setup)
+        assert list(again) == list(four)
+        np.testing.assert_allclose(list(again.values()), list(four.values()), atol=1e-5)
+
+
+def test_failures_are_named_and_strict_exits_with_3(setup):
+    (setup / "images" / "id_0" / "0004.jpg").write_bytes(b"")
+    assert run(setup, "magnitude") == 0
+    assert list(failures(setup)) == ["id_0/0004.jpg"]
+    assert len(labels_of(setup)) == COUNT - 1
+    counts = json.loads((setup / "out" / "run.json").read_text())["counts"]
+    assert (counts["images"], counts["labelled"], counts["failed"]) == (COUNT, COUNT - 1, 1)
+    assert run(setup, "magnitude", "base.strict=1") == 3
+
+
+def test_sdd_fiqa_lists_images_that_are_alone_with_their_identity(setup):
+    (setup / "images" / "id_0" / "0004.jpg").unlink()
+    for number in (0, 8):
+        (setup / "images" / "id_0" / f"{number:04d}.jpg").write_bytes(b"no image")
+    assert run(setup, "sdd_fiqa") == 0  # id_0 keeps 0012 alone
+    assert failures(setup).pop("id_0/0012.jpg") == "its identity has no other image"
+    assert len(failures(setup)) == 3 and len(labels_of(setup)) == COUNT - 4
+    assert not (setup / "out" / "partial").exists()
+
+
+def test_a_sample_is_seeded_and_gets_the_labels_of_the_whole(setup):
+    assert run(setup, "ser_fiq") == 0
+    whole = labels_of(setup)
+    samples = []
+    for overrides in (["base.seed=3"], ["base.seed=3"], ["base.seed=4"]):
+        assert run(setup, "ser_fiq", "dataset.sample=6", *overrides) == 0
+        samples.append(labels_of(setup))
+    assert samples[0] == samples[1] and list(samples[0]) != list(samples[2])
+    assert [len(sample) for sample in samples] == [6, 6, 6]
+    for name, value in samples[0].items():
+        assert value == pytest.approx(whole[name], abs=1e-5)
+
+
+def command(folder: Path, source: str, out: str, *overrides: str) -> list[str]:
+    return [
+        *("label.py", "-c", str(folder / "label_config.yaml"), f"source.name={source}", *FAST),
+        *(f"base.save_path={folder / out}", "dataloader.params.batch_size=1", "source.rows_per_pass=2", *overrides),
+    ]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # the last bits depend on it
+    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("source", ["faceqan", "sdd_fiqa"])
+def test_killed_and_resumed_gives_the_same_files(setup, source):
+    write_faces(setup, 60)
+    assert label.main(command(setup, source, "whole")[1:]) == 0
+    process, partial = start(command(setup, source, "halves")), setup / "halves" / "partial" / "0.jsonl"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if partial.is_file() and partial.read_bytes().count(b"\n") >= 3:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.communicate()
+    done = partial.read_bytes().count(b"\n")
+    assert process.returncode == -signal.SIGKILL and 3 <= done < 60
+    assert not (setup / "halves" / "labels.csv").exists()
+    assert label.main(command(setup, source, "halves")[1:]) == 0
+    for name in ("labels.csv", "labels.pkl", "failures.csv"):
+        assert (setup / "halves" / name).read_bytes() == (setup / "whole" / name).read_bytes()
+    session = json.loads((setup / "halves" / "run.json").read_text())["last_session"]
+    assert 0 < session["images"] <= 60 - done
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(setup):
+    assert label.main(command(setup, "sdd_fiqa", "one")[1:]) == 0
+    process = start(["-m", "torch.distributed.run", "--nproc_per_node=2", *command(setup, "sdd_fiqa", "two")])
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert (setup / "two" / "labels.csv").read_bytes() == (setup / "one" / "labels.csv").read_bytes()
+    assert json.loads((setup / "two" / "run.json").read_text())["processes"] == 2
+
+
+def test_another_request_starts_anew(setup):
+    assert run(setup, "ser_fiq") == 0
+    first = labels_of(setup)
+    assert run(setup, "ser_fiq", "base.seed=4") == 0
+    assert labels_of(setup) != first
+    requests = json.loads((setup / "out" / "run.json").read_text())["request"]
+    assert requests["source"]["dropout"] == {"rate": 0.3, "before": None} and requests["source"]["passes"] == 5
+
+
+def test_a_network_of_the_users_own_labels(setup):
+    features = {"module": "tests.helpers_tiny_networks.tiny_net", "weights": None, "params": {"size_px": 112}}
+    model = {"features": features}
+    (setup / "model_config.yaml").write_text(yaml.safe_dump(model))
+    overrides = ("base.allow_random_init=1", "source.grafiqs.tap=bn1")
+    assert run(setup, "grafiqs", *overrides, allow="tests") == 0
+    assert len(labels_of(setup)) == COUNT and max(labels_of(setup).values()) < 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["source.name=serfiq"], "source.name: input should be 'ser_fiq'"),
+        (["source.ser_fiq.pases=3"], "unknown key 'source.ser_fiq.pases'; did you mean 'passes'?"),
+        (["source.name=cr_fiqa"], "model.weight is needed by source cr_fiqa"),
+        (["source.ser_fiq.dropout.rate=null"], "CompactNet has no active dropout layer"),
+        (["source.ser_fiq.dropout.rate=1.0"], "source.ser_fiq.dropout.rate: input should be less than 1"),
+        (["source.ser_fiq.dropout.before=neck"], "CompactNet has no module 'neck'"),
+        (["source.name=grafiqs", "source.grafiqs.tap=fc"], "no BatchNorm2d of CompactNet follows fc"),
+        (["dataset.landmarks=null"], "dataset.landmarks goes with dataset.input: landmarks"),
+        (["model.weight=nowhere.pth"], "nowhere.pth: no such weights file"),
+        (["dataset.loc=nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence_with_exit_code_2(setup, capsys, overrides, sentence):
+    argv = ["-c", str(setup / "label_config.yaml"), *overrides]
+    assert cli.run(lambda: label.main(argv)) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_a_folder_without_one_good_image_is_an_error_that_keeps_the_reasons(setup, capsys):
+    for path in (setup / "images").rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    argv = ["-c", str(setup / "label_config.yaml"), "source.name=magnitude"]
+    assert cli.run(lambda: label.main(argv)) == 2
+    assert "none of 13 images could be labelled" in capsys.readouterr().err
+    assert len(failures(setup)) == COUNT
+
+
+def test_the_imposed_dropout_is_said_once(setup, caplog):
+    with caplog.at_level("INFO"):
+        assert run(setup, "ser_fiq", "base.verbose=1") == 0
+    said = [record for record in caplog.records if "dropout 0.3 is imposed before fc of CompactNet" in record.message]
+    assert len(said) == 1
+
+
+def test_the_shipped_configuration_is_valid():
+    cfg = load_config(LabelConfig, ROOT / "configs" / "label_config.yaml")
+    assert cfg.source == LabelConfig.model_validate(
+        {"base": {"save_path": "x"}, "dataset": {"loc": "x"}, "model": {"config": "x"}}
+    ).source
