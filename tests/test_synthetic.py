@@ -104,7 +104,10 @@ def test_rays_meet_an_ellipsoid_where_the_quadratic_says(pose):
     depth = np.where(under > 0, (-b + np.sqrt(np.maximum(under, 0))) / a, np.nan).reshape(80, 80)
     well_inside = (under > 0.05).reshape(80, 80)
     np.testing.assert_allclose(surface.depth[well_inside], depth[well_inside], atol=2e-3)
-    assert np.array_equal(surface.inside[np.abs(under.reshape(80, 80)) > 0.03] > 0, (under > 0).reshape(80, 80)[np.abs(under.reshape(80, 80)) > 0.03])
+    assert np.array_equal(
+        surface.inside[np.abs(under.reshape(80, 80)) > 0.03] > 0,
+        (under > 0).reshape(80, 80)[np.abs(under.reshape(80, 80)) > 0.03],
+    )
 
 
 def test_yaw_foreshortens_the_eye_distance_by_its_cosine():
@@ -112,7 +115,7 @@ def test_yaw_foreshortens_the_eye_distance_by_its_cosine():
     straight, turned = (rendered(who, camera=frontal(Pose(yaw=yaw))).landmarks for yaw in (0, 60))
     assert straight[1, 1] == pytest.approx(straight[0, 1], abs=0.02)
     assert turned[1, 0] - turned[0, 0] == pytest.approx(0.5 * (straight[1, 0] - straight[0, 0]), rel=0.01)
-    assert turned[2, 0] - turned[:2, 0].mean() > 8      # the nose stands off the face and moves with the turn
+    assert turned[2, 0] - turned[:2, 0].mean() > 8  # the nose stands off the face and moves with the turn
 
 
 def test_roll_turns_the_landmarks_about_the_centre():
@@ -162,18 +165,18 @@ def marked_image(number: int, pose: Pose, held: Expression):
 )
 def test_landmarks_lie_where_they_are_painted(number, pose, held):
     image, found = marked_image(number, pose, held)
-    limits = (1.0, 1.0, 2.0, 1.0, 1.0)     # under the tip the nose falls away: less than half of its dot is seen
+    limits = (1.0, 1.0, 2.0, 1.0, 1.0)  # under the tip the nose falls away: less than half of its dot is seen
     for landmark, colour, limit in zip(found.landmarks, PURE, limits, strict=True):
         assert np.linalg.norm(dot_centre(image, colour) - landmark) < limit
     wanted = landmark_st(person(number).who, held)
-    for (x, y), st_wanted in zip(found.landmarks, wanted, strict=True):
+    for (x, y), st_wanted, limit in zip(found.landmarks, wanted, limits, strict=True):
         cell = np.float32([[(x - 0.5) / 2]]), np.float32([[(y - 0.5) / 2]])
-        assert np.abs(cv2.remap(found.surface.st, *cell, cv2.INTER_LINEAR)[0, 0] - st_wanted).max() < 0.02
+        assert np.abs(cv2.remap(found.surface.st, *cell, cv2.INTER_LINEAR)[0, 0] - st_wanted).max() < 0.025 * limit**1.5
 
 
 def test_a_hidden_landmark_keeps_its_place():
     image, found = marked_image(5, Pose(yaw=75), Expression())
-    assert not ((image[..., 1] > 120) & (image[..., 0] < 60) & (image[..., 2] < 60)).any()     # right eye is behind
+    assert not ((image[..., 1] > 120) & (image[..., 0] < 60) & (image[..., 2] < 60)).any()  # right eye is behind
     assert np.isfinite(found.landmarks).all()
 
 
@@ -185,7 +188,7 @@ def test_alignment_puts_eyes_on_the_template():
         points = frontal().project(shape.surface_points(landmark_st(who, Expression(smile=0.3))))[:, :2]
         matrix = estimate_similarity(points, TEMPLATE_112)
         residuals.append(points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE_112)
-    assert np.abs(np.mean(residuals, 0)).max() < 4.0           # people differ; their mean is near the template
+    assert np.abs(np.mean(residuals, 0)).max() < 4.0  # people differ; their mean is near the template
     assert np.linalg.norm(np.array(residuals)[:, :2], axis=-1).max() < 9.0
     image, found = marked_image(1, Pose(yaw=10, roll=20), Expression())
     crop = align(np.clip(image, 0, 255).astype(np.uint8), found.landmarks).astype(np.float64)
@@ -214,8 +217,10 @@ def test_a_second_look_takes_skin_and_skull_over():
 def test_people_differ_more_than_photographs_of_one():
     same, different = [], []
     for number in range(1, 9):
-        images = [rendered(person(number + other), held=Expression(smile=smile)).landmarks
-                  for other, smile in ((0, 0.0), (0, 0.3), (20, 0.0))]
+        images = [
+            rendered(person(number + other), held=Expression(smile=smile)).landmarks
+            for other, smile in ((0, 0.0), (0, 0.3), (20, 0.0))
+        ]
         matrices = [estimate_similarity(points, TEMPLATE_112) for points in images]
         shapes = [p @ m[:, :2].T + m[:, 2] for p, m in zip(images, matrices, strict=True)]
         same.append(np.abs(shapes[0] - shapes[1]).mean())
@@ -225,7 +230,16 @@ def test_people_differ_more_than_photographs_of_one():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_nuisance_at_a_time(kind):
-    ranges = {"yaw": 18, "pitch": 12, "blur": 0.5, "noise": 3, "darkness": 0.15, "light": 0.5, "occlusion": 0, "lowres": 1}
+    ranges = {
+        "yaw": 18,
+        "pitch": 12,
+        "blur": 0.5,
+        "noise": 3,
+        "darkness": 0.15,
+        "light": 0.5,
+        "occlusion": 0,
+        "lowres": 1,
+    }
     for number in range(30):
         drawn = draw_nuisance(kind, np.random.default_rng([1, number]))
         beyond = {name for name, limit in ranges.items() if abs(getattr(drawn, name)) > limit + 1e-9}
@@ -237,10 +251,22 @@ def test_one_nuisance_at_a_time(kind):
 
 
 def test_a_sweep_covers_its_range():
-    drawn = {name: [getattr(draw_nuisance(name, np.random.default_rng([2, i])), name) for i in range(200)]
-             for name in SWEEPS if name != "expression"}
-    spans = {"yaw": (-80, 80), "pitch": (-45, 45), "blur": (0, 6), "noise": (0, 100), "darkness": (0, 0.97), "jpeg": (3, 98),
-             "lowres": (1, 12), "light": (0.3, 0.98), "occlusion": (0, 0.85)}
+    drawn = {
+        name: [getattr(draw_nuisance(name, np.random.default_rng([2, i])), name) for i in range(200)]
+        for name in SWEEPS
+        if name != "expression"
+    }
+    spans = {
+        "yaw": (-80, 80),
+        "pitch": (-45, 45),
+        "blur": (0, 6),
+        "noise": (0, 100),
+        "darkness": (0, 0.97),
+        "jpeg": (3, 98),
+        "lowres": (1, 12),
+        "light": (0.3, 0.98),
+        "occlusion": (0, 0.85),
+    }
     for name, (low, high) in spans.items():
         width = high - low
         assert low <= min(drawn[name]) < low + 0.06 * width, name
@@ -261,7 +287,7 @@ def test_degradations_do_what_their_numbers_say():
     assert (blurred.sum(0) * columns**2).sum() / blurred.sum() == pytest.approx(4.0, rel=0.05)
     board = np.tile(np.array([[0, 200], [200, 0]], np.float32), (32, 32))[..., None].repeat(3, -1)
     assert (degrade(board, Nuisance(lowres=2.0), rng) == 100).all()
-    assert grey.max() == 120 == grey.min()             # the input is not written to
+    assert grey.max() == 120 == grey.min()  # the input is not written to
 
 
 @pytest.mark.parametrize("kind", ["edge", "bar", "blob", "hand"])
@@ -272,7 +298,7 @@ def test_occlusion_is_measured(kind):
         covered, share = cover(found.image, found, (kind, wanted), np.random.default_rng(4))
         changed = np.abs(covered - found.image).max(-1) > 1
         assert (changed & (found.face > 0.5)).sum() / (found.face > 0.5).sum() == pytest.approx(share, abs=0.06)
-        assert share == pytest.approx(wanted, abs=0.25 if kind == "hand" else 0.06)
+        assert share == pytest.approx(wanted, abs=0.06)
         shares.append(share)
     assert shares == sorted(shares)
 
@@ -374,7 +400,7 @@ def test_pairs_say_the_truth(rendered_once):
 def test_pairs_are_as_many_as_there_can_be():
     members = [(f"{who}/{i}", str(who)) for who in range(4) for i in range(5)]
     pairs = draw_pairs(members, 1000, np.random.default_rng(0))
-    assert len(pairs) == 2 * 20                  # half of the 4 * 10 mated pairs, and as many others
+    assert len(pairs) == 2 * 20  # half of the 4 * 10 mated pairs, and as many others
     assert draw_pairs([("a", "1"), ("b", "2")], 5, np.random.default_rng(0)) == []
 
 
@@ -389,7 +415,7 @@ def test_kinds_take_turns():
 def test_a_second_run_reuses_and_another_configuration_renders_anew(tmp_path):
     task = Task("train", 1, 96, PopulationConfig(identities=2, images=2, pairs=1))
     folder = tmp_path / "train"
-    (tmp_path / ".train.partial" / "id_000001").mkdir(parents=True)     # left by a killed run
+    (tmp_path / ".train.partial" / "id_000001").mkdir(parents=True)  # left by a killed run
     assert not render_population(task, folder, 1).reused
     before = digests(folder)
     assert render_population(task, folder, 1).reused

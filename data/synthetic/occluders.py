@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-from data.synthetic.geometry import plane_to_st
+from data.synthetic.canvas import SUBPIXEL
+from data.synthetic.geometry import EXTENT, plane_to_st
 from data.synthetic.identity import RGB
 from data.synthetic.props import fill_px
 from data.synthetic.render import Rendered
@@ -93,49 +94,44 @@ def _draw_blob(mask: np.ndarray, rendered: Rendered, share: float, rng: np.rando
 
 
 def _draw_hand(mask: np.ndarray, rendered: Rendered, share: float, rng: np.random.Generator) -> None:
-    """Lay a hand with four fingers over the face from one side; the palm reaches as far as the share asks."""
+    """Lay a hand with four fingers over the face from one side, as far as the share asks."""
     along = _direction(rng)
     points = _face_px(rendered)
-    reach = np.quantile(points @ along, share * 0.75)
+    middle = float(np.quantile(points @ np.array([-along[1], along[0]]), rng.uniform(0.35, 0.65)))
+    reaches = points @ along
+    low, high = float(reaches.min()) - 0.5 * len(mask), float(reaches.max())
+    total = max(float(rendered.face.sum()), 1e-6)
+    for _ in range(7):
+        reach = (low + high) / 2
+        mask[:] = 0
+        _hand_at(mask, along, reach, middle)
+        covered = float((mask * rendered.face).sum()) / 255 / total
+        low, high = (reach, high) if covered < share else (low, reach)
+
+
+def _hand_at(mask: np.ndarray, along: np.ndarray, reach: float, middle: float) -> None:
+    """Draw a hand whose knuckles are at `reach` in a direction, and at `middle` across it; pixels."""
     across = np.array([-along[1], along[0]])
-    middle = np.quantile(points @ across, rng.uniform(0.35, 0.65))
     width = 0.30 * len(mask)
-    palm = along * reach + across * middle
-    fill_px(
-        mask,
-        np.array(
-            [
-                palm - across * width,
-                palm + across * width,
-                palm + across * width * 0.8 - along * 2 * len(mask),
-                palm - across * width * 0.8 - along * 2 * len(mask),
-            ]
-        ),
-        255,
-    )
+    palm, wrist = along * reach + across * middle, along * 2.0 * len(mask)
+    wide = across * width
+    fill_px(mask, np.array([palm - wide, palm + wide, palm + 0.8 * wide - wrist, palm - 0.8 * wide - wrist]), 255)
     for finger, length in zip((-0.78, -0.26, 0.26, 0.78), (0.8, 1.0, 0.97, 0.72), strict=True):
-        root = palm + across * width * finger - along * 0.1 * width
-        tip = root + along * width * 0.85 * length + across * width * 0.12 * finger
-        cv2.line(
-            mask,
-            np.round(root * 16).astype(int).tolist(),
-            np.round(tip * 16).astype(int).tolist(),
-            255,
-            max(2, round(0.40 * width)),
-            cv2.LINE_AA,
-            4,
-        )
+        root = palm + wide * finger - along * 0.1 * width
+        tip = root + along * width * 0.85 * length + 0.12 * finger * wide
+        ends = (np.round(end * 2**SUBPIXEL).astype(int).tolist() for end in (root, tip))
+        cv2.line(mask, *ends, 255, max(2, round(0.40 * width)), cv2.LINE_AA, SUBPIXEL)
 
 
 def _surface_mask(mask: np.ndarray, rendered: Rendered, outlines: list[np.ndarray]) -> None:
     """Draw outlines given on the map of the surface where the image shows that surface, in place."""
-    extent, cells = 1.3, 176
+    cells = 176
     drawn = np.zeros((cells, cells), np.uint8)
     for outline in outlines:
-        fill_px(drawn, (outline + extent) * (cells - 1) / (2 * extent), 255)
+        fill_px(drawn, (outline + EXTENT) * (cells - 1) / (2 * EXTENT), 255)
     size = (mask.shape[1], mask.shape[0])
     st = cv2.resize(rendered.surface.st, size, interpolation=cv2.INTER_LINEAR)
-    position = (st + np.float32(extent)) * np.float32((cells - 1) / (2 * extent))
+    position = (st + np.float32(EXTENT)) * np.float32((cells - 1) / (2 * EXTENT))
     seen = cv2.remap(drawn, position, None, cv2.INTER_LINEAR)
     share = np.clip(cv2.resize(rendered.surface.inside, size) + np.float32(0.5), 0, 1)
     mask[:] = np.maximum(mask, (seen * share).astype(np.uint8))
