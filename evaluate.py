@@ -73,6 +73,7 @@ def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
         yield from ((f"scores.{name}.weights", path) for path in [one.weights] if path)
     for name, one in cfg.datasets.items():
         yield from ((f"datasets.{name}.landmarks", path) for path in [one.landmarks] if path)
+        yield from ((f"datasets.{name}.metadata", path) for path in [one.metadata] if path)
     if cfg.misalignment is not None:
         yield from ((f"misalignment.second_landmarks.{k}", v) for k, v in cfg.misalignment.second_landmarks.items())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation import plots, tables
+from evaluation import nuisance, plots, tables
 from evaluation.analysis import Agreement, Measure, Panel
 from evaluation.protocol import Outcome
 from evaluation.protocol import __doc__ as protocol_text
@@ -50,6 +50,11 @@ class Output:
         """Return how far misaligned scores follow aligned ones."""
         return [one for outcome in self.outcomes for one in outcome.agreements]
 
+    @property
+    def nuisances(self) -> list[nuisance.Nuisance]:
+        """Return how scores follow known nuisance, for data sets with metadata."""
+        return [outcome.nuisance for outcome in self.outcomes if outcome.nuisance is not None]
+
     def add(self, outcome: Outcome) -> None:
         """Take one data set's figures and write all tables anew."""
         self.outcomes.append(outcome)
@@ -62,6 +67,8 @@ class Output:
             "differences.csv": (tables.DIFFERENCE_COLUMNS, tables.difference_rows(self.panels, limits)),
             "robustness.csv": (tables.ROBUSTNESS_COLUMNS, tables.robustness_rows(seeds, self.agreements, limits)),
         }
+        if self.nuisances:
+            files["nuisance.csv"] = (nuisance.NUISANCE_COLUMNS, nuisance.nuisance_rows(self.nuisances))
         for name, (columns, rows) in files.items():
             tables.write_csv(self.folder / name, columns, rows)
         with atomic_write(self.folder / "pauc.md", "w") as stream:
@@ -85,6 +92,7 @@ class Output:
         shown = [tables.set_table(self.aligned), *tables.pauc_tables(self.panels, section)]
         shown += [tables.difference_table(self.panels, limit)]
         shown += [tables.agreement_table(self.agreements)] if self.agreements else []
+        shown += nuisance.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
         names = ["report.html", "pauc.md", "pauc.csv", "differences.csv", "edc.csv", "robustness.csv"]
         files = ", ".join([*names, *(picture.name for picture in pictures.values())])
@@ -129,6 +137,9 @@ class Output:
             found = [tables.agreement_table(self.agreements), *tables.pauc_tables(others, self.section)]
             found += self._differences(others)
             parts.append(Section("Misaligned faces", misaligned, _filled(found), _picked(pictures, "robustness")))
+        if self.nuisances:
+            found = nuisance.nuisance_tables(self.nuisances) + nuisance.bin_tables(self.nuisances)
+            parts.append(Section("Nuisance", " ".join(nuisance.__doc__.partition("\n\n")[2].split()), found))
         found = [tables.set_table(self.panels), tables.fnmr_table(self.aligned, self.grid[-1])]
         parts.append(Section("Data sets", " ".join(remarks), found))
         if "examples" in pictures:

@@ -20,6 +20,7 @@ from evaluation.analysis import Agreement, Condition, Measure, PairScores, Panel
 from evaluation.crop_pass import ALIGNED, CropPass, Measured, View
 from evaluation.embeddings import ImageModel, cosines, read_embeddings, unit_rows
 from evaluation.face_set import FaceSet, with_images
+from evaluation.nuisance import Nuisance, judge, read_metadata
 from evaluation.pairs import PairSet
 from utils.config.evaluate import EvaluateConfig, MisalignmentConfig
 from utils.errors import DataError
@@ -54,6 +55,7 @@ class Outcome:
     seed_panels: list[Panel] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    nuisance: Nuisance | None = None
 
 
 def misaligned_views(cfg: MisalignmentConfig | None, dataset: str) -> list[list[View]]:
@@ -84,6 +86,9 @@ class Protocol:
             place = (faces.name, name, Condition())
             outcome.panels.append(self.measure.panel(place, pairs, PairScores.of(scores, outcome.quality, pairs)))
         outcome.seed_panels += outcome.panels
+        if path := self.cfg.datasets[faces.name].metadata:
+            metadata = read_metadata(path, faces, pairs.names)
+            outcome.nuisance = judge(faces.name, metadata, pairs, outcome.quality, similarity)
         views = misaligned_views(self.cfg.misalignment, faces.name)
         if views and (crops is None or not self.models.methods):
             outcome.remarks.append(

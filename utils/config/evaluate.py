@@ -55,6 +55,8 @@ class PairsConfig(DecodeConfig):
     """Layout of `pairs`; identities: pairs are drawn from one folder per identity."""
     landmarks: str | None = None
     """Landmark file of `root`; null: the images are aligned crops."""
+    metadata: str | None = None
+    """CSV with `path` and known nuisance values, to correlate scores with; prepare.py writes one of rendered faces."""
     key_root: str | None = None
     """Prefix to strip from names in pairs, landmarks and scores; null: found automatically."""
     mated_per_identity: PositiveInt = 50
