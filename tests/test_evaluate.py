@@ -1,0 +1,235 @@
+"""evaluate.py from files to tables: figures equal the core's, every mistake is one sentence."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.labels import write_scores_csv
+from evaluation import tables
+from evaluation.edc import edc, fixed_threshold
+from evaluation.embeddings import write_embeddings
+from tests.helpers_evaluation import Simulation, csv_rows, run_evaluate
+from utils.config import load_config
+from utils.config.evaluate import EvaluateConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+FACES = ROOT.parent / "shared" / "faces"
+
+
+@pytest.fixture
+def simulation(tmp_path):
+    return Simulation(tmp_path)
+
+
+def test_every_combination_is_one_row_in_full_precision(simulation, capsys):
+    assert run_evaluate(simulation.folder) == 0
+    found = csv_rows(simulation.folder / "out/pauc.csv")
+    assert (
+        list(found[0])
+        == (
+            "dataset recognition method alignment p fmr rule discard_limit mated non_mated threshold fnmr0 "
+            "pauc_raw pauc low high"
+        ).split()
+    )
+    keys = {(r["dataset"], r["recognition"], r["method"], r["discard_limit"]) for r in found}
+    assert len(found) == len(keys) == 2 * 2 * 3 * 2
+    for row in found:
+        want = simulation.pauc(row["dataset"], row["recognition"], row["method"], float(row["discard_limit"]))
+        assert float(row["pauc_raw"]) == pytest.approx(want.raw, abs=1e-6)  # similarities are float32 here
+        assert float(row["pauc"]) == pytest.approx(want.normalised, abs=1e-5)
+        assert float(row["low"]) <= float(row["pauc"]) + 0.2 and float(row["low"]) <= float(row["high"])
+        assert (row["alignment"], row["p"], row["rule"]) == ("aligned", "0.0", "fixed_threshold")
+        assert int(row["mated"]) == simulation.mated[row["dataset"]].sum()
+    assert all(row["pauc"] == row["low"] == row["high"] == "1.0" for row in found if row["method"] == "constant")
+    out = capsys.readouterr().out
+    assert "CosFace, aligned: pAUC to 0.3 at FMR 0.01" in out and "report.html" in out
+
+
+def test_tables_show_mean_best_interval_and_the_published_figure(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    text = (simulation.folder / "out/pauc.md").read_text()
+    table = text.split("### AdaFace, aligned: pAUC to 0.3")[1].split("###")[0]
+    lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("|")}
+    assert "| LFW | XQLFW | mean |" in lines["method"]
+    values = [simulation.pauc(name, "AdaFace", "AI-KD(DifFIQA(R))", 0.3).normalised for name in ("LFW", "XQLFW")]
+    cells = lines["AI-KD(DifFIQA(R))"].split(" | ")[1:]
+    for cell, value in zip(cells, [*values, np.mean(values)], strict=True):
+        assert cell.startswith(f"**{tables.short(value)}** [")
+    published = {
+        (r["method"], r["dataset"]): float(r["pauc"])
+        for r in csv_rows(ROOT / "evaluation/published.csv")
+        if r["table"] == "proper" and r["fr_model"] == "AdaFace"
+    }
+    assert f"(published {tables.short(published['AI-KD(DifFIQA(R))', 'LFW'])})" in cells[0]
+    assert f"(published {tables.short(published['AI-KD(DifFIQA(R))', 'XQLFW'])})" in cells[1]
+    assert "published" not in lines["constant"]
+    assert "its protocol is partly unknown" in table
+    assert "1.000 [1.000, 1.000]" in lines["constant"]
+
+
+def test_differences_are_paired_and_signed(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    found = [r for r in csv_rows(simulation.folder / "out/differences.csv") if r["recognition"] == "AdaFace"]
+    one = next(r for r in found if r["dataset"] == "LFW" and r["method_b"] == "AI-KD(DifFIQA(R))")
+    a, b = (simulation.pauc("LFW", "AdaFace", one[key], 0.2).normalised for key in ("method_a", "method_b"))
+    assert float(one["difference"]) == pytest.approx(a - b, abs=1e-5)
+    assert float(one["low"]) < float(one["difference"]) < float(one["high"])
+    assert float(one["probability_a_better"]) < 0.05
+    assert "AI-KD(DifFIQA(R)) − DifFIQA(R)" in (simulation.folder / "out/pauc.md").read_text()
+
+
+def test_curves_in_edc_csv_are_those_of_the_core(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    found = [
+        (float(r["discard"]), float(r["fnmr"]))
+        for r in csv_rows(simulation.folder / "out/edc.csv")
+        if (r["dataset"], r["recognition"], r["method"]) == ("XQLFW", "CosFace", "DifFIQA(R)")
+    ]
+    mated, similarity = simulation.mated["XQLFW"], simulation.similarity["XQLFW", "CosFace"]
+    quality = simulation.quality["XQLFW", "DifFIQA(R)"][mated]
+    curve = edc(similarity[mated], quality, fixed_threshold(similarity[~mated], 0.01))
+    inside = curve.discard <= 0.3
+    np.testing.assert_allclose(found, np.stack([curve.discard[inside], curve.fnmr[inside]], axis=1), atol=1e-9)
+
+
+def test_same_seed_same_bytes(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    names = ("pauc.csv", "differences.csv", "edc.csv", "pauc.md", "edc.png", "report.html")
+    first = {name: (simulation.folder / "out" / name).read_bytes() for name in names}
+    assert run_evaluate(simulation.folder) == 0
+    for name, content in first.items():
+        assert (simulation.folder / "out" / name).read_bytes() == content, name
+    assert run_evaluate(simulation.folder, "base.seed=6") == 0
+    assert (simulation.folder / "out/pauc.csv").read_bytes() != first["pauc.csv"]
+
+
+def test_without_bootstrap_there_are_no_intervals(simulation):
+    assert run_evaluate(simulation.folder, "evaluation.bootstrap=0") == 0
+    assert {row["low"] + row["high"] for row in csv_rows(simulation.folder / "out/pauc.csv")} == {""}
+    assert "[" not in (simulation.folder / "out/pauc.md").read_text().split("### Differences")[0]
+
+
+def test_pooled_rule_by_name(simulation):
+    assert run_evaluate(simulation.folder, "evaluation.rule=pooled_rethreshold") == 0
+    found = csv_rows(simulation.folder / "out/pauc.csv")
+    assert {row["rule"] for row in found} == {"pooled_rethreshold"}
+    fixed = simulation.pauc("LFW", "AdaFace", "DifFIQA(R)", 0.3).normalised
+    other = next(float(r["pauc"]) for r in found if r["method"] == "DifFIQA(R)" and r["discard_limit"] == "0.3")
+    assert math.isfinite(other) and other != pytest.approx(fixed, abs=1e-6)
+    assert all(float(row["low"]) < float(row["high"]) for row in found if row["method"] != "constant")
+
+
+def test_direction_is_declared(simulation):
+    simulation.config["scores"]["DifFIQA(R)"]["higher_is_better"] = 0
+    for name in ("LFW", "XQLFW"):
+        simulation.quality[name, "DifFIQA(R)"] = None
+    simulation.save()
+    assert run_evaluate(simulation.folder) == 0
+    found = {
+        r["method"]: float(r["pauc"]) for r in csv_rows(simulation.folder / "out/pauc.csv") if r["dataset"] == "LFW"
+    }
+    assert found["DifFIQA(R)"] > 1
+
+
+def test_report_needs_no_file_beside_it(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    page = (simulation.folder / "out/report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    for text in ("Error versus discard", "What a score means", "CosFace, aligned", "discard_limits"):
+        assert text in page
+    assert "<b>" in page and "**" not in page
+
+
+def test_resolved_configuration_can_be_run_again(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    first = (simulation.folder / "out/pauc.csv").read_bytes()
+    (simulation.folder / "evaluate.yaml").write_text((simulation.folder / "out/config.yaml").read_text())
+    assert run_evaluate(simulation.folder) == 0
+    assert (simulation.folder / "out/pauc.csv").read_bytes() == first
+
+
+def no_score(simulation):
+    path = simulation.folder / "LFW_constant.csv"
+    path.write_text(path.read_text().replace("train/p07/3.jpg", "train/p99/3.jpg"))
+
+
+def nan_score(simulation):
+    path = simulation.folder / "LFW_constant.csv"
+    path.write_text(re.sub(r"(train/p07/3.jpg),0.0", r"\1,nan", path.read_text()))
+
+
+def nan_embedding(simulation):
+    path = simulation.folder / "LFW_AdaFace.npz"
+    with np.load(path) as archive:
+        names, values = archive["names"], archive["embeddings"].copy()
+    values[names.tolist().index("p07/3.jpg")] = np.nan
+    write_embeddings(path, names, values)
+
+
+@pytest.mark.parametrize("damage", [no_score, nan_score, nan_embedding])
+def test_the_image_without_a_number_is_named(simulation, damage, capsys):
+    damage(simulation)
+    assert run_evaluate(simulation.folder) == 2
+    error = capsys.readouterr().err
+    assert "p07/3.jpg" in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evaluation.fmr=0.0005", "needs at least 2000 non-mated pairs, there are"),
+        ("evaluation.discard_limit=0.2", "did you mean 'discard_limits'"),
+        ("evaluation.discard_limits=[0.2,1.5]", "discard_limits"),
+        ("datasets.LFW.pairs=nowhere.txt", "nowhere.txt: no such pairs file"),
+        ("datasets.LFW.format=cfp_fp", "expected CFP's Protocol folder"),
+        ("scores.constant.LFW=nowhere.csv", "scores.constant.LFW: nowhere.csv: no such file"),
+        ("scores.constant.CALFW=x.csv", "scores.constant.CALFW: no data set of this name; known: LFW, XQLFW"),
+        ("scores.constant.higher_is_beter=0", "did you mean 'higher_is_better'"),
+        ("scores.constant.weights=x.pth", "weights and config belong together"),
+        ("recognition.AdaFace.channel=BGR", "did you mean 'channels'"),
+        ("recognition.New.weights=x.pth", "module is needed with weights"),
+        ("misalignment.apply=[recognition]", "apply"),
+        ("datasets.LFW.landmarks=x.csv", "landmarks need root"),
+    ],
+)
+def test_mistakes_are_one_sentence(simulation, override, words, capsys):
+    assert run_evaluate(simulation.folder, override) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (simulation.folder / "out/pauc.csv").exists()
+
+
+def test_identities_from_the_names_of_embeddings(simulation):
+    simulation.config["datasets"] = {"LFW": {"format": "identities", "mated_per_identity": 4, "non_mated": 500}}
+    for section in ("recognition", "scores"):
+        for one in simulation.config[section].values():
+            (one["embeddings"] if section == "recognition" else one).pop("XQLFW")
+    simulation.save()
+    assert run_evaluate(simulation.folder) == 0
+    found = csv_rows(simulation.folder / "out/pauc.csv")
+    assert {(row["mated"], row["non_mated"]) for row in found} == {("160", "500")}
+
+
+@pytest.mark.parametrize("direction", [1, 0])
+def test_score_meaning(tmp_path, capsys, direction):
+    values = np.arange(200.0)
+    np.random.default_rng(0).shuffle(values)
+    write_scores_csv(tmp_path / "s.csv", [f"{i}.jpg" for i in range(200)], values if direction else -values)
+    overrides = [f"thresholds.scores={tmp_path / 's.csv'}", f"thresholds.higher_is_better={direction}"]
+    (tmp_path / "evaluate.yaml").write_text("base: {save_path: unused}\n")
+    assert run_evaluate(tmp_path, *overrides, "thresholds.discard=[0.1, 0.255]") == 0
+    out = capsys.readouterr().out
+    assert "| 10 % | 20 | 20 of 200 (10.00 %) |" in out
+    assert "| 25.5 % | 51 | 51 of 200 (25.50 %) |" in out
+    assert "| 0 | 1.99 | 9.95 | 19.9 | 49.75 | 99.5 |" in out
+    assert not (tmp_path / "unused").exists()
+
+
+def test_shipped_configuration_is_valid():
+    cfg = load_config(EvaluateConfig, ROOT / "configs/evaluate_config.yaml")
+    assert cfg.evaluation.discard_limits == (0.2, 0.3) and cfg.evaluation.fmr == 1e-3
+    assert cfg.scores["DifFIQA(R)"].files == {"LFW": "data/lfw_diffiqar.csv"}

@@ -1,0 +1,135 @@
+"""evaluate.py with networks that run here: crops, cache, misalignment, and images inside a .bin."""
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from evaluation.embeddings import write_embeddings
+from model.compact import CompactNet
+from tests.helpers_evaluation import csv_rows as rows
+from tests.helpers_evaluation import run_evaluate as run
+from tests.helpers_evaluation import write_population
+from tests.helpers_inference import STUDENT, TINY
+
+ROOT = Path(__file__).resolve().parent.parent
+FACES = ROOT.parent / "shared" / "faces"
+
+
+def test_networks_run_here_and_see_misaligned_crops(tmp_path, capsys):
+    points = write_population(tmp_path, identities=8, images=4)
+    torch.manual_seed(2)
+    torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
+    torch.save(STUDENT.state_dict(), tmp_path / "student.pth")
+    model = {
+        "features": {"module": "model.compact.CompactNet", "weights": str(tmp_path / "net.pth"), "params": TINY},
+        "head": {"module": "model.mlp.MLP", "params": {"hidden_dim": 16}},
+    }
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
+    label = {
+        "base": {"save_path": "unused", "device": "cpu"},
+        "dataset": {"loc": "unused"},
+        "model": {"config": "model.yaml"},
+        "source": {"name": "sdd_fiqa"},
+    }
+    (tmp_path / "label.yaml").write_text(yaml.safe_dump(label))
+    config = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "seed": 5},
+        "evaluation": {"fmr": 0.05, "discard_limits": [0.3], "bootstrap": 20},
+        "datasets": {
+            "toy": {
+                "root": str(tmp_path / "images"),
+                "format": "identities",
+                "landmarks": str(tmp_path / "landmarks.csv"),
+                "non_mated": 100,
+            }
+        },
+        "recognition": {
+            "Compact": {"module": "CompactNet", "params": TINY, "weights": str(tmp_path / "net.pth"), "flip": 1}
+        },
+        "scores": {
+            "X": {"source": str(tmp_path / "label.yaml")},
+            "AI-KD(X)": {"weights": str(tmp_path / "student.pth"), "config": str(tmp_path / "model.yaml")},
+        },
+        "misalignment": {"p": [0, 3, 6], "seeds": [1, 2], "apply": ["quality", "both"]},
+        "dataloader": {"params": {"batch_size": 7}},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert run(tmp_path) == 0
+    found = rows(tmp_path / "out/pauc.csv")
+    conditions = [("aligned", "0.0")] + [(f"misaligned_{k}", p) for p in ("3.0", "6.0") for k in ("quality", "both")]
+    assert [(r["alignment"], r["p"]) for r in found if r["method"] == "X"] == conditions
+    robustness = rows(tmp_path / "out/robustness.csv")
+    assert len(robustness) == 2 * (1 + 2 * 2 * 2)
+    rho = {(r["method"], r["p"], r["seed"]): float(r["spearman"]) for r in robustness if r["spearman"]}
+    assert set(rho) == {(m, p, s) for m in ("X", "AI-KD(X)") for p in ("3.0", "6.0") for s in ("1", "2")}
+    assert all(-1 <= value < 1 for value in rho.values())
+    for name in ("edc.png", "robustness.png", "examples.png", "report.html", "config.yaml"):
+        assert (tmp_path / "out" / name).stat().st_size > 500
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in ("pauc.csv", "robustness.csv")}
+    first = capsys.readouterr()
+    assert "Scores of misaligned crops" in first.out
+    assert run(tmp_path, "dataloader.params.batch_size=32") == 0
+    for name, content in before.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+    assert "img/s" in first.err and "img/s" not in capsys.readouterr().err, "the second run reads its cache"
+    (tmp_path / "images" / next(iter(points))).write_bytes(b"broken")
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "id0/0.png" in error and error.startswith("error: ")
+    assert run(tmp_path, "evaluation.on_missing=skip") == 0
+
+
+def test_a_bin_needs_no_other_file(tmp_path):
+    rng = np.random.default_rng(0)
+    bases = rng.integers(0, 256, (60, 112, 112, 3), dtype=np.uint8)
+    images, flags = [], []
+    for i in range(60):
+        other = bases[i] if i % 2 == 0 else bases[(i + 1) % 60]
+        for image in (bases[i], np.clip(other + rng.normal(0, 20, other.shape), 0, 255).astype(np.uint8)):
+            images.append(cv2.imencode(".png", image)[1].tobytes())
+        flags.append(i % 2 == 0)
+    (tmp_path / "toy.bin").write_bytes(pickle.dumps((images, flags)))
+    torch.save(STUDENT.state_dict(), tmp_path / "student.pth")
+    torch.save(STUDENT.feature_extractor.state_dict(), tmp_path / "net.pth")
+    model = {
+        "features": {"module": "model.compact.CompactNet", "weights": None, "params": TINY},
+        "head": {"module": "model.mlp.MLP", "params": {"hidden_dim": 16}},
+    }
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
+    config = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "verbose": 0},
+        "evaluation": {"fmr": 0.1, "bootstrap": 0},
+        "datasets": {"toy": {"pairs": str(tmp_path / "toy.bin"), "format": "bin"}},
+        "recognition": {"net": {"module": "CompactNet", "params": TINY, "weights": str(tmp_path / "net.pth")}},
+        "scores": {"q": {"weights": str(tmp_path / "student.pth"), "config": "model.yaml"}},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
+    assert run(tmp_path) == 0
+    (row, _) = rows(tmp_path / "out/pauc.csv")
+    assert (row["mated"], row["non_mated"]) == ("30", "30")
+    assert len(list((tmp_path / "out/images/toy").iterdir())) == 120
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FACES.is_dir(), reason="needs ../shared/faces")
+def test_lightqnet_on_photographs(tmp_path):
+    """Judge LightQNet by stand-in embeddings: its scores are read and matched to the identity folders of LFW."""
+    names = [row["path"] for row in rows(FACES / "labels_lightqnet.csv")]
+    write_embeddings(tmp_path / "e.npz", names, np.random.default_rng(0).normal(size=(len(names), 8)))
+    config = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "verbose": 0},
+        "evaluation": {"bootstrap": 0},
+        "datasets": {"LFW": {"format": "identities"}},
+        "recognition": {"noise": {"embeddings": {"LFW": str(tmp_path / "e.npz")}}},
+        "scores": {"LightQNet": {"LFW": str(FACES / "labels_lightqnet.csv")}},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
+    assert run(tmp_path) == 0
+    row = rows(tmp_path / "out/pauc.csv")[0]
+    assert (row["mated"], row["non_mated"]) == ("7435", "100000")
+    assert float(row["fnmr0"]) > 0.98, "embeddings of noise match nothing"

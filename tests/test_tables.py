@@ -1,0 +1,37 @@
+"""Threshold tables, thinned curves and the published figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation import tables
+from tests.helpers_evaluation import csv_rows as rows
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_a_threshold_never_discards_more_than_wanted_with_ties(tmp_path):
+    table = tables.threshold_table("t", np.array([1.0] * 5 + [2.0] * 5), [0.3, 0.5, 0.7])
+    assert [row[1:] for row in table.rows] == [
+        ["1", "0 of 10 (0.00 %)"],
+        ["2", "5 of 10 (50.00 %)"],
+        ["2", "5 of 10 (50.00 %)"],
+    ]
+
+
+def test_dense_curves_are_thinned():
+    discard = np.arange(100_000) / 100_000
+    kept = tables.thinned(discard, 0.3)
+    assert len(kept) <= tables.CURVE_POINTS and kept[0] == 0 and discard[kept[-1]] == pytest.approx(0.3, abs=1e-4)
+    assert tables.thinned(np.array([0, 0.2, 0.5]), 0.3).tolist() == [0, 1]
+
+
+def test_published_figures_are_those_of_the_paper():
+    found = tables.published_figures()
+    assert len(found) == 560
+    assert found["proper", "adaface", "ai-kd(diffiqa(r))", "mean"] == "0.725"
+    assert found["misaligned", "cosface", "diffiqa(r)", "mean"] == "0.785"
+    notes = {(r["method"], r["note"]) for r in rows(ROOT / "evaluation/published.csv")}
+    assert all(note.startswith("published, protocol partly unknown") for _, note in notes)
+    assert {method for method, note in notes if "duplicate" in note} == {"SER-FIQ", "SDD-FIQA"}
