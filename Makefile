@@ -3,12 +3,61 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint clean
+PY := $(BIN)/python
+DEMO := runs/demo
+STEP = @printf '\n== %s\n'
+
+.PHONY: demo test lint clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+# The demo: commands of this repository in a row. A second run reuses what is there; an interrupted one goes on.
+demo: $(DEMO)/evaluation/.done $(DEMO)/scores/.done
+	@cat $(DEMO)/evaluation/summary.md
+	@printf 'teacher, clean aligned pairs of unseen people: %s\n' "$$(grep -o '"accuracy": [0-9.]*' $(DEMO)/teacher/cosface-last.json)"
+	@printf '\nLook at:\n  %s\n' \
+		'$(DEMO)/evaluation/report.html  curves, tables and examples on one page' \
+		'$(DEMO)/faces/faces.png         the rendered people' \
+		'$(DEMO)/aikd/curves.png         how AI-KD was trained; its weights lie beside it' \
+		'$(DEMO)/scores/quality-scores.csv  scores of the test folder'
+
+$(DEMO)/faces/.done: configs/demo/prepare.yaml | $(VENV)/.installed
+	$(STEP) 'render people: one set to train on, one to choose on, one to test on'
+	$(PY) prepare.py -c configs/demo/prepare.yaml
+	@touch $@
+
+$(DEMO)/teacher/.done: configs/demo/teacher.yaml configs/demo/network.yaml $(DEMO)/faces/.done
+	$(STEP) 'train a CosFace teacher'
+	$(PY) train_main.py -c configs/demo/teacher.yaml
+	@touch $@
+
+$(DEMO)/labels/.done: configs/demo/label.yaml configs/demo/labeller.yaml $(DEMO)/teacher/.done
+	$(STEP) 'label the training faces: X = SER-FIQ'
+	$(PY) label.py -c configs/demo/label.yaml
+	@touch $@
+
+$(DEMO)/aikd/.done: configs/demo/aikd.yaml configs/demo/student.yaml $(DEMO)/labels/.done
+	$(STEP) 'train AI-KD(X)'
+	$(PY) train_main.py -c configs/demo/aikd.yaml
+	@touch $@
+
+$(DEMO)/plain/.done: configs/demo/aikd.yaml configs/demo/student.yaml $(DEMO)/labels/.done
+	$(STEP) 'train the control: plain regression on aligned crops, same budget'
+	$(PY) train_main.py -c configs/demo/aikd.yaml base.save_path=$(DEMO)/plain dataset.misalign=0 'loss.weights=[0, 1]'
+	@touch $@
+
+$(DEMO)/evaluation/.done: configs/demo/evaluate.yaml $(DEMO)/aikd/.done $(DEMO)/plain/.done
+	$(STEP) 'compare X, the control and AI-KD(X) on people nobody was trained on'
+	$(PY) evaluate.py -c configs/demo/evaluate.yaml >/dev/null
+	@touch $@
+
+$(DEMO)/scores/.done: configs/demo/inference.yaml $(DEMO)/aikd/.done
+	$(STEP) 'score the test folder'
+	$(PY) inference.py -c configs/demo/inference.yaml
+	@touch $@
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .

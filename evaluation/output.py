@@ -94,6 +94,8 @@ class Output:
         shown += [tables.agreement_table(self.agreements)] if self.agreements else []
         shown += nuisance.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
+        with atomic_write(self.folder / "summary.md", "w") as stream:
+            stream.write(text)
         names = ["report.html", "pauc.md", "pauc.csv", "differences.csv", "edc.csv", "robustness.csv"]
         files = ", ".join([*names, *(picture.name for picture in pictures.values())])
         return f"{text}\nIn {self.folder}: {files}\n"
