@@ -22,7 +22,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class FaceIndex:
-    """Rows sorted by name, read-only. Pickling an index that lies in a cache sends its place only."""
+    """Rows sorted by name; built ones are read-only. Pickling an index that lies in a cache sends its place only."""
 
     root: str
     """Folder the names are relative to."""
@@ -38,11 +38,6 @@ class FaceIndex:
     """Folder of each class, sorted."""
     cache: str | None = field(default=None, compare=False)
     """Folder the arrays are mapped from."""
-
-    def __post_init__(self) -> None:
-        for array in (self.landmarks, self.labels, self.identities, self.keys.data, self.keys.offsets):
-            if array is not None:
-                array.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -195,6 +190,9 @@ def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[Face
         classes_of, classes = _identities(root, listing.folders, folder_of)
         facts["classes"] = len(classes)
     coverage = Coverage(**facts, used=len(keys))
+    for array in (landmarks, labels, classes_of):
+        if array is not None:
+            array.setflags(write=False)
     return FaceIndex(root, keys, landmarks, labels, classes_of, classes), coverage
 
 

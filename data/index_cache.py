@@ -98,8 +98,9 @@ def _write(path: Path, array: np.ndarray) -> None:
 
 
 def _map(path: Path) -> np.ndarray:
-    array = np.load(path, mmap_mode="r", allow_pickle=False) if path.stat().st_size > 256 else np.load(path)
-    return np.asarray(array)
+    array = np.asarray(np.load(path, mmap_mode="r" if path.stat().st_size > 256 else None, allow_pickle=False))
+    array.setflags(write=False)
+    return array
 
 
 def _checksum(array: np.ndarray) -> int:

@@ -396,7 +396,8 @@ def test_a_cache_that_cannot_be_written_is_a_warning(faces, tmp_path, caplog):
 def test_pickling_sends_the_place_of_a_stored_index_and_the_content_of_another(faces, tmp_path):
     plain, stored = build_index(faces.config())[0], changed(faces, tmp_path / "cache")
     for index in (plain, stored):
-        same(index, pickle.loads(pickle.dumps(index)))
+        back = pickle.loads(pickle.dumps(index))
+        same(index, back)
         for array in (index.landmarks, index.labels):
             with pytest.raises(ValueError, match="read-only"):
                 array += 1
