@@ -3,7 +3,6 @@
 import logging
 import os
 import pickle
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +20,6 @@ from data.score_pass import measure_left, with_workers
 from data.score_run import PARTIAL, ScoreRun
 from model.label_sources import LabelSource, PopulationSource, build_source
 from model.label_sources.base import keyed_seed
-from model.scoring import checked_contract
 from utils import cli, distributed
 from utils.config import beside, load_config
 from utils.config.label import LabelConfig
@@ -61,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = load_config(LabelConfig, command.config, command.overrides)
     model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
     device = pick_device(distributed.local_device(cfg.base.device))
-    with distributed.process_group(torch.device("cpu")):  # the processes only wait for each other
+    with distributed.process_group(torch.device("cpu"), patience_h=24 * 365):  # they only wait for each other
         verbose = cfg.base.verbose and distributed.is_main()
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
         job = build(cfg, model_cfg, command.allow_modules, device)
@@ -79,9 +76,8 @@ def build(cfg: LabelConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     """Check inputs and weights and open the output folder."""
     weight = cfg.model.weight or model_cfg.features.weights
     folder = sampled(open_folder(cfg.dataset), cfg)
-    remark = checked_contract(model_cfg, weight)[1] if weight else "the network has random weights: for trials only"
     source = build_source(cfg, model_cfg, device, allow_modules)
-    for line in filter(None, (remark, source.remark)):
+    for line in filter(None, (source.network.remark, source.remark)):
         logger.info(line)
     run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, weight, folder), len(folder.names))
     if distributed.is_main():
@@ -152,25 +148,28 @@ def measure(job: Job, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
 
 def conclude(job: Job, images: int, started: float) -> int:
     """Write the labels of all sessions, say what was done, and return the exit code."""
-    state, names = job.run.progress(), job.folder.names
+    state, names = job.run.result(), job.folder.names
     labels, reasons = state.quality, state.reasons
-    if not state.done.all():
-        raise DataError(
-            f"{job.run.path}: {np.count_nonzero(~state.done)} of {len(names)} images were reached by no process; "
-            "run again to go on"
-        )
     if job.embeddings is not None:
         labels = compare(job, np.flatnonzero(np.isfinite(labels)), reasons)
     rows = np.flatnonzero(np.isfinite(labels))
-    write_failures(job.run.path, names, reasons)
-    if len(rows):
-        write_labels(job.run.path, [names[row] for row in rows], labels[rows])
-    counts = {"images": len(names), "labelled": len(rows), "failed": len(reasons), "not_square": state.not_square}
-    job.run.finish({"counts": counts, **facts(job, images, time.perf_counter() - started)})
+    with job.run.saving():
+        failures = write_failures(job.run.path, names, reasons)
+        if len(rows):
+            write_labels(job.run.path, [names[row] for row in rows], labels[rows])
+    counts = {
+        "images": len(names),
+        "labelled": len(rows),
+        "failed": len(reasons),
+        "not_square": state.not_square,
+        "other_files": job.folder.other_files,
+    }
+    session = {"images": images, "seconds": round(time.perf_counter() - started, 3)}
+    job.run.finish({"counts": counts, **facts(job), "last_session": session})
     if not len(rows):
         raise DataError(
-            f"{job.cfg.dataset.loc}: none of {len(names)} images could be labelled"
-            + (f"; see {job.run.path / 'failures.csv'}" if len(names) else "; name a folder that holds images")
+            f"{job.cfg.dataset.loc}: none of {len(names)} images could be labelled; "
+            + (f"see {failures}" if len(names) else "name a folder that holds images")
         )
     summarise(job, counts, labels[rows])
     return SOME_FAILED if job.cfg.base.strict and reasons else 0
@@ -199,8 +198,8 @@ def write_labels(folder: Path, names: list[str], labels: np.ndarray) -> None:
         pickle.dump(dict(zip(names, map(float, texts), strict=True)), stream, protocol=4)
 
 
-def facts(job: Job, images: int, seconds: float) -> dict[str, Any]:
-    """Return what run.json records beside the request and the counts."""
+def facts(job: Job) -> dict[str, Any]:
+    """Return what run.json records beside the request, the counts and the versions."""
     return {
         "weights": job.weight,
         "range": job.source.range,
@@ -208,13 +207,6 @@ def facts(job: Job, images: int, seconds: float) -> dict[str, Any]:
         "device": str(job.device),
         "processes": distributed.world_size(),
         "batch_size": job.cfg.dataloader.params.batch_size,
-        "last_session": {"images": images, "seconds": round(seconds, 3)},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
     }
 
 

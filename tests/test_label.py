@@ -29,6 +29,7 @@ from tests.helpers_training import ROOT, TINY, write_faces, write_setup
 from utils import cli
 from utils.config import load_config
 from utils.config.label import LabelConfig
+from utils.contract import InputContract, save_contract
 
 COUNT = 13
 FAST = ("source.ser_fiq.passes=5", "source.faceqan.copies=2", "source.faceqan.iterations=2", "source.sdd_fiqa.rounds=3")
@@ -163,6 +164,14 @@ def test_published_layouts_label(setup, source, head, prefixes):
         wanted = head(features).flatten().numpy()
     labels = labels_of(setup)
     np.testing.assert_allclose([labels[name] for name in names], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_for_another_preprocessing_are_refused(setup, capsys):
+    contract = InputContract(channels="BGR")
+    save_contract(contract, setup / "backbone.pth")
+    argv = ["-c", str(setup / "label_config.yaml"), "source.name=magnitude"]
+    assert cli.run(lambda: label.main(argv)) == 2
+    assert "trained with channels = BGR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["ser_fiq", "sdd_fiqa"])

@@ -14,6 +14,7 @@ from model.label_sources.magnitude import Magnitude
 from model.label_sources.sdd_fiqa import SddFiqa
 from model.label_sources.ser_fiq import SerFiq
 from model.label_sources.student import Student
+from model.scoring import checked_contract
 from utils.config.label import LabelConfig
 from utils.config.sections import ModelConfig, ModuleSpec
 from utils.contract import InputContract
@@ -29,9 +30,10 @@ def build_source(
     cfg: LabelConfig, model: ModelConfig, device: torch.device, allow_modules: Sequence[str] = ()
 ) -> LabelSource:
     """Build the source `cfg.source.name` over the network of `model`, with weights loaded, on the device."""
-    module = _network(cfg, model, allow_modules)
-    contract = InputContract.from_transform(model.transform)
-    network = FrozenNetwork(module, contract, device, cfg.source.rows_per_pass)
+    weight = cfg.model.weight or model.features.weights
+    contract, remark = checked_contract(model, weight) if weight else (InputContract.from_transform(model.transform), None)
+    network = FrozenNetwork(_network(cfg, model, allow_modules), contract, device, cfg.source.rows_per_pass)
+    network.remark = remark or ""
     name, seed = cfg.source.name, cfg.base.seed
     if name == "ser_fiq":
         return SerFiq(network, cfg.source.ser_fiq, seed)

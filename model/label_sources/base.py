@@ -15,6 +15,9 @@ from utils.contract import InputContract
 class FrozenNetwork:
     """Hold a network in evaluation mode with its preprocessing; no gradient reaches its parameters."""
 
+    remark: str = ""
+    """One sentence about weights and preprocessing the user should read once, or nothing."""
+
     def __init__(self, module: nn.Module, contract: InputContract, device: torch.device, rows: int = 64):
         """Move `module` to the device. `rows` is the most images one pass with gradients may hold."""
         self.module = module.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
