@@ -1,0 +1,378 @@
+"""prepare.py, data/detector.py, data/landmark_run.py: check, convert, and landmarks from a detector."""
+
+import csv
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+import prepare
+from data.alignment import TEMPLATE_112
+from data.detector import FaceDetector, largest_face
+from data.labels import read_scores
+from data.landmark_run import JOURNAL
+from data.landmarks import read_landmarks
+from tests.helpers_detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
+from utils import cli
+from utils.config import load_config
+from utils.config.prepare import DetectorConfig, PrepareConfig
+from utils.errors import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Rows in the detector's form, as cv2.FaceDetectorYN returns them: box, subject's right eye, left eye, nose tip,
+# right mouth corner, left mouth corner, score.
+RECORDED = np.array(
+    [
+        [86.2, 54.1, 61.5, 79.8, 102.6, 85.3, 131.1, 84.9, 117.4, 101.2, 106.0, 117.7, 129.3, 117.5, 0.93],
+        [10.0, 20.0, 90.0, 110.0, 31.5, 62.5, 71.0, 61.0, 50.5, 85.0, 36.0, 108.5, 68.0, 107.5, 0.71],
+        [12.0, 20.0, 110.0, 90.0, 33.5, 62.5, 73.0, 61.0, 52.5, 85.0, 38.0, 108.5, 70.0, 107.5, 0.72],
+    ],
+    np.float32,
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_bright_cell_detector(tmp_path_factory.mktemp("detector") / "bright.onnx")
+
+
+def detector(model, **options):
+    return FaceDetector(DetectorConfig(detector=str(model), **options))
+
+
+def at(cell):
+    """Return the landmarks that the detector finds for a bright cell (column, row)."""
+    return POINTS + np.array(cell) * STRIDE_PX
+
+
+def test_recorded_rows_give_points_in_template_order():
+    face = largest_face(RECORDED[:1])
+    assert face.points.dtype == np.float32
+    assert face.points.tolist() == RECORDED[0, 4:14].reshape(5, 2).tolist()
+    left_eye, right_eye, nose, left_mouth, right_mouth = face.points
+    assert left_eye[0] < nose[0] < right_eye[0] and left_mouth[0] < right_mouth[0] and left_eye[1] < left_mouth[1]
+    assert face.area_px == pytest.approx(61.5 * 79.8) and face.score == pytest.approx(0.93)
+
+
+def test_the_largest_face_wins_and_at_a_tie_the_surer_one():
+    assert largest_face(RECORDED[:2]).score == pytest.approx(0.71)
+    assert largest_face(RECORDED).score == largest_face(RECORDED[::-1]).score == pytest.approx(0.72)
+
+
+def test_rows_that_are_no_faces_are_passed_over():
+    bad = RECORDED.copy()
+    bad[1, 7], bad[2, 2] = np.nan, 0
+    assert largest_face(bad).score == pytest.approx(0.93)
+    assert largest_face(bad[1:]) is None and largest_face(None) is None and largest_face(RECORDED[:0]) is None
+    with pytest.raises(ValueError, match="15 numbers"):
+        largest_face(RECORDED[:, :14])
+
+
+def test_a_real_detector_file_runs(model):
+    face = detector(model)(face_image(64, 96, (4, 3)))
+    assert np.allclose(face.points, at((4, 3)), atol=1e-3)
+    assert face.area_px == pytest.approx(WIDTH_PX * HEIGHT_PX, rel=1e-4)
+    assert detector(model)(face_image(64, 64)) is None
+
+
+def test_a_large_image_is_shrunk_and_its_landmarks_are_not(model):
+    image = cv2.resize(face_image(64, 96, (4, 3)), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    face = detector(model, max_side_px=96)(image)
+    expected = (at((4, 3)) + 0.5) * 4 - 0.5  # pixel centres at integers
+    assert np.allclose(face.points, expected, atol=5e-3)
+    assert face.area_px == pytest.approx(16 * WIDTH_PX * HEIGHT_PX, rel=1e-3)
+
+
+def test_a_border_moves_nothing(model):
+    face = detector(model, border=0.25)(face_image(64, 96, (4, 3)))  # 24 px, three cells
+    assert np.allclose(face.points, at((4, 3)), atol=1e-3)
+
+
+def test_channels_reach_the_detector_as_blue_green_red(model, monkeypatch):
+    seen = []
+
+    class Net:
+        def setInputSize(self, size):
+            seen.append(size)
+
+        def detect(self, image):
+            seen.append(image)
+            return 1, None
+
+    watched = detector(model)
+    watched._thread.net = Net()
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[..., 0] = 200
+    assert watched(image) is None
+    assert seen[0] == (7, 5) and seen[1][0, 0].tolist() == [0, 0, 200]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory); download face_detection_yunet_2023mar.onnx"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
+        (b"garbage", "OpenCV cannot load it as a YuNet model"),
+    ],
+)
+def test_a_file_that_is_no_detector_is_named(tmp_path, content, said):
+    path = tmp_path / "yunet.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        detector(path)
+    assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---- the command
+
+
+def command(tmp_path, *overrides, **sections):
+    """Return the arguments of a run whose YAML holds the sections."""
+    sections.setdefault("base", {})
+    sections["base"] = {"save_path": str(tmp_path / "out"), "verbose": 0, **sections["base"]}
+    path = tmp_path / "prepare.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return ["-c", str(path), *overrides]
+
+
+def run(tmp_path, *overrides, **sections):
+    arguments = command(tmp_path, *overrides, **sections)
+    return cli.run(lambda: prepare.main(arguments))
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        return list(csv.reader(stream))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Five images: two faces, one dark, one broken, one with a face but under a difficult name."""
+    root = tmp_path / "images"
+    cells = {"n1/a.png": (4, 3), "n1/b.jpg": (2, 4), "n2/dark.png": None, 'n2/é, "x"\n.png': (5, 5)}
+    for name, cell in cells.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image = face_image(96, 80, *([cell] if cell else []))
+        (root / name).write_bytes(cv2.imencode(Path(name).suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes())
+    (root / "n3").mkdir()
+    (root / "n3/broken.jpg").write_bytes(b"no image")
+    (root / "n3/readme.txt").write_text("x")
+    return root
+
+
+def detect_sections(photographs, model, **options):
+    return {
+        "base": {"task": "landmarks"},
+        "dataset": {"image_location": str(photographs)},
+        "landmarks": {"detector": str(model), "score_threshold": 0.9, **options},
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_landmarks_of_a_folder(tmp_path, photographs, model, threads):
+    assert run(tmp_path, **detect_sections(photographs, model, num_workers=threads)) == 0
+    table = read_landmarks(tmp_path / "out/landmarks.csv")
+    cells = {"n1/a.png": (4, 3), "n1/b.jpg": (2, 4), 'n2/é, "x"\n.png': (5, 5)}
+    assert list(table.keys) == list(cells)
+    for points, cell in zip(table.points, cells.values(), strict=True):
+        assert np.allclose(points, at(cell), atol=1e-3)
+    failures = rows(tmp_path / "out/failures.csv")
+    assert failures[0] == ["path", "reason"] and failures[1] == ["n2/dark.png", "no face found"]
+    assert failures[2][0] == "n3/broken.jpg" and failures[2][1] and len(failures) == 3
+    assert sorted(os.listdir(tmp_path / "out")) == ["failures.csv", "landmarks.csv"]
+
+
+def test_rotated_photographs_give_landmarks_of_the_pixels_that_training_sees(tmp_path, model):
+    from PIL import Image
+
+    root = tmp_path / "images"
+    root.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    stored = np.rot90(face_image(96, 80, (4, 3)))
+    Image.fromarray(np.ascontiguousarray(stored)).save(root / "a.jpg", exif=exif, quality=100)
+    assert run(tmp_path, **detect_sections(root, model)) == 0
+    assert np.allclose(read_landmarks(tmp_path / "out/landmarks.csv").points[0], at((4, 3)), atol=1e-3)
+
+
+def test_a_folder_without_faces_and_one_without_images(tmp_path, photographs, model, capsys):
+    for name in ("n1", "n3"):
+        shutil.rmtree(photographs / name)
+    (photographs / 'n2/é, "x"\n.png').unlink()
+    assert run(tmp_path, **detect_sections(photographs, model)) == 2
+    assert "no face was found in any of 1 images" in capsys.readouterr().err
+    assert rows(tmp_path / "out/failures.csv")[1:] == [["n2/dark.png", "no face found"]]
+    (photographs / "n2/dark.png").unlink()
+    assert run(tmp_path, **detect_sections(photographs, model)) == 2
+    assert "no image below this folder" in capsys.readouterr().err
+
+
+def journal_lines(folder):
+    path = folder / JOURNAL
+    return path.read_bytes().count(b"\n") - 1 if path.exists() else -1
+
+
+def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, model):
+    root = tmp_path / "images"
+    root.mkdir()
+    for number in range(40):
+        image = face_image(96, 80, (1 + number % 7, 2 + number % 6)) * (number % 5 > 0)
+        image = cv2.resize(image.astype(np.uint8), (800, 960), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(root / f"{number:03d}.png"), image)
+    sections = detect_sections(root, model)
+    sections["base"]["save_path"] = str(tmp_path / "killed")
+    arguments = [sys.executable, "prepare.py", *command(tmp_path, **sections)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while journal_lines(tmp_path / "killed") < 10 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = journal_lines(tmp_path / "killed")
+    assert 10 <= done < 40
+    before = (tmp_path / "killed" / JOURNAL).read_bytes()
+    with open(tmp_path / "killed" / JOURNAL, "ab") as stream:
+        stream.write(b'["0')  # a line the kill cut short
+
+    seen = []
+    real = FaceDetector.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FaceDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
+        assert run(tmp_path, **sections) == 0
+    assert len(seen) == 40 - before.count(b"\n") + 1
+    sections["base"]["save_path"] = str(tmp_path / "whole")
+    assert run(tmp_path, **sections) == 0
+    for name in ("landmarks.csv", "failures.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(rows(tmp_path / "whole/landmarks.csv")) == 33 and len(rows(tmp_path / "whole/failures.csv")) == 9
+
+
+@pytest.mark.parametrize("change", ["threshold", "files", "detector", "none"])
+def test_a_journal_of_another_request_is_not_continued(tmp_path, photographs, model, change, monkeypatch):
+    sections = detect_sections(photographs, model, num_workers=1)
+    real, seen = FaceDetector.__call__, []
+
+    def interrupted(self, image):
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(self, image)
+
+    monkeypatch.setattr(FaceDetector, "__call__", interrupted)
+    assert run(tmp_path, **sections) == 130
+    assert journal_lines(tmp_path / "out") == 2 and not (tmp_path / "out/landmarks.csv").exists()
+    if change == "threshold":
+        sections["landmarks"]["score_threshold"] = 0.8
+    elif change == "files":
+        (photographs / "n1/c.png").write_bytes((photographs / "n1/a.png").read_bytes())
+    elif change == "detector":
+        copy = tmp_path / "other.onnx"
+        copy.write_bytes(model.read_bytes() + b"\x32\x00")  # an empty domain: the same network, other bytes
+        sections["landmarks"]["detector"] = str(copy)
+    seen += [1] * 10
+    start = len(seen)
+    assert run(tmp_path, **sections) == 0
+    assert len(seen) - start == {"none": 2, "files": 5}.get(change, 4)  # the broken file never reaches the detector
+
+
+def write_inputs(folder, names, suffix=True):
+    """Write landmarks_data.pkl and a label pickle of the names below a leading train/."""
+    keys = [f"train/{name if suffix else os.path.splitext(name)[0]}" for name in names]
+    points = {key: ([0, 0, 9, 9], TEMPLATE_112.tolist()) for key in keys}
+    (folder / "landmarks_data.pkl").write_bytes(pickle.dumps(points))
+    (folder / "labels.pkl").write_bytes(pickle.dumps({key: np.float32(row / 4) for row, key in enumerate(keys)}))
+    return {"landms_location": str(folder / "landmarks_data.pkl"), "quality_location": str(folder / "labels.pkl")}
+
+
+def test_check_reports_and_stops_where_training_would(tmp_path, photographs, capsys):
+    names = ["n1/a.png", "n1/b.jpg", "n2/dark.png", "n3/broken.jpg"]
+    dataset = {"image_location": str(photographs), **write_inputs(tmp_path, names)}
+    assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 2
+    out, err = capsys.readouterr()
+    assert f"5 images in {photographs} (1 other files)" in out.splitlines()
+    assert "landmarks: 4 of 5 images matched" in out and "labels: from 0 to 0.75, higher is better" in out
+    assert err.count("\n") == 1 and "1 of 5 images have no landmarks, first: 'n2/é, \"x\"\\n.png'" in err
+    stored = json.loads((tmp_path / "out/coverage.json").read_text())
+    assert stored["images"] == 5 and stored["labels"]["matched"] == 4 and stored["report"] == out.splitlines()
+    assert run(tmp_path, "dataset.on_missing=skip", base={"task": "check"}, dataset=dataset) == 0
+    assert "in use: 4 images, 1 left out" in capsys.readouterr().out
+
+
+def test_check_tells_landmarks_in_another_order(tmp_path, photographs, capsys):
+    names = ["n1/a.png", "n1/b.jpg"]
+    dataset = {"image_location": str(photographs / "n1"), **write_inputs(tmp_path, names), "label_scaling": "none"}
+    assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 0
+    assert "unlike a face" not in capsys.readouterr().out
+    swapped = {"train/n1/a": TEMPLATE_112[[1, 0, 2, 4, 3]].tolist(), "train/n1/b": TEMPLATE_112.tolist()}
+    (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(swapped))
+    assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 0
+    assert "1 of 2 images have points unlike a face in template order, first: 'a.png'" in capsys.readouterr().out
+
+
+def test_check_of_a_folder_that_matches_nothing_is_a_sentence(tmp_path, photographs, capsys):
+    dataset = {"image_location": str(photographs), **write_inputs(tmp_path, ["other/1.jpg"])}
+    assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 2
+    err = capsys.readouterr().err
+    assert "none of the 5 images has" in err and "'train/other/1.jpg'" in err and err.count("\n") == 1
+
+
+def test_convert_landmarks_and_labels(tmp_path):
+    files = write_inputs(tmp_path, ["n1/a, b.jpg", "n1/c.jpg"])
+    for kind, key in (("landmarks", "landms_location"), ("labels", "quality_location")):
+        assert run(tmp_path, base={"task": "convert"}, convert={"kind": kind, "source": files[key]}) == 0
+    table = read_landmarks(tmp_path / "out/landmarks.csv")
+    assert list(table.keys) == ["train/n1/a, b.jpg", "train/n1/c.jpg"]
+    assert np.array_equal(table.points, np.stack([TEMPLATE_112] * 2).astype(np.float32))
+    assert read_scores(tmp_path / "out/labels.csv").values.tolist() == [0, 0.25]
+
+
+def test_convert_refuses_to_replace_its_source(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    source = tmp_path / "out/labels.csv"
+    source.write_text("path,quality\na.jpg,1\n")
+    assert run(tmp_path, base={"task": "convert"}, convert={"kind": "labels", "source": str(source)}) == 2
+    assert "would replace this file" in capsys.readouterr().err and source.read_text().endswith("a.jpg,1\n")
+
+
+def test_convert_refuses_a_pickle_that_runs_code(tmp_path, capsys):
+    source = tmp_path / "labels.pkl"
+    source.write_bytes(b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "ran") + b"'\ntR.")
+    assert run(tmp_path, base={"task": "convert"}, convert={"kind": "labels", "source": str(source)}) == 2
+    assert f"{source}: refused to build 'os.system' from a pickle" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"base": {"task": "convert"}}, "section 'convert' is needed by task convert"),
+        ({"base": {"task": "check"}}, "section 'dataset' is needed by task check"),
+        ({"base": {"task": "landmarks"}, "dataset": {"image_location": "x"}}, "section 'landmarks' is needed"),
+        ({"base": {"task": "lanmarks"}}, "base.task"),
+        ({"base": {"task": "convert"}, "convert": {"kind": "labels", "sorce": "x"}}, "did you mean 'source'?"),
+        ({"base": {"task": "convert"}, "convert": {"kind": "boxes", "source": "x"}}, "convert.kind"),
+        ({"base": {"task": "convert"}, "convert": {"kind": "labels", "source": "none.csv"}}, "none.csv: cannot be"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_2(tmp_path, sections, said, capsys):
+    assert run(tmp_path, **sections) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_the_shipped_configuration_is_valid():
+    config = load_config(PrepareConfig, ROOT / "configs/prepare_config.yaml")
+    shown = yaml.safe_load((ROOT / "configs/prepare_config.yaml").read_text())
+    assert set(shown["landmarks"]) == set(DetectorConfig.model_fields)
+    assert config.landmarks == DetectorConfig(detector=config.landmarks.detector)  # what is shown is the default
