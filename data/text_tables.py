@@ -105,8 +105,7 @@ def find_layout(path: Path, columns: Columns) -> Layout:
         lines = [line.strip() for line in islice((line for line in _lines(stream) if line.strip()), 2)]
     if not lines:
         raise DataError(f"{path}: holds no rows; expected a name and {columns.what} in each")
-    with open(path, **_TEXT) as stream:
-        rows = list(islice((row for row in csv.reader(stream) if row), 2))
+    rows = _first_rows(path) or [lines[:1]]
     named = columns.pick([cell.strip().lower() for cell in rows[0]])
     if named is not None and not any(map(_is_number, rows[0])):
         return Layout(",", True, *named, len(rows[0]))
@@ -131,6 +130,15 @@ def find_layout(path: Path, columns: Columns) -> Layout:
         f"{path}, line {1 + header}: found {len(row)} columns, a name with {columns.what} takes {width}: "
         f"{','.join(row)[:80]!r}; see README for the formats"
     )
+
+
+def _first_rows(path: Path) -> list[list[str]]:
+    """Return the first two rows of a CSV; none where the text is no CSV at all."""
+    with open(path, **_TEXT) as stream:
+        try:
+            return list(islice((row for row in csv.reader(stream) if row), 2))
+        except csv.Error:
+            return []
 
 
 def _may_be_header(row: list[str]) -> bool:

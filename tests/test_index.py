@@ -298,7 +298,7 @@ def entries(cache):
 
 
 def same(one, two):
-    assert list(one.keys) == list(two.keys) and one.root == two.root
+    assert list(one.keys) == list(two.keys) and one.keys.digest() == two.keys.digest() and one.root == two.root
     for field in ("landmarks", "labels", "identities"):
         a, b = getattr(one, field), getattr(two, field)
         assert (a is None) == (b is None) and (a is None or (a.dtype == b.dtype and a.tobytes() == b.tobytes()))

@@ -88,6 +88,15 @@ def test_pickle_forms(tmp_path, value, protocol):
     check(written(tmp_path, content, "landmarks_data.pkl"), ["n1/a.jpg", "n1/b.jpg"])
 
 
+def test_a_large_pickle_may_mix_forms(tmp_path):
+    rng = np.random.default_rng(1)
+    points = rng.uniform(0, 200, (9000, 5, 2)).astype(np.float32)
+    forms = [lambda p: (BOX, p), lambda p: p.ravel().tolist(), lambda p: [None, p.tolist()]]
+    table = {f"{row}.jpg": forms[row % 3 if row > 5000 else 0](value) for row, value in enumerate(points)}
+    found = read_landmarks(written(tmp_path, pickle.dumps(table), "landmarks_data.pkl"))
+    assert np.array_equal(found.points, points) and list(found.keys) == list(table)
+
+
 def test_pickle_of_python_2(tmp_path):
     # {"a.jpg": [1, 2, ... 10]} with SHORT_BINSTRING as the name
     content = b"\x80\x02}U\x05a.jpg](" + b"".join(b"K" + bytes([n]) for n in range(1, 11)) + b"es."
@@ -142,6 +151,14 @@ def test_damage_in_a_pickle_is_named(tmp_path, value, said):
         read_landmarks(path)
     message = str(caught.value)
     assert message.startswith(str(path)) and said in message and "\n" not in message
+
+
+def test_text_without_lines_is_named(tmp_path):
+    for content in (b"x" * 200_000, b'"' + b"y" * 200_000, b"\x00" * 9, bytes(range(256))):
+        path = written(tmp_path, content)
+        with pytest.raises(DataError) as caught:
+            read_landmarks(path)
+        assert str(caught.value).startswith(str(path)) and len(str(caught.value)) < 400 + len(str(path))
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
