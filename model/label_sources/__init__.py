@@ -31,7 +31,8 @@ def build_source(
 ) -> LabelSource:
     """Build the source `cfg.source.name` over the network of `model`, with weights loaded, on the device."""
     weight = cfg.model.weight or model.features.weights
-    contract, remark = checked_contract(model, weight) if weight else (InputContract.from_transform(model.transform), None)
+    random_weights = InputContract.from_transform(model.transform), "the network has random weights: for trials only"
+    contract, remark = checked_contract(model, weight) if weight else random_weights
     network = FrozenNetwork(_network(cfg, model, allow_modules), contract, device, cfg.source.rows_per_pass)
     network.remark = remark or ""
     name, seed = cfg.source.name, cfg.base.seed
