@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy._core import multiarray
 
 from utils.errors import DataError
 from utils.pickles import load_restricted_pickle
@@ -141,11 +142,11 @@ def test_everything_else_is_refused_by_name(name, protocol, tmp_path):
 def test_a_call_hidden_in_the_state_of_an_array_is_refused():
     state = (1, (1,), np.dtype("O"), False, [Call(os.system, "true")])
     with pytest.raises(DataError, match=r"refused to build 'os\.system'"):
-        load(Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=state))
+        load(Call(multiarray._reconstruct, np.ndarray, (0,), b"b", state=state))
 
 
 def reconstruct(state, kind=np.ndarray):
-    return Call(np._core.multiarray._reconstruct, kind, (0,), b"b", state=state)
+    return Call(multiarray._reconstruct, kind, (0,), b"b", state=state)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def reconstruct(state, kind=np.ndarray):
         reconstruct((1, (1,), np.dtype([("a", "O")]), False, b"\x01" * 8)),
         reconstruct((1, (0,), np.dtype("M8[s]"), False, b"")),
         reconstruct((1, (1,), np.dtype("f8"), False, b"\0" * 8), np.matrix),
-        Call(np._core.multiarray.scalar, np.dtype("O"), b"\x01" * 8),
+        Call(multiarray.scalar, np.dtype("O"), b"\x01" * 8),
         Call(np.dtype, "V8"),
         Call(np.ndarray, (3,)),
         np.zeros(2, dtype=[("a", "i4"), ("b", "f8")]),
