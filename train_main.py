@@ -29,7 +29,7 @@ from utils.ema import WeightAverage
 from utils.errors import ConfigError, UserError
 from utils.precision import Precision, pick_device
 from utils.progress import progress
-from utils.run_log import RunLog, draw_curves
+from utils.run_log import RunLog
 from utils.schedule import Plan
 from utils.seeding import seed_everything
 
@@ -274,7 +274,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
         run.folder.save_weights("best", state, run.contract, facts)
     if scheduled:
         run.folder.save_resume(run.state(finished=False))
-    draw_curves(run.folder.path, run.objective.terms._fields)
+    run.log.draw_curves(run.objective.terms._fields, at_most_every_s=60)
 
 
 def save_resume(run: Run) -> None:
@@ -297,6 +297,7 @@ def finish(run: Run) -> None:
         validate_and_save(run, scheduled=False)
     if distributed.is_main():
         run.folder.save_resume(state)
+        run.log.draw_curves(run.objective.terms._fields)
         run.log.close()
     shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items() if name != "selection")
     logger.info(f"finished at step {run.step}" + (f": {shown}" if shown else ""))

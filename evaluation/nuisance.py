@@ -8,6 +8,7 @@ clean ones, so that other nuisances do not blur the figure; without it, on all i
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def judge(
         spearman[column] = {name: _spearman(values[chosen], severity[chosen]) for name, values in quality.items()}
         edges = np.unique(np.quantile(severity[chosen], np.linspace(0, 1, BINS + 1)))
         varied, partner = _one_sided(metadata, pairs, column)
-        for low, high in zip(edges, edges[1:]):
+        for low, high in pairwise(edges):
             last = high == edges[-1]
             here = chosen[_within(severity[chosen], low, high, last)]
             medians = {name: _median(values[here]) for name, values in quality.items()}

@@ -109,13 +109,17 @@ def test_malformed_overrides_are_named(yaml_file, override):
 
 
 def transform(*steps):
-    spec = {f"trans_{i}": {"module": f"torchvision.transforms.{name}", "params": p} for i, (name, p) in enumerate(steps)}
+    spec = {
+        f"trans_{i}": {"module": f"torchvision.transforms.{name}", "params": p} for i, (name, p) in enumerate(steps)
+    }
     features = {"module": "model.iresnet.iresnet100", "weights": None}
     return ModelConfig.model_validate({"features": features, "transform": spec}).transform
 
 
 def test_contract_is_read_off_the_transform():
-    block = transform(("Resize", {"size": 112}), ("ToTensor", {}), ("Normalize", {"mean": [0.5], "std": [0.5, 0.5, 0.5]}))
+    block = transform(
+        ("Resize", {"size": 112}), ("ToTensor", {}), ("Normalize", {"mean": [0.5], "std": [0.5, 0.5, 0.5]})
+    )
     assert InputContract.from_transform(block) == InputContract()
     block = transform(("Resize", {"size": [96, 96]}), ("ToTensor", {}), ("Normalize", {"mean": 0, "std": 1}))
     assert InputContract.from_transform(block) == InputContract(size_px=96, mean=(0, 0, 0), std=(1, 1, 1))
@@ -125,7 +129,10 @@ def test_contract_is_read_off_the_transform():
     ("steps", "sentence"),
     [
         ([("Resize", {"size": 112}), ("ToTensor", {})], "expected Resize, ToTensor, Normalize"),
-        ([("Resize", {"size": 112}), ("RandomCrop", {"size": 9})], "torchvision.transforms.RandomCrop is not understood"),
+        (
+            [("Resize", {"size": 112}), ("RandomCrop", {"size": 9})],
+            "torchvision.transforms.RandomCrop is not understood",
+        ),
         ([("Resize", {"size": [112, 96]})], "expected one side in pixels or two equal ones"),
         ([("Normalize", {"mean": [0, 0], "std": 1})], "expected three numbers"),
         ([("Normalize", {"mean": 0, "std": 0})], "expected three positive numbers"),

@@ -73,14 +73,16 @@ def test_only_optimisers_of_torch_can_be_named(name):
 
 def test_adamw_and_bad_values():
     model = student()
-    cfg = config(module="torch.optim.AdamW", group_1={"params": "quality_head", "lr": 1e-3, "betas": [0.8, 0.9]},
-                 group_2=None)
+    cfg = config(
+        module="torch.optim.AdamW", group_1={"params": "quality_head", "lr": 1e-3, "betas": [0.8, 0.9]}, group_2=None
+    )
     optimizer = build_optimizer(cfg, partition(parts(model), model, cfg).groups)
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
     set_lr(optimizer, 0.25)
     assert optimizer.param_groups[0]["lr"] == 2.5e-4
-    cfg = config(module="torch.optim.AdamW", group_1={"params": "quality_head", "lr": 1e-3, "betas": [2, 0.9]},
-                 group_2=None)
+    cfg = config(
+        module="torch.optim.AdamW", group_1={"params": "quality_head", "lr": 1e-3, "betas": [2, 0.9]}, group_2=None
+    )
     with pytest.raises(ConfigError, match="refuses its arguments"):
         build_optimizer(cfg, partition(parts(model), model, cfg).groups)
 
@@ -128,7 +130,7 @@ def test_plan_of_the_released_recipe():
     assert plan.lr_factor(0, constant) == pytest.approx(2.1546e-4, rel=1e-3)  # sin(pi/2 / 7290): never zero
     assert plan.lr_factor(3644, constant) == pytest.approx(0.5**0.5, rel=1e-3)
     assert plan.lr_factor(7289, constant) == 1.0 and plan.lr_factor(48_000, constant) == 1.0
-    assert [s for s in range(48_604) if plan.validates_after(s)][:2] == [19_440 - 4_860, 19_440][1:] + [24_300]
+    assert [s for s in range(48_604) if plan.validates_after(s)][:2] == [19_440, 24_300]
 
 
 def test_tiny_epochs_have_a_validation_interval():

@@ -21,7 +21,7 @@ def cancelled_biases(network) -> set[str]:
     names = {"fc.bias", "bn2.bias"}
     for name, _ in network.named_parameters():
         block = name.split(".")
-        if block[0].startswith("layer") and (name.endswith("bn3.bias") or name.endswith("downsample.1.bias")):
+        if block[0].startswith("layer") and name.endswith(("bn3.bias", "downsample.1.bias")):
             names.add(name)
     return names
 

@@ -62,7 +62,7 @@ def test_teacher_is_never_trained(finished):
 
 def test_configured_weights_are_read(finished, tmp_path):
     """Point 2: teacher and student start from the weights file; a missing one is an error."""
-    folder, run, before, student_before, _ = finished
+    folder, _, before, student_before, _ = finished
     saved = tensors(folder / "backbone.pth")
     assert same_bytes(saved, {k.removeprefix("backbone."): v for k, v in before.items()})
     backbone = {k[18:]: v for k, v in student_before.items() if k.startswith("feature_extractor.")}
@@ -143,7 +143,7 @@ def test_both_kinds_of_crops_are_validated_and_select(finished, tmp_path):
 
 
 def test_metrics_name_every_term(finished):
-    folder, run, *_ = finished
+    folder, *_ = finished
     rows = [row for row in read_metrics(folder / "run/metrics.jsonl") if "lr" in row]
     assert [row["step"] for row in rows] == list(range(1, 17))
     warmup = round(0.5 * 0.3 * 16)

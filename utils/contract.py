@@ -88,7 +88,8 @@ def _triple(key: str, value: Any, positive: bool) -> tuple[float, float, float]:
     if len(values) == 1 and numeric:
         values *= 3
     if len(values) != 3 or not numeric or (positive and min(values) <= 0):
-        raise ConfigError(f"transform.{key}: expected {'three positive numbers' if positive else 'three numbers'}, found {value!r}")
+        wanted = "three positive numbers" if positive else "three numbers"
+        raise ConfigError(f"transform.{key}: expected {wanted}, found {value!r}")
     return tuple(float(v) for v in values)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class RunLog:
         self.stream = open(self.path, "ab")
         self.stream.truncate(position)
         self.wandb = None
+        self.drawn = -math.inf
 
     @property
     def position(self) -> int:
@@ -35,8 +37,9 @@ class RunLog:
         except ImportError as error:
             raise ConfigError("wandb.use: the package wandb is not installed; install it or set wandb.use=0") from error
         try:
+            resume = "allow" if run_id else None
             self.wandb = wandb.init(
-                project=cfg.project, config=settings, dir=self.path.parent, id=run_id, resume="allow" if run_id else None
+                project=cfg.project, config=settings, dir=self.path.parent, id=run_id, resume=resume
             )
         except (wandb.errors.Error, OSError) as error:
             raise ConfigError(
@@ -46,11 +49,17 @@ class RunLog:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one line; NaN and infinity become null."""
-        line = {"step": step, **{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in values.items()}}
-        self.stream.write(json.dumps(line).encode() + b"\n")
+        known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self.stream.write(json.dumps({"step": step, **known}).encode() + b"\n")
         self.stream.flush()
         if self.wandb is not None:
             self.wandb.log(values, step=step)
+
+    def draw_curves(self, terms: tuple[str, ...], at_most_every_s: float = 0.0) -> None:
+        """Draw curves.png, unless that was done a moment ago."""
+        if time.monotonic() - self.drawn >= at_most_every_s:
+            draw_curves(self.path.parent, terms)
+            self.drawn = time.monotonic()
 
     def close(self) -> None:
         """Close the file and the Weights & Biases run."""

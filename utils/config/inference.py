@@ -44,10 +44,11 @@ class InferenceLoader(StrictModel):
 class TrainedModel(StrictModel):
     """The network and its weights."""
 
-    config: str
-    """Path of model_config.yaml, from the working directory or beside this file; its own weights are not read."""
+    config: str | None = None
+    """Path of model_config.yaml, from the working directory or beside this file; its own weights are not read. null:
+    the file of `weight` says which network it holds (safetensors of export.py). Not read with an ONNX file."""
     weight: str
-    """Weights of a trained quality model (.pth, .safetensors); a contract file beside them is checked."""
+    """Weights of a trained quality model (.pth, .safetensors, .onnx of export.py); their contract is checked."""
 
 
 class OutputConfig(StrictModel):
