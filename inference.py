@@ -16,7 +16,9 @@ from data.folders import ImageFolder, open_folder
 from data.score_files import Scored, write_failures, write_scores
 from data.score_pass import measure_left, with_workers
 from data.score_run import ScoreRun
+from model.onnx_scorer import OnnxScorer, is_onnx
 from model.scoring import Scorer, load_scorer
+from model.sharing import recorded_model
 from utils import cli, distributed
 from utils.config import beside, load_config
 from utils.config.inference import InferenceConfig
@@ -36,7 +38,7 @@ class Job:
     """Hold the parts of one scoring run."""
 
     cfg: InferenceConfig
-    scorer: Scorer
+    scorer: Scorer | OnnxScorer
     folder: ImageFolder
     run: ScoreRun
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the configuration, check everything, score, write the results."""
     command = cli.parse_command(__doc__, argv)
     cfg = load_config(InferenceConfig, command.config, command.overrides)
-    model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
+    model_cfg = network_config(cfg, command.config)
     device = pick_device(distributed.local_device(cfg.base.device))
     with distributed.process_group(torch.device("cpu"), patience_h=24 * 365):  # they only wait for each other
         verbose = cfg.base.verbose and distributed.is_main()
@@ -61,11 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             job.run.close()
 
 
-def build(cfg: InferenceConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], device: torch.device) -> Job:
+def network_config(cfg: InferenceConfig, config: str) -> ModelConfig | None:
+    """Return the network's configuration: as given, or as an exported file records it; an ONNX file needs none."""
+    if is_onnx(cfg.model.weight):
+        return None
+    if cfg.model.config is None:
+        return recorded_model(cfg.model.weight)
+    return load_config(ModelConfig, beside(cfg.model.config, config))
+
+
+def build(cfg: InferenceConfig, model_cfg: ModelConfig | None, allow: Sequence[str], device: torch.device) -> Job:
     """Check inputs and weights and open the output folder."""
     if not os.path.isdir(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
-    scorer, remark = load_scorer(model_cfg, cfg.model.weight, allow_modules, device, cfg.base.precision)
+    scorer, remark = load_scorer(model_cfg, cfg.model.weight, allow, device, cfg.base.precision)
     if remark:
         logger.info(remark)
     folder = open_folder(cfg.dataset)
@@ -77,16 +88,19 @@ def build(cfg: InferenceConfig, model_cfg: ModelConfig, allow_modules: Sequence[
     return Job(cfg, scorer, folder, run)
 
 
-def request(cfg: InferenceConfig, model_cfg: ModelConfig, scorer: Scorer, folder: ImageFolder) -> dict[str, Any]:
+def request(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: Any, folder: ImageFolder) -> dict[str, Any]:
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
     with_landmarks = folder.landmarks is not None
-    return {
-        "weights_sha256": sha256_file(cfg.model.weight),
-        "network": {
+    network: dict[str, Any] = {"format": "onnx"}
+    if model_cfg is not None:
+        network = {
             "features": model_cfg.features.model_dump(mode="json", include={"module", "params"}),
             "head": model_cfg.head.model_dump(mode="json"),
-        },
+        }
+    return {
+        "weights_sha256": sha256_file(cfg.model.weight),
+        "network": network,
         "preprocessing": {
             **scorer.contract.to_dict(),
             "input": source.input,

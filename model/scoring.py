@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from model.build import trained_student
+from model.onnx_scorer import OnnxScorer, load_onnx_scorer
 from model.preprocess import normalise
+from model.sharing import read_record
 from utils.config.sections import ModelConfig
 from utils.contract import InputContract, load_contract, sidecar
 from utils.errors import UserError, WeightsError
@@ -56,9 +58,11 @@ def checked_contract(model_cfg: ModelConfig, weight: str | Path) -> tuple[InputC
     contract = InputContract.from_transform(model_cfg.transform)
     if not Path(weight).is_file():
         raise WeightsError(f"{weight}: no such weights file; name it in model.weight")
-    saved = load_contract(weight)
+    saved, place = load_contract(weight), sidecar(weight)
+    if saved is None and (record := read_record(weight)) is not None:
+        saved, place = InputContract.from_dict(record["contract"], weight), weight
     if saved is not None:
-        contract.require(saved, sidecar(weight))
+        contract.require(saved, place)
         return contract, None
     kind = "the official preprocessing" if contract == InputContract() else "the preprocessing of model.config"
     return contract, (
@@ -68,8 +72,15 @@ def checked_contract(model_cfg: ModelConfig, weight: str | Path) -> tuple[InputC
 
 
 def load_scorer(
-    model_cfg: ModelConfig, weight: str, allow_modules: Sequence[str], device: torch.device, precision: str
-) -> tuple[Scorer, str | None]:
-    """Build the network, load `weight`, the only file read, and check its contract; see checked_contract."""
+    model_cfg: ModelConfig | None, weight: str, allow_modules: Sequence[str], device: torch.device, precision: str
+) -> tuple[Scorer | OnnxScorer, str | None]:
+    """Build the network, load `weight`, the only file read, and check its contract; see checked_contract.
+
+    An ONNX file holds network and contract and takes no `model_cfg`.
+    """
+    if model_cfg is None:
+        scorer = load_onnx_scorer(weight, device, precision)
+        behind = device.type == "cuda" and scorer.device.type == "cpu"
+        return scorer, f"onnxruntime has no CUDA here; {weight} computes on the CPU" if behind else None
     contract, remark = checked_contract(model_cfg, weight)
     return Scorer(trained_student(model_cfg, weight, allow_modules), contract, device, precision), remark
