@@ -1,0 +1,58 @@
+"""Every shipped YAML is read by the schema of its script, and none is forgotten here."""
+
+import pytest
+
+from tests.helpers_training import ROOT
+from utils.config import load_config
+from utils.config.evaluate import EvaluateConfig
+from utils.config.inference import InferenceConfig
+from utils.config.label import LabelConfig
+from utils.config.loading import read_yaml
+from utils.config.prepare import PrepareConfig
+from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
+from utils.contract import InputContract
+
+SCHEMAS = {
+    "train_config": TrainConfig,
+    "cosface_config": TrainConfig,
+    "crfiqa_config": TrainConfig,
+    "inference_config": InferenceConfig,
+    "label_config": LabelConfig,
+    "evaluate_config": EvaluateConfig,
+    "prepare_config": PrepareConfig,
+}
+SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": LabelConfig, "synthetic": PrepareConfig}
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def schema_of(path):
+    if path.stem in SCHEMAS:
+        return SCHEMAS[path.stem]
+    values = read_yaml(path)
+    for section, schema in {**SECTIONS, "datasets": EvaluateConfig, "dataset": InferenceConfig}.items():
+        if section in values:
+            return schema
+    return None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shipped_yaml_loads(path):
+    if path.stem == "export_config":
+        from utils.config.export import ExportConfig as schema
+    else:
+        schema = schema_of(path)
+    assert schema is not None, f"{path}: no schema known"
+    cfg = load_config(schema, path)
+    if schema is ModelConfig:
+        assert InputContract.from_transform(cfg.transform) == InputContract()
+
+
+def test_every_main_configuration_is_there():
+    assert {f"{name}.yaml" for name in SCHEMAS} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize("name", ["train_config", "cosface_config", "crfiqa_config"])
+def test_training_configurations_name_a_model_that_is_there(name):
+    cfg = load_config(TrainConfig, ROOT / f"configs/{name}.yaml")
+    load_config(ModelConfig, ROOT / cfg.model.config)
