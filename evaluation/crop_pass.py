@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     """Hold one model's numbers per name of the pairs, (N,) or (N, D), NaN where there is none, with the reasons."""
 
     values: np.ndarray
-    reasons: dict[int, str]
+    reasons: dict[int, str | None]
 
 
 class CropPass:
@@ -96,8 +96,12 @@ class CropPass:
         if not rows:
             raise DataError(f"{label}: none of {len(crops)} images gave a crop, first: {self.names[0]}: {reasons[0]}")
         names = [self.names[row] for row in rows]
-        finished = {name: model.finish(np.concatenate(parts[name]), names) for name, model in models.items()}
-        return {name: Measured(_scatter(values, rows, len(crops)), reasons) for name, values in finished.items()}
+        found = {}
+        for name, model in models.items():
+            values = _scatter(model.finish(np.concatenate(parts[name]), names), rows, len(crops))
+            empty = np.isnan(values) if values.ndim == 1 else np.isnan(values).any(axis=1)
+            found[name] = Measured(values, dict.fromkeys(np.flatnonzero(empty).tolist(), model.reason) | reasons)
+        return found
 
     def _spread(self, measured: Measured) -> Measured:
         """Bring numbers per crop onto the names of the pairs."""

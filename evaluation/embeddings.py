@@ -27,6 +27,8 @@ class ImageModel(Protocol):
 
     fingerprint: dict[str, Any]
     """JSON values; what is equal here gives equal numbers."""
+    reason: str | None
+    """Why `finish` may give NaN for an image, in a few words."""
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return (B,) scores or (B, D) embeddings of uint8 RGB crops."""
@@ -94,6 +96,8 @@ def cosines(unit_ND: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
 
 class Recogniser:
     """Embed crops with a backbone or an ONNX file, 112x112, (pixel / 255 - 0.5) / 0.5, in the stated channel order."""
+
+    reason = None
 
     def __init__(self, cfg: RecognitionConfig, device: torch.device, allow_modules: Sequence[str] = ()):
         self.flip = cfg.flip

@@ -20,6 +20,8 @@ from utils.files import sha256_file
 class QualityModel:
     """Score crops with a trained quality model (`weights` and `config`)."""
 
+    reason = None
+
     def __init__(self, cfg: ScoresConfig, place: str, device: torch.device, allow_modules: Sequence[str] = ()):
         """`place`: the configuration file, beside which `cfg.config` is looked for too."""
         model = load_config(ModelConfig, beside(cfg.config, place))
@@ -45,6 +47,7 @@ class SourceModel:
         model = load_config(ModelConfig, beside(label.model.config, cfg.source))
         self.source = build_source(label, model, device, allow_modules)
         self.remark = self.source.remark or None
+        self.reason = getattr(self.source, "reason", None)
         weights = label.model.weight or model.features.weights
         name = label.source.name
         self.fingerprint: dict[str, Any] = {

@@ -63,6 +63,8 @@ def crop_pass(faces: FaceSet, cache: Path, batch_size: int = 5) -> CropPass:
 class Recorder:
     """Keep every crop it is given, by name; its number is the mean pixel."""
 
+    reason = None
+
     def __init__(self, tag: str = "recorder"):
         self.fingerprint = {"tag": tag}
         self.seen: dict[str, np.ndarray] = {}

@@ -133,3 +133,32 @@ def test_lightqnet_on_photographs(tmp_path):
     row = rows(tmp_path / "out/pauc.csv")[0]
     assert (row["mated"], row["non_mated"]) == ("7435", "100000")
     assert float(row["fnmr0"]) > 0.98, "embeddings of noise match nothing"
+
+
+def test_an_image_a_source_cannot_score_is_named_with_its_reason(tmp_path, capsys):
+    points = write_population(tmp_path, identities=5, images=3)
+    for name in ("id4/1.png", "id4/2.png"):
+        (tmp_path / "images" / name).unlink()
+        del points[name]
+    (tmp_path / "pairs.txt").write_text("id0/0.png id0/1.png 1\nid0/0.png id4/0.png 0\nid1/0.png id1/1.png 1\n")
+    torch.manual_seed(2)
+    torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
+    net = {"module": "model.compact.CompactNet", "weights": str(tmp_path / "net.pth"), "params": TINY}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"features": net}))
+    label = {
+        "base": {"save_path": "unused", "device": "cpu"},
+        "dataset": {"loc": "unused"},
+        "model": {"config": str(tmp_path / "model.yaml")},
+        "source": {"name": "sdd_fiqa"},
+    }
+    (tmp_path / "label.yaml").write_text(yaml.safe_dump(label))
+    images = {"root": str(tmp_path / "images"), "landmarks": str(tmp_path / "landmarks.csv")}
+    config = {
+        "base": {"save_path": str(tmp_path / "out"), "device": "cpu", "verbose": 0},
+        "datasets": {"toy": {**images, "pairs": str(tmp_path / "pairs.txt")}},
+        "recognition": {"net": net},
+        "scores": {"SDD-FIQA": {"source": str(tmp_path / "label.yaml")}},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
+    assert run(tmp_path) == 2
+    assert "no score of SDD-FIQA, first 'id4/0.png' (its identity has no other image)" in capsys.readouterr().err
