@@ -4,11 +4,9 @@ import copy
 import logging
 import math
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +19,14 @@ from evaluation.verification import read_verification
 from model.ai_kd import Objective
 from model.objectives import build_objective
 from utils import checkpoint, cli, distributed, optim
-from utils.config import load_config
+from utils.clock import Clock
+from utils.config import beside, load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
 from utils.ema import WeightAverage
-from utils.errors import ConfigError, UserError
-from utils.precision import Precision, pick_device
+from utils.errors import ConfigError, DataError, UserError
+from utils.precision import Precision, pick_device, to_device
 from utils.progress import progress
 from utils.run_log import RunLog
 from utils.schedule import Plan
@@ -102,22 +101,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = load_config(TrainConfig, command.config, command.overrides)
     model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
     device = pick_device(distributed.local_device(cfg.base.device))
-    verbose = cfg.base.verbose and distributed.is_main()
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
     with distributed.process_group(device):
+        verbose = cfg.base.verbose and distributed.is_main()
+        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
         fit(build(cfg, model_cfg, command.allow_modules, device))
     return 0
-
-
-def beside(path: str, config: str) -> Path:
-    """Return `path` as it is when it exists, else beside the file that names it."""
-    own = Path(config).parent / Path(path).name
-    return Path(path) if Path(path).is_file() or not own.is_file() else own
 
 
 def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], device: torch.device) -> Run:
     """Check inputs and weights and put the run together; nothing is written yet."""
     seed_everything(cfg.base.seed)
+    images, processes = cfg.dataloader.train.params.batch_size, distributed.world_size()
+    if images < 2 * processes > 2:
+        raise ConfigError(
+            f"dataloader.train.params.batch_size: {images} images per step for {processes} processes; each needs two"
+        )
     contract = InputContract.from_transform(model_cfg.transform)
     shard = Shard(distributed.rank(), distributed.world_size())
     objective = build_objective(cfg, model_cfg, allow_modules, contract)
@@ -128,7 +126,8 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     optimizer = optim.build_optimizer(cfg.optimizer, part.groups)
     optim.check_partition(objective, part.trained)
     plan = Plan.make(cfg.base, data.steps_per_epoch)
-    settings = {**cfg.model_dump(mode="json"), "model_config": model_cfg.model_dump(mode="json"), "inputs": data.facts}
+    inputs = {**data.facts, "steps_per_epoch": data.steps_per_epoch}
+    settings = {**cfg.model_dump(mode="json"), "model_config": model_cfg.model_dump(mode="json"), "inputs": inputs}
     run = Run(
         cfg=cfg,
         contract=contract,
@@ -150,8 +149,8 @@ def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
     begin(run)
     cfg, device = run.cfg, run.precision.device
-    model = distributed.wrap(run.objective, device)
     optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
+    model = distributed.wrap(run.objective, device)
     bar = progress(total=run.plan.last, initial=run.step, unit="step", disable=not _talks(cfg))
     clock = Clock()
     for batch in run.data.batches_from(run.step):
@@ -160,11 +159,11 @@ def fit(run: Run) -> None:
         clock.data_ready()
         optim.set_lr(run.optimizer, run.plan.lr_factor(run.step, cfg.scheduler))
         with run.precision.autocast():
-            terms = model(to_device(batch, device))
+            terms = distributed.balance(model(to_device(batch, device)), len(batch.row))
         loss = sum(weight * term for weight, term in zip(run.term_weights, terms, strict=True))
         norm = run.precision.backward_and_step(loss, run.optimizer, run.part.clipped, cfg.optimizer.max_grad_norm)
         run.step += 1
-        clock.step_done(len(batch.row))
+        clock.step_done(len(batch.row) * distributed.world_size())
         bar.update()
         if cfg.ema.every == "step":
             run.ema.update(run.objective.student)
@@ -185,11 +184,15 @@ def begin(run: Run) -> None:
     """Open the output folder; restore an earlier state or start anew; say what will be done."""
     cfg = run.cfg
     state = run.folder.open()
+    if distributed.total(state is not None) not in (0, distributed.world_size()):
+        raise DataError(f"{run.folder.path}: the processes find different runs there; all must share one folder")
     if state is None and distributed.is_main():
         run.folder.start()
     distributed.barrier()
     if state is not None:
         run.restore(state)
+    if not distributed.is_main():  # the same dropout in every part of a batch would be less of it
+        seed_everything(cfg.base.seed + 1_000_003 * distributed.rank() + run.step)
     if distributed.is_main():
         run.log = RunLog(run.folder.path, state["log"] if state else 0)
         run.wandb_id = run.log.use_wandb(cfg.wandb, run.folder.settings, run.wandb_id)
@@ -223,8 +226,7 @@ def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
 
 def log_step(run: Run, terms: Any, norm: Tensor, clock: "Clock", bar: Any) -> None:
     """Write one line of metrics; the only place, besides validation, where the device is waited for."""
-    values = {name: term.item() for name, term in terms._asdict().items()}
-    check_finite(run, terms)
+    values = check_finite(run, terms)
     if run.log is None:
         return
     rate, data_share = clock.read()
@@ -233,14 +235,16 @@ def log_step(run: Run, terms: Any, norm: Tensor, clock: "Clock", bar: Any) -> No
     bar.set_postfix({**{k: f"{v:.4f}" for k, v in values.items()}, "img/s": f"{rate:.0f}"}, refresh=False)
 
 
-def check_finite(run: Run, terms: Any) -> None:
-    """Stop a run whose loss is no number before it overwrites good weights."""
-    for name, term in terms._asdict().items():
-        if not torch.isfinite(term):
+def check_finite(run: Run, terms: Any) -> dict[str, float]:
+    """Return the loss terms; stop a run where one is no number before it overwrites good weights."""
+    values = {name: term.item() for name, term in distributed.average(terms)._asdict().items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
             raise UserError(
-                f"step {run.step}: the {name} loss is {term.item()}; lower the learning rate and go on from "
+                f"step {run.step}: the {name} loss is {value}; lower the learning rate and go on from "
                 f"{run.folder.resume_path} or start anew"
             )
+    return values
 
 
 @torch.no_grad()
@@ -248,17 +252,19 @@ def validate(run: Run) -> dict[str, float]:
     """Measure the averaged student, the one that is saved, on the validation images."""
     device, values = run.precision.device, defaultdict(list)
     for batch in run.data.validation_batches():
+        if not len(batch.row):  # fewer images than processes
+            continue
         with run.precision.autocast():
             measured = run.objective.measure(run.ema.network, to_device(batch, device))
-        for name, value_B in measured.items():
+        for name, value_B in {"row": batch.row, **measured}.items():
             values[name].append(value_B)
-    if not values:
-        return {}
-    return run.objective.summarise({name: torch.cat(parts).cpu() for name, parts in values.items()})
+    everything = distributed.gather({name: torch.cat(parts).cpu() for name, parts in values.items()})
+    return run.objective.summarise(everything) if everything else {}
 
 
 def validate_and_save(run: Run, scheduled: bool = True) -> None:
     """Update the average, validate it, save it, and write the resume point."""
+    distributed.same_buffers(run.objective.student, run.ema.network)
     if run.cfg.ema.every == "validation":
         run.ema.update(run.objective.student)
     run.metrics = validate(run)
@@ -279,6 +285,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
 
 def save_resume(run: Run) -> None:
     """Write the resume point between validations."""
+    distributed.same_buffers(run.objective.student, run.ema.network)
     if distributed.is_main():
         run.folder.save_resume(run.state(finished=False))
 
@@ -293,7 +300,8 @@ def finish(run: Run) -> None:
     if distributed.is_main():
         state = copy.deepcopy(run.state(finished=True))
         run.folder.save_resume({**state, "finished": scheduled})
-    if not scheduled or not run.folder.weights_path("last").exists():
+    missing = distributed.is_main() and not run.folder.weights_path("last").exists()
+    if not scheduled or distributed.total(missing):
         validate_and_save(run, scheduled=False)
     if distributed.is_main():
         run.folder.save_resume(state)
@@ -302,39 +310,6 @@ def finish(run: Run) -> None:
     shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items() if name != "selection")
     logger.info(f"finished at step {run.step}" + (f": {shown}" if shown else ""))
     logger.info(f"weights: {run.folder.weights_path('best')}, {run.folder.weights_path('last')}")
-
-
-class Clock:
-    """Measure images per second and the share of time spent waiting for data, between two readings."""
-
-    def __init__(self):
-        self.skip()
-
-    def skip(self) -> None:
-        """Start the window anew, after a pause that is not training."""
-        self.start = self.mark = time.perf_counter()
-        self.waited, self.images = 0.0, 0
-
-    def data_ready(self) -> None:
-        """Note that a batch has arrived."""
-        self.waited += time.perf_counter() - self.mark
-
-    def step_done(self, images: int) -> None:
-        """Note that a step of that many images was issued."""
-        self.images += images
-        self.mark = time.perf_counter()
-
-    def read(self) -> tuple[float, float]:
-        """Return images per second and share of waiting since the last reading."""
-        elapsed = max(time.perf_counter() - self.start, 1e-9)
-        result = self.images / elapsed, min(self.waited / elapsed, 1.0)
-        self.skip()
-        return result
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch; copies from pinned memory overlap with compute."""
-    return type(batch)(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch))
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

@@ -72,7 +72,7 @@ def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = 
         train=train_loader(
             _dataset(index, cfg, dataset_cfg.flip), train_rows, cfg.dataloader.train.params, cfg.base.seed, shard
         ),
-        validation=validation_loader(_dataset(measured, cfg, False), val_rows, cfg.dataloader.val.params)
+        validation=validation_loader(_dataset(measured, cfg, False), val_rows, cfg.dataloader.val.params, shard)
         if len(val_rows)
         else None,
         epochs=cfg.base.epochs,

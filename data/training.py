@@ -59,7 +59,7 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
     params = cfg.dataloader.val.params
     data = TrainingData(
         train=train_loader(dataset, train_rows, cfg.dataloader.train.params, seed, shard),
-        validation=validation_loader(measured, val_rows, params) if len(val_rows) else None,
+        validation=validation_loader(measured, val_rows, params, shard) if len(val_rows) else None,
         epochs=cfg.base.epochs,
         report=[*coverage.lines(), f"{len(train_rows)} images to train on, {len(val_rows)} to validate on"],
         facts={

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from utils import distributed
 from utils.errors import UserError
 
 
@@ -34,12 +35,20 @@ def parse_command(description: str, argv: Sequence[str] | None = None) -> Comman
 
 
 def run(main: Callable[[], int]) -> int:
-    """Run `main`; turn a user's mistake into one sentence on stderr and its exit code."""
+    """Run `main`; turn a user's mistake into one sentence on stderr, of one process only, and its exit code."""
     try:
         return main()
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        if distributed.first_to_fail():
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
+    except RuntimeError as error:
+        reported = distributed.failed_elsewhere(error)
+        if reported is None:
+            raise
+        if not reported and distributed.first_to_fail():
+            sys.stderr.write("error: another process died; run again to go on (training: with base.resume=auto)\n")
+        return UserError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was finished is on disk\n")
         return 130

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,11 @@ def pick_device(name: str, key: str = "base.device") -> torch.device:
     if index >= count:
         raise ConfigError(f"{key}: {name} is not on this machine ({count} CUDA devices); set {key}=cpu or another one")
     return torch.device("cuda", index)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch (a NamedTuple); copies from pinned memory overlap with compute."""
+    return type(batch)(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch))
 
 
 class Precision:
