@@ -65,7 +65,7 @@ class RunLog:
         """Close the file and the Weights & Biases run."""
         self.stream.close()
         if self.wandb is not None:
-            self.wandb.finish(quiet=True)
+            self.wandb.finish()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
