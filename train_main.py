@@ -17,6 +17,7 @@ from data.recognition import recognition_data
 from data.training import TrainingData, distillation_data
 from evaluation.verification import read_verification
 from model.ai_kd import Objective
+from model.build import embedding_dim
 from model.objectives import build_objective
 from utils import checkpoint, cli, distributed, optim
 from utils.clock import Clock
@@ -148,6 +149,7 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
 def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
     begin(run)
+    embed_once(run)
     cfg, device = run.cfg, run.precision.device
     optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     model = distributed.wrap(run.objective, device)
@@ -210,6 +212,28 @@ def begin(run: Run) -> None:
         logger.info(line)
     if cfg.base.compile:
         run.objective.compile_networks()
+
+
+@torch.no_grad()
+def embed_once(run: Run) -> None:
+    """Let the teacher embed what its cache lacks; without a cache it embeds every batch anew."""
+    cache, device = run.data.cache, run.precision.device
+    if cache is None:
+        return
+    teacher = run.objective.teacher
+    facts = {"weights": teacher.fingerprint(), "input": run.contract.to_dict(), "precision": run.precision.name}
+    cache.open(facts, embedding_dim(teacher.backbone))
+    rows = cache.missing()
+    logger.info(f"teacher cache {cache.path}: {len(rows)} of {len(cache.index)} images to embed")
+    with progress(total=len(rows), unit="img", disable=not _talks(run.cfg)) as bar:
+        for batch in cache.batches(rows, run.cfg.dataloader.val.params):
+            reference_BD = None
+            if len(batch.row):
+                with run.precision.autocast():
+                    reference_BD = run.objective.reference(to_device(batch, device))
+            cache.put(batch, reference_BD)
+            bar.update(len(batch.row) * distributed.world_size())
+    distributed.barrier()
 
 
 def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:

@@ -48,6 +48,7 @@ class DistillationBatch(NamedTuple):
     label: Tensor  # (B,) float32
     row: Tensor  # (B,) int64, rows of the index
     failures: Failures
+    reference: Tensor | None = None  # (B, D), the teacher's embeddings where a cache has them
 
 
 class RecognitionBatch(NamedTuple):
@@ -128,9 +129,12 @@ class DistillationDataset(_IndexedFaces):
         if self.perturbation is None:
             out[1] = warp(image, matrix, out=out[0])
             return
-        rng = np.random.default_rng([self.seed, epoch, row])
-        moved = perturb_landmarks(landmarks, self.perturbation.radius_px, self.perturbation.unit, rng)
+        moved = self._perturbed(epoch, row, landmarks)
         warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out)
+
+    def _perturbed(self, epoch: int, row: int, landmarks_52: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch, row])
+        return perturb_landmarks(landmarks_52, self.perturbation.radius_px, self.perturbation.unit, rng)
 
 
 class IdentityDataset(_IndexedFaces):

@@ -11,6 +11,7 @@ import numpy as np
 from data.datasets import DistillationDataset
 from data.index import FaceIndex, build_index, split
 from data.loaders import BatchLoader, Shard, train_loader, validation_loader
+from data.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
 from utils.config.train import TrainConfig
 from utils.errors import DataError
 
@@ -33,6 +34,8 @@ class TrainingData:
     """Identities, for recognition methods."""
     judge: Callable[..., dict[str, float]] | None = None
     """Turns the embeddings of the validation images into metrics, where pairs are given."""
+    cache: TeacherCache | None = None
+    """The teacher's embeddings; to be opened and filled before the first batch."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -54,9 +57,14 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
     index, coverage = build_index(dataset_cfg)
     train_rows, val_rows = split(index.labels, dataset_cfg.val_percent)
     perturbation = dataset_cfg.perturbation if dataset_cfg.misalign else None
-    dataset = DistillationDataset(index, seed, perturbation, dataset_cfg)
-    measured = DistillationDataset(index, seed, dataset_cfg.perturbation, dataset_cfg)
-    params = cfg.dataloader.val.params
+    params, cache = cfg.dataloader.val.params, None
+    if cfg.model.teacher_cache is None:
+        dataset = DistillationDataset(index, seed, perturbation, dataset_cfg)
+        measured = DistillationDataset(index, seed, dataset_cfg.perturbation, dataset_cfg)
+    else:
+        cache = TeacherCache(cfg.model.teacher_cache, index, dataset_cfg, shard)
+        dataset = MisalignedDataset(cache, seed, perturbation, dataset_cfg)
+        measured = ReferencedDataset(cache, seed, dataset_cfg.perturbation, dataset_cfg)
     data = TrainingData(
         train=train_loader(dataset, train_rows, cfg.dataloader.train.params, seed, shard),
         validation=validation_loader(measured, val_rows, params, shard) if len(val_rows) else None,
@@ -67,6 +75,7 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
             "index_sha256": digest(index),
             "label_scaling": dataclasses.asdict(coverage.scaling),
         },
+        cache=cache,
     )
     return _checked(data, dataset_cfg.image_location)
 

@@ -4,6 +4,7 @@ Source: Babnik et al., AI-KD, arXiv 2404.09555. Shape suffixes: B batch, D embed
 """
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -51,6 +52,14 @@ class FrozenTeacher(nn.Module):
         """Map normalised crops (B, 3, 112, 112) to embeddings (B, D)."""
         embedding_BD = self.backbone(images)
         return embedding_BD[0] if isinstance(embedding_BD, tuple | list) else embedding_BD
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of layers and weights: equal ones give equal embeddings."""
+        digest = hashlib.sha256(repr(self.backbone).encode())
+        for name, tensor in self.backbone.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 class Objective(Protocol):
@@ -110,8 +119,15 @@ class AIKDObjective(nn.Module):
                 f"loss.consistency: {loss.consistency.module} is not AI-KD's; use torch.nn.CosineEmbeddingLoss"
             )
         self.consistency_loss = build_loss(loss.consistency)
+        self.adapter: nn.Module | None = None
         self.select_on = "mean"
         self.notes: list[str] = []
+
+    def add_adapter(self, student_dim: int, teacher_dim: int) -> None:
+        """Map the student's embeddings linearly to the teacher's dimension: for training only, not in the student."""
+        self.adapter = nn.Linear(student_dim, teacher_dim, bias=False)
+        nn.init.orthogonal_(self.adapter.weight)
+        self.notes.append(f"an adapter, for training only, maps embeddings of {student_dim} numbers to {teacher_dim}")
 
     def prepare(self, num_classes: int, judge: Callable | None) -> None:
         """Do nothing: AI-KD has no classes."""
@@ -126,12 +142,19 @@ class AIKDObjective(nn.Module):
         self.teacher.compile()
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return quality head and backbone by their official group names."""
-        return {"quality_head": self.student.quality_head, "feature_extractor": self.student.feature_extractor}
+        """Return quality head and backbone by their official group names, and the adapter if there is one."""
+        parts = {"quality_head": self.student.quality_head, "feature_extractor": self.student.feature_extractor}
+        return parts if self.adapter is None else {**parts, "adapter": self.adapter}
 
     def reference(self, batch: NamedTuple) -> Tensor:
-        """Return the teacher's embeddings (B, D) of the aligned crops, without gradient."""
+        """Return the teacher's embeddings (B, D) of the aligned crops, without gradient; a cache may have them."""
+        if batch.reference is not None:
+            return batch.reference.float()
         return self.teacher(normalise(batch.aligned, self.contract)).float()
+
+    def adapted(self, embedding_BD: Tensor) -> Tensor:
+        """Return student embeddings as they are compared with the teacher's, in float32."""
+        return (embedding_BD if self.adapter is None else self.adapter(embedding_BD)).float()
 
     def forward(self, batch: NamedTuple) -> DistillationTerms:
         """Return consistency and quality loss of one batch of uint8 crops and labels."""
@@ -139,7 +162,7 @@ class AIKDObjective(nn.Module):
         embedding_BD, quality_B = self.student(normalise(batch.misaligned, self.contract))
         ones_B = torch.ones_like(batch.label)
         return DistillationTerms(
-            consistency=self.consistency_loss(embedding_BD.float(), reference_BD, ones_B),
+            consistency=self.consistency_loss(self.adapted(embedding_BD), reference_BD, ones_B),
             quality=self.quality_loss(quality_B.float(), batch.label),
         )
 
@@ -150,7 +173,7 @@ class AIKDObjective(nn.Module):
         for kind in ("aligned", "misaligned"):
             embedding_BD, quality_B = network(normalise(getattr(batch, kind), self.contract))
             values[f"quality_{kind}"] = quality_B.float()
-            values[f"consistency_{kind}"] = 1 - functional.cosine_similarity(embedding_BD.float(), reference_BD)
+            values[f"consistency_{kind}"] = 1 - functional.cosine_similarity(self.adapted(embedding_BD), reference_BD)
         return values
 
     def summarise(self, values: dict[str, Tensor]) -> dict[str, float]:

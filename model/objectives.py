@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from model.ai_kd import AIKDObjective, FrozenTeacher, Objective
-from model.build import build_student, pretrained_backbone
+from model.build import build_student, embedding_dim, pretrained_backbone
 from model.cosface import CosFaceObjective
 from model.cr_fiqa import CRFIQAObjective
 from utils.config.sections import ModelConfig
@@ -23,12 +23,25 @@ def build_objective(
         if model_cfg.teacher is not None:
             teacher = pretrained_backbone(model_cfg.teacher, allow_modules, random_init)
         objective = AIKDObjective(student, FrozenTeacher(teacher), cfg.loss, contract)
+        _fit_dimensions(objective, cfg)
         objective.select_on = cfg.base.select_on
         return objective
     _require_groups(cfg)
     if cfg.base.method == "crfiqa":
         return CRFIQAObjective(build_student(model_cfg, allow_modules, random_init), cfg.loss, contract)
     return CosFaceObjective(pretrained_backbone(model_cfg.features, allow_modules, random_init), cfg.loss, contract)
+
+
+def _fit_dimensions(objective: AIKDObjective, cfg: TrainConfig) -> None:
+    """Add the adapter an optimiser group asks for; without one, both networks must embed in one dimension."""
+    dims = [embedding_dim(network) for network in (objective.student.feature_extractor, objective.teacher.backbone)]
+    if "adapter" in {group.params for group in cfg.optimizer.groups.values()}:
+        objective.add_adapter(*dims)
+    elif dims[0] != dims[1]:
+        raise ConfigError(
+            f"optimizer: the student embeds in {dims[0]} dimensions, the teacher in {dims[1]}; add a group that trains "
+            "an adapter between them, e.g. group_3: {params: adapter, lr: 0.05, weight_decay: 0.0005, momentum: 0.9}"
+        )
 
 
 def _require_groups(cfg: TrainConfig) -> None:

@@ -113,6 +113,8 @@ class ModelRef(StrictModel):
 
     config: str
     """Path of model_config.yaml, from the working directory or beside this file."""
+    teacher_cache: str | None = None
+    """AI-KD: folder in which the teacher's embeddings are kept, for every run on the same images; null: none."""
 
 
 class EmaConfig(StrictModel):
@@ -241,6 +243,8 @@ class TrainConfig(StrictModel):
             for key in ("quality_location", "landms_location"):
                 if getattr(self.dataset, key) is None:
                     raise ValueError(f"dataset.{key} is needed by method aikd; name the file")
+        elif self.model.teacher_cache is not None:
+            raise ValueError(f"model.teacher_cache: method {self.base.method} has no teacher; remove the key")
         elif self.loss.recognition is None:
             raise ValueError(f"loss.recognition is needed by method {self.base.method}; name a margin head")
         if not self.optimizer.groups:

@@ -1,0 +1,178 @@
+"""The teacher's embeddings on disk: the same losses, computed once, told apart by all that decides them."""
+
+import csv
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import train_main
+from data.datasets import VALIDATION_EPOCH
+from data.teacher_cache import DONE, NO_CROP, TO_DO
+from model.compact import CompactNet
+from model.preprocess import normalise
+from tests.helpers_training import TINY, tensors, write_setup
+from utils.config import load_config
+from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
+from utils.errors import ConfigError, DataError
+from utils.run_log import read_metrics
+
+WITHIN = 5e-4
+"""Rounding a vector of length 1 to fp16 moves it by less than 2^-11, and a cosine by no more."""
+
+
+SLOW = ("optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
+"""Rates at which a rounding error stays one."""
+
+
+def make_run(config, *overrides):
+    cfg = load_config(TrainConfig, config, ("base.epochs=1", *overrides))
+    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    run.seen = []
+    run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))
+    return run
+
+
+def train(config, *overrides):
+    run = make_run(config, *overrides)
+    train_main.fit(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    config = write_setup(folder, count=24)
+    cached = train(config, f"model.teacher_cache={folder / 'kept'}", f"base.save_path={folder / 'cached'}", *SLOW)
+    return config, folder, cached
+
+
+def again(setup, *overrides):
+    config, folder, _ = setup
+    return train(config, f"model.teacher_cache={folder / 'kept'}", f"base.save_path={folder / 'again'}", *overrides)
+
+
+def test_losses_are_those_without_a_cache(setup):
+    config, folder, cached = setup
+    live = train(config, f"base.save_path={folder / 'live'}", *SLOW)
+    assert sum(cached.seen) == 24 and sum(live.seen) > 24
+    pairs = list(zip(*(read_metrics(folder / name / "metrics.jsonl") for name in ("cached", "live")), strict=True))
+    assert len(pairs) > 5
+    for first, second in pairs:
+        assert list(first) == list(second)
+        for key in first:
+            if "consistency" in key or "quality" in key:
+                assert first[key] == pytest.approx(second[key], abs=WITHIN), key
+    weights = [tensors(folder / name / "aikd-last.pth") for name in ("cached", "live")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], atol=1e-4, rtol=1e-3)
+
+
+def test_it_holds_the_teacher_s_embeddings_of_aligned_crops(setup):
+    _, folder, cached = setup
+    cache = cached.data.cache
+    assert (cache.state == DONE).all() and cache.embeddings.shape == (24, 8) and cache.embeddings.dtype == np.float16
+    teacher = CompactNet(**TINY).eval()
+    teacher.load_state_dict(tensors(folder / "backbone.pth"))
+    crops = next(cache.batches(np.arange(24), cached.cfg.dataloader.val.params.model_copy(update={"batch_size": 24})))
+    assert crops.row.tolist() == list(range(24)) and torch.equal(crops.aligned, crops.misaligned)
+    with torch.no_grad():
+        wanted = torch.nn.functional.normalize(teacher(normalise(crops.aligned, cached.contract)))
+    np.testing.assert_allclose(cache.embeddings, wanted.numpy(), atol=2**-11)
+
+
+def test_other_labels_use_the_same_embeddings(setup):
+    _, folder, cached = setup
+    with open(folder / "labels.csv") as stream:
+        rows = list(csv.reader(stream))
+    with open(folder / "other.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([name, 1 - float(label) ** 2] for name, label in rows)
+    run = again(setup, f"dataset.quality_location={folder / 'other.csv'}")
+    assert run.seen == [] and run.data.cache.path == cached.data.cache.path
+
+
+def test_another_teacher_or_other_landmarks_are_another_cache(setup):
+    _, folder, cached = setup
+    model = yaml.safe_load((folder / "model_config.yaml").read_text())
+    torch.manual_seed(99)
+    torch.save(CompactNet(**TINY).state_dict(), folder / "other.pth")
+    model["teacher"] = {**model["features"], "weights": str(folder / "other.pth")}
+    (folder / "other_teacher.yaml").write_text(yaml.safe_dump(model))
+    model = {**model, "teacher": None, "transform": {
+        "trans_1": {"module": "Resize", "params": {"size": 112}}, "trans_2": {"module": "ToTensor"},
+        "trans_3": {"module": "Normalize", "params": {"mean": 0.4, "std": 0.5}},
+    }}  # fmt: skip
+    (folder / "other_contract.yaml").write_text(yaml.safe_dump(model))
+    lines = (folder / "landmarks.csv").read_text().splitlines()
+    name, x, rest = lines[3].split(",", 2)
+    (folder / "moved.csv").write_text("\n".join([*lines[:3], f"{name},{float(x) + 1},{rest}", *lines[4:]]))
+    paths = {cached.data.cache.path}
+    for override in (
+        f"model.config={folder / 'other_teacher.yaml'}",
+        f"model.config={folder / 'other_contract.yaml'}",
+        f"dataset.landms_location={folder / 'moved.csv'}",
+    ):
+        run = again(setup, override, "base.max_steps=1")
+        assert sum(run.seen) == 24
+        paths.add(run.data.cache.path)
+    assert len(paths) == 4 and len({path.name for path in paths}) == 4
+
+
+def test_only_what_is_missing_is_embedded(setup):
+    cache = setup[2].data.cache
+    whole = cache.embeddings.copy()
+    cache.state[5:9], cache.embeddings[5:9] = TO_DO, 0
+    cache.embeddings[0] = -whole[0]
+    run = again(setup)
+    assert sum(run.seen) == 4
+    assert (cache.embeddings[1:] == whole[1:]).all() and (cache.embeddings[0] == -whole[0]).all()
+    cache.embeddings[0] = whole[0]
+    (cache.path / "state.u8").write_bytes(b"cut off")
+    assert sum(again(setup).seen) == 24
+
+
+def test_training_batches_leave_the_aligned_crop_out(setup):
+    config, _, cached = setup
+    data, live = cached.data, make_run(config).data
+    for position in ((0, 0), (0, 3)):
+        batch, wanted = (next(each.train.starting_at(position, 1)) for each in (data, live))
+        assert torch.equal(batch.misaligned, wanted.misaligned) and torch.equal(batch.row, wanted.row)
+        assert torch.equal(batch.reference, torch.from_numpy(data.cache.embeddings[batch.row.numpy()]))
+        assert batch.aligned.shape[0] == 0 and wanted.reference is None
+    batch, wanted = (next(iter(each.validation_batches())) for each in (data, live))
+    assert torch.equal(batch.aligned, wanted.aligned) and torch.equal(batch.misaligned, wanted.misaligned)
+    assert len(batch.reference) == len(batch.row)
+    copy = pickle.loads(pickle.dumps(data.validation.source.dataset.dataset))
+    assert torch.equal(copy[VALIDATION_EPOCH, 4].reference[0], torch.from_numpy(data.cache.embeddings[4]))
+
+
+def test_without_misalignment_the_student_sees_the_aligned_crop(setup):
+    run = again(setup, "dataset.misalign=0", "base.max_steps=1")
+    batch = next(run.data.train.starting_at((0, 0), 1))
+    aligned = next(run.data.cache.batches(np.sort(batch.row.numpy()), run.cfg.dataloader.val.params))
+    assert torch.equal(batch.misaligned[batch.row.argsort()], aligned.aligned)
+
+
+def test_unreadable_images_are_remembered(tmp_path):
+    config = write_setup(tmp_path, count=24)
+    image = sorted((tmp_path / "images").rglob("*.jpg"))[2]
+    image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=image.name):
+        train(config, f"model.teacher_cache={tmp_path / 'kept'}")
+    run = train(config, f"model.teacher_cache={tmp_path / 'kept'}", "dataset.on_missing=skip", "base.resume=auto")
+    assert (run.data.cache.state == NO_CROP).sum() == 1 and (run.data.cache.state == DONE).sum() == 23
+    assert sum(train(config, f"model.teacher_cache={tmp_path / 'kept'}", "dataset.on_missing=skip").seen) == 0
+
+
+def test_mistakes(tmp_path, setup):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"model\.teacher_cache"):
+        train(setup[0], f"base.save_path={tmp_path / 'run'}", f"model.teacher_cache={tmp_path / 'file' / 'x'}")
+    with pytest.raises(ConfigError, match="has no teacher"):
+        make_run(
+            setup[0], "base.method=cosface", "loss.recognition={module: model.margins.CosFaceHead}",
+            f"model.teacher_cache={tmp_path}",
+        )  # fmt: skip
