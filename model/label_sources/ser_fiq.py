@@ -13,7 +13,7 @@ from utils.config.label import DropoutConfig, SerFiqConfig
 from utils.errors import ConfigError
 
 KEY = "source.ser_fiq.dropout"
-MASK_BYTES = 256 << 20  # the dropped-out activations one pass may hold
+PASS_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # the dropped-out numbers one pass may hold; on a CPU about its cache
 
 
 class SerFiq(LabelSource):
@@ -59,25 +59,24 @@ class SerFiq(LabelSource):
     def _embed_dropped(self, x_BCHW: Tensor, keys: Sequence[str], share_trunk: bool) -> Tensor:
         """Return T embeddings of each image (B, T, D), with the masks of its own generator."""
         generators = [keyed_generator(self.seed, key, x_BCHW.device) for key in keys]
-        hooks = {name: self._drop(name, generators, share_trunk and name == self.first) for name in self.rates}
-        with _before(self.network.module, hooks):
+        with _before(self.network.module, {name: self._drop(name, generators) for name in self.rates}):
             x = x_BCHW if share_trunk else x_BCHW.repeat_interleave(self.passes, dim=0)
             return self.network.embed(x).unflatten(0, (len(keys), self.passes))
 
-    def _drop(self, name: str, generators: list[torch.Generator], repeat: bool) -> Callable:
-        """Return the hook that drops out the input of module `name`; `repeat` makes T copies of each row first."""
+    def _drop(self, name: str, generators: list[torch.Generator]) -> Callable:
+        """Return the hook that drops out the input of module `name`, for each image with its own generator."""
+        rate = self.rates[name]
 
         def hook(module: nn.Module, inputs: tuple) -> tuple:
-            x = inputs[0].repeat_interleave(self.passes, dim=0) if repeat else inputs[0]
-            mask = torch.cat([self._mask(x, self.rates[name], generator) for generator in generators])
-            return (x * mask, *inputs[1:])
+            x = inputs[0].unflatten(0, (len(generators), -1))  # (B, 1, ...) where the batch grows, then (B, T, ...)
+            out = x.new_empty(len(generators), self.passes, *x.shape[2:])
+            kept = torch.empty_like(out[0])
+            for i, generator in enumerate(generators):
+                kept.uniform_(generator=generator).ge_(rate)
+                torch.mul(kept, x[i] / (1 - rate), out=out[i])
+            return (out.flatten(0, 1), *inputs[1:])
 
         return hook
-
-    def _mask(self, x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-        """Draw the T masks of one image: 0 with probability `rate`, else 1 / (1 - rate)."""
-        draws = torch.rand(self.passes, *x.shape[1:], generator=generator, device=x.device)
-        return (draws >= rate).to(x.dtype).div_(1 - rate)
 
     @torch.no_grad()
     def _can_repeat_at_first(self) -> bool:
@@ -95,7 +94,7 @@ class SerFiq(LabelSource):
         numbers: list[int] = []
         with _before(self.network.module, {self.first: lambda _, inputs: numbers.append(inputs[0].numel())}):
             self.network.embed(self.network.blank(1))
-        return min(self.network.rows, MASK_BYTES // (4 * self.passes * numbers[0]))
+        return PASS_BYTES.get(self.network.device.type, 1 << 30) // (4 * self.passes * numbers[0])
 
 
 @contextmanager

@@ -1,0 +1,82 @@
+"""Cost per image of each label source, in forward passes of its network, on one core.
+
+    python -m benchmarks.label_sources [--module model.iresnet.iresnet50] [--tap layer3] [--images 12] [--rounds 3]
+
+Random weights, default settings, dropout 0.4 before the last Linear. Times are processor time, which other programs on
+the machine disturb less; forward pass and source alternate, and the median of the rounds is printed.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from model.build import build_backbone
+from model.label_sources import SOURCES, FrozenNetwork, LabelSource
+from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
+from utils.config.sections import ModuleSpec
+from utils.contract import InputContract
+
+POPULATION = 5000
+
+
+def sources(network: FrozenNetwork, tap: str) -> dict[str, LabelSource]:
+    """Build the sources that any backbone allows."""
+    dropout = SerFiqConfig(dropout=DropoutConfig(rate=0.4))
+    return {
+        "magnitude": SOURCES["magnitude"](network),
+        "ser_fiq": SOURCES["ser_fiq"](network, dropout, 0),
+        "grafiqs, tap: image": SOURCES["grafiqs"](network, GrafiqsConfig()),
+        f"grafiqs, tap: {tap}": SOURCES["grafiqs"](network, GrafiqsConfig(tap=tap)),
+        "faceqan": SOURCES["faceqan"](network, FaceQanConfig(), 0),
+    }
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the processor time of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Measure and print one line per source."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--module", default="model.iresnet.iresnet50")
+    parser.add_argument("--tap", default="layer3", help="a module in the network's middle")
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = FrozenNetwork(build_backbone(ModuleSpec(module=options.module)), InputContract(), torch.device("cpu"))
+    crops = torch.randint(0, 256, (options.images, 112, 112, 3), dtype=torch.uint8)
+    keys = [f"{i}.jpg" for i in range(options.images)]
+    plain = SOURCES["magnitude"](network)
+    plain.scores(crops, keys)
+    for name, source in sources(network, options.tap).items():
+        source.scores(crops[:1], keys[:1])
+        rounds = [
+            (seconds(lambda: plain.scores(crops, keys)), seconds(lambda s=source: s.scores(crops, keys)))
+            for _ in range(options.rounds)
+        ]
+        forward_ms = 1e3 * statistics.median(forward for forward, _ in rounds) / options.images
+        ratio = statistics.median(labelled / forward for forward, labelled in rounds)
+        print(f"{options.module} | {name}: {ratio:.2f} forward passes (one: {forward_ms:.1f} ms)", flush=True)
+    report_sdd_fiqa(network, forward_ms)
+
+
+def report_sdd_fiqa(network: FrozenNetwork, forward_ms: float) -> None:
+    """Print what SDD-FIQA adds to one forward pass per image."""
+    source = SOURCES["sdd_fiqa"](network, SddFiqaConfig(), 0)
+    embeddings = np.random.default_rng(0).normal(size=(POPULATION, source.embedding_dim())).astype(np.float32)
+    identities, keys = np.arange(POPULATION) // 50, [str(i) for i in range(POPULATION)]
+    added_ms = 1e3 * seconds(lambda: source.finish(embeddings, identities, keys)) / POPULATION
+    print(f"sdd_fiqa: {1 + added_ms / forward_ms:.2f} forward passes ({added_ms:.1f} ms added to one)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
