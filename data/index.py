@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from data.coverage import Coverage, LabelScaling, TableCoverage
 from data.index_cache import Entry, entry_folder, fingerprint, open_entry, settled, store_entry
@@ -199,6 +200,7 @@ def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[Face
 def _joined(cfg: DatasetConfig, names: KeyTable, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
     keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
     try:
         found = find_match(names, keys, cfg.key_root)
     except DataError as error:
@@ -215,6 +217,7 @@ def _joined(cfg: DatasetConfig, names: KeyTable, path: str, what: str) -> tuple[
             f"the first name in the file {keys[0]!r}; set dataset.key_root to the folder to strip from one of them"
         )
     del keys
+    pa.default_memory_pool().release_unused()
     joined = values[found.rows]
     joined[missing] = np.nan
     return joined, coverage

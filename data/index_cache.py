@@ -84,7 +84,8 @@ def store_entry(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, An
     except OSError as error:  # a full disk, or another process that was faster
         shutil.rmtree(temporary, ignore_errors=True)
         _log.warning("%s: the index cannot be stored (%s)", folder, error)
-    return open_entry(folder)
+        return open_entry(folder)
+    return open_entry(folder, check=False)
 
 
 def _write(path: Path, array: np.ndarray) -> None:

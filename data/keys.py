@@ -35,17 +35,6 @@ class KeyTable:
         data = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
         return cls(data, offsets - offsets[0] if offsets[0] else offsets)
 
-    @classmethod
-    def concatenate(cls, tables: "list[KeyTable]") -> "KeyTable":
-        """Put tables one after the other."""
-        offsets = np.zeros(sum(map(len, tables)) + 1, np.int64)
-        used = filled = 0
-        for table in tables:
-            offsets[filled + 1 : filled + len(table) + 1] = table.offsets[1:] - table.offsets[0] + used
-            filled, used = filled + len(table), used + int(table.offsets[-1] - table.offsets[0])
-        parts = [table.data[table.offsets[0] : table.offsets[-1]] for table in tables]
-        return cls(np.concatenate(parts) if parts else np.zeros(0, np.uint8), offsets)
-
     def to_arrow(self) -> pa.Array:
         """Return the same memory as a large_binary array."""
         buffers = [None, pa.py_buffer(np.ascontiguousarray(self.offsets)), pa.py_buffer(self.data)]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -38,7 +39,8 @@ def list_compactly(root: str | os.PathLike) -> Listing:
     root = os.fsencode(os.path.abspath(root))
     if not os.path.isdir(root):
         raise DataError(f"{os.fsdecode(root)}: no such folder of images; name an existing one")
-    blocks, folders, changed, counts = [], [], [], []
+    text, lengths, counts = bytearray(), array("q"), array("q")
+    folders, changed = [], array("q")
     others, settled = 0, True
     for folder, names, other_files, changed_ns in _walk(root):
         tick = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
@@ -48,12 +50,16 @@ def list_compactly(root: str | os.PathLike) -> Listing:
         counts.append(len(names))
         others += other_files
         names.sort()
-        blocks.append(KeyTable.from_strings([folder + b"/" + name for name in names] if folder else names))
-    keys, folder_of = KeyTable.concatenate(blocks), np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    blocks.clear()
-    if (order := keys.order()) is not None:
-        keys, folder_of = keys.take(order), folder_of[order]
-    return Listing(keys, folder_of, KeyTable.from_strings(folders), np.array(changed, np.int64), others, settled)
+        keys = [folder + b"/" + name for name in names] if folder else names
+        text += b"".join(keys)
+        lengths.extend(map(len, keys))
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(np.frombuffer(lengths, np.int64), out=offsets[1:])
+    table = KeyTable(np.frombuffer(text, np.uint8), offsets)
+    folder_of = np.repeat(np.arange(len(counts), dtype=np.int32), np.frombuffer(counts, np.int64))
+    if (order := table.order()) is not None:
+        table, folder_of = table.take(order), folder_of[order]
+    return Listing(table, folder_of, KeyTable.from_strings(folders), np.array(changed, np.int64), others, settled)
 
 
 def unchanged(root: str | os.PathLike, folders: KeyTable, changed_ns: np.ndarray) -> bool:

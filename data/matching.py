@@ -123,7 +123,9 @@ def _best(wanted: KeyTable, have: KeyTable, candidates: Iterator[tuple[int, int]
 
 
 def _depths(keys: KeyTable) -> list[int]:
-    return sorted(pc.unique(pc.count_substring(keys.to_arrow(), pattern="/")).to_pylist())
+    names = keys.to_arrow()
+    counts = (pc.count_substring(names[rows.start : rows.stop], pattern="/") for rows in _chunks(keys))
+    return sorted(set().union(*(pc.unique(count).to_pylist() for count in counts)))
 
 
 class _Join:
@@ -204,9 +206,11 @@ class _Lookup:
             spans = _spans(keys, chunk, drop)
             hashes[chunk], valid[chunk] = _hashes(spans, base), spans.valid
         order = np.argsort(hashes, kind="stable")
-        order = order[valid[order]] if not valid.all() else order
-        self.hashes = hashes[order]
         self.order = order.astype(np.int32) if len(keys) < 2**31 else order
+        del order
+        if not valid.all():
+            self.order = self.order[valid[self.order]]
+        self.hashes = hashes[self.order]
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return for each hash: whether it is here, the first row it belongs to, whether there are more."""
