@@ -10,22 +10,16 @@ told apart by it; a name that could still mean two different ones is an error.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
+from data.key_hashes import BASES, Drop, Lookup, chunks, hashes_of, same_text, spans_of, text_of
 from data.keys import KeyTable
 from utils.errors import DataError
 
-_SUFFIXES = tuple(f".{suffix}".encode() for suffix in "jpg jpeg jpe png webp bmp tif tiff".split())
-_LONGEST_NAME = 1 << 16
-_CHUNK_BYTES = 1 << 20
-_BASES = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03)
-_SLASH, _DOT = ord("/"), ord(".")
 _WAY_OUT = "remove one or set key_root to the prefix to strip"
-_LOWER = np.array([ord(chr(byte).lower()) if byte < 128 else byte for byte in range(256)], np.uint8)
 
 
 class Match(NamedTuple):
@@ -34,14 +28,6 @@ class Match(NamedTuple):
     rows: np.ndarray
     wanted_folders: int = 0
     have_folders: int = 0
-
-
-class Drop(NamedTuple):
-    """What is ignored in front of and behind the names of one table."""
-
-    folders: int = 0
-    root: bytes = b""
-    suffix: bool = True
 
 
 def find_match(wanted: KeyTable, have: KeyTable, key_root: str | None = None) -> Match:
@@ -61,8 +47,8 @@ def find_match(wanted: KeyTable, have: KeyTable, key_root: str | None = None) ->
 def duplicates(keys: KeyTable) -> np.ndarray:
     """Return (row, later row) pairs (K, 2) of names that are equal, suffix included."""
     keys = normalise(keys)
-    for base in _BASES:
-        lookup = _Lookup(keys, Drop(suffix=False), base)
+    for base in BASES:
+        lookup = Lookup(keys, Drop(suffix=False), base)
         later = np.flatnonzero(lookup.hashes[1:] == lookup.hashes[:-1]) + 1
         first = np.searchsorted(lookup.hashes, lookup.hashes[later])
         pairs = np.stack([lookup.order[first], lookup.order[later]], axis=1).astype(np.int64)
@@ -83,10 +69,10 @@ def normalise(keys: KeyTable) -> KeyTable:
 
 def _untidy(keys: KeyTable) -> bool:
     """Tell whether any name may need tidying; false alarms are possible."""
-    for rows in _chunks(keys):
-        text, starts, ends = _text(keys, rows)
+    for rows in chunks(keys):
+        text, starts, ends = text_of(keys, rows)
         raw = text.tobytes()
-        if any(part in raw for part in (b"\\", b"//", b"./")) or (text[starts[ends > starts]] == _SLASH).any():
+        if any(part in raw for part in (b"\\", b"//", b"./")) or (text[starts[ends > starts]] == ord("/")).any():
             return True
     return False
 
@@ -105,9 +91,7 @@ def _tails(wanted: KeyTable, have: KeyTable) -> Iterator[tuple[int, int]]:
 
 def _both_sides(wanted: KeyTable, have: KeyTable) -> Iterator[tuple[int, int]]:
     wanted_depths, have_depths = _depths(wanted), _depths(have)
-    pairs = {
-        (w - rest, h - rest) for w in wanted_depths for h in have_depths for rest in range(1, min(w, h))
-    }
+    pairs = {(w - rest, h - rest) for w in wanted_depths for h in have_depths for rest in range(1, min(w, h))}
     yield from sorted(pairs, key=lambda pair: (sum(pair), pair))
 
 
@@ -124,7 +108,7 @@ def _best(wanted: KeyTable, have: KeyTable, candidates: Iterator[tuple[int, int]
 
 def _depths(keys: KeyTable) -> list[int]:
     names = keys.to_arrow()
-    counts = (pc.count_substring(names[rows.start : rows.stop], pattern="/") for rows in _chunks(keys))
+    counts = (pc.count_substring(names[rows.start : rows.stop], pattern="/") for rows in chunks(keys))
     return sorted(set().union(*(pc.unique(count).to_pylist() for count in counts)))
 
 
@@ -134,8 +118,8 @@ class _Join:
     def __init__(self, wanted: KeyTable, have: KeyTable, drop_wanted: Drop, drop_have: Drop):
         self.wanted, self.have = wanted, have
         self.drop_wanted, self.drop_have = drop_wanted, drop_have
-        for base in _BASES:
-            self.lookup = _Lookup(have, drop_have, base)
+        for base in BASES:
+            self.lookup = Lookup(have, drop_have, base)
             if self._search():
                 break
         else:
@@ -146,15 +130,15 @@ class _Join:
         """Fill rows (-1: none) and several (more than one name of `have` fits); False when hashes collide."""
         self.rows = np.full(len(self.wanted), -1, np.int64)
         self.several = np.zeros(len(self.wanted), bool)
-        for chunk in _chunks(self.wanted):
-            spans = _spans(self.wanted, chunk, self.drop_wanted)
-            hit, rows, several = self.lookup.find(_hashes(spans, self.lookup.base))
+        for chunk in chunks(self.wanted):
+            spans = spans_of(self.wanted, chunk, self.drop_wanted)
+            hit, rows, several = self.lookup.find(hashes_of(spans, self.lookup.base))
             hit &= spans.valid
             self.rows[chunk][hit] = rows[hit]
             self.several[chunk] = several & hit
             theirs = self.have.take(rows[hit])
-            theirs = _spans(theirs, slice(0, len(theirs)), self.drop_have)
-            if not _same_text(spans.take(hit), theirs):
+            theirs = spans_of(theirs, slice(0, len(theirs)), self.drop_have)
+            if not same_text(spans.take(hit), theirs):
                 return False
         return True
 
@@ -171,7 +155,7 @@ class _Join:
             self._refuse(doubtful)
             return self.rows
         asked = self.wanted.take(doubtful)
-        offered = self.lookup.group(_hashes(_spans(asked, slice(0, len(asked)), self.drop_wanted), self.lookup.base))
+        offered = self._candidates(asked)
         whole = [drop._replace(suffix=False) for drop in (self.drop_wanted, self.drop_have)]
         own = _Join(asked, self.have.take(offered), *whole).settled()
         lost = doubtful[own < 0]
@@ -180,143 +164,19 @@ class _Join:
         self.rows[doubtful] = np.where(own >= 0, offered[own], -1)
         return self.rows
 
+    def _candidates(self, asked: KeyTable) -> np.ndarray:
+        """Return all rows of `have` that any of the names fits."""
+        runs = (hashes_of(spans_of(asked, rows, self.drop_wanted), self.lookup.base) for rows in chunks(asked))
+        return self.lookup.group(np.concatenate(list(runs)))
+
     def _refuse(self, doubtful: np.ndarray) -> None:
         if not len(doubtful):
             return
         row = doubtful[0]
         if self.several[row]:
-            asked = self.wanted.take([row])
-            names = _spans(asked, slice(0, 1), self.drop_wanted)
-            first, second = (self.have[i] for i in self.lookup.group(_hashes(names, self.lookup.base))[:2])
+            first, second = (self.have[i] for i in self._candidates(self.wanted.take([row]))[:2])
             raise DataError(f"{self.wanted[row]!r} may be {first!r} or {second!r}; {_WAY_OUT}")
         second = doubtful[np.flatnonzero(self.rows[doubtful] == self.rows[row])[1]]
         raise DataError(
             f"{self.have[self.rows[row]]!r} may mean {self.wanted[row]!r} or {self.wanted[second]!r}; {_WAY_OUT}"
         )
-
-
-class _Lookup:
-    """The hashes of a table's names, sorted, and the rows they came from."""
-
-    def __init__(self, keys: KeyTable, drop: Drop, base: int):
-        self.base = base
-        hashes = np.empty(len(keys), np.uint64)
-        valid = np.empty(len(keys), bool)
-        for chunk in _chunks(keys):
-            spans = _spans(keys, chunk, drop)
-            hashes[chunk], valid[chunk] = _hashes(spans, base), spans.valid
-        order = np.argsort(hashes, kind="stable")
-        self.order = order.astype(np.int32) if len(keys) < 2**31 else order
-        del order
-        if not valid.all():
-            self.order = self.order[valid[self.order]]
-        self.hashes = hashes[self.order]
-
-    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return for each hash: whether it is here, the first row it belongs to, whether there are more."""
-        if not len(self.hashes):
-            none = np.zeros(len(hashes), bool)
-            return none, np.zeros(len(hashes), np.int64), none
-        ascending = np.argsort(hashes)  # memory is then read in order, five times faster
-        places = np.empty(len(hashes), np.int64)
-        places[ascending] = np.searchsorted(self.hashes, hashes[ascending])
-        last = len(self.hashes) - 1
-        hit = self.hashes[np.minimum(places, last)] == hashes
-        more = hit & (places < last) & (self.hashes[np.minimum(places + 1, last)] == hashes)
-        return hit, self.order[np.minimum(places, last)].astype(np.int64), more
-
-    def group(self, hashes: np.ndarray) -> np.ndarray:
-        """Return all rows of these hashes, sorted."""
-        return np.sort(self.order[np.isin(self.hashes, hashes)]).astype(np.int64)
-
-
-class _Spans(NamedTuple):
-    """Parts [start, end) of a text, one per name; invalid where fewer folders exist than are dropped."""
-
-    text: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    valid: np.ndarray
-
-    def take(self, mask: np.ndarray) -> "_Spans":
-        return _Spans(self.text, self.starts[mask], self.ends[mask], self.valid[mask])
-
-
-def _chunks(keys: KeyTable) -> Iterator[slice]:
-    """Cut the table into runs of about _CHUNK_BYTES."""
-    marks = np.arange(keys.offsets[0], keys.offsets[-1], _CHUNK_BYTES)
-    edges = np.unique(np.append(np.searchsorted(keys.offsets[:-1], marks), [0, len(keys)]))
-    for first, last in pairwise(edges):
-        yield slice(int(first), int(last))
-
-
-def _text(keys: KeyTable, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    offsets = keys.offsets[rows.start : rows.stop + 1]
-    return keys.data[offsets[0] : offsets[-1]], offsets[:-1] - offsets[0], offsets[1:] - offsets[0]
-
-
-def _spans(keys: KeyTable, rows: slice, drop: Drop) -> _Spans:
-    text, starts, ends = _text(keys, rows)
-    valid = np.ones(len(starts), bool)
-    if drop.root:
-        starts = starts + len(drop.root) * _begins_with(text, starts, ends, drop.root)
-    if drop.folders:
-        slashes = np.flatnonzero(text == _SLASH)
-        first = np.searchsorted(slashes, starts)
-        valid = np.searchsorted(slashes, ends) - first >= drop.folders
-        starts = starts.copy()
-        starts[valid] = slashes[first[valid] + drop.folders - 1] + 1
-    return _Spans(text, starts, ends - _suffix_bytes(text, starts, ends) if drop.suffix else ends, valid)
-
-
-def _begins_with(text: np.ndarray, starts: np.ndarray, ends: np.ndarray, part: bytes) -> np.ndarray:
-    found = ends - starts >= len(part)
-    for ahead, byte in enumerate(part):
-        rows = np.flatnonzero(found)
-        found[rows] = text[starts[rows] + ahead] == byte
-    return found
-
-
-def _suffix_bytes(text: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return the length of each span's image suffix, in any case; 0 without one."""
-    lengths = np.zeros(len(ends), np.int64)
-    for length in sorted(set(map(len, _SUFFIXES))):
-        rows = np.flatnonzero(ends - starts > length)
-        rows = rows[text[ends[rows] - length] == _DOT]
-        tails = np.zeros(len(rows), np.int64)
-        for back in range(length - 1, 0, -1):
-            tails = tails * 256 + _LOWER[text[ends[rows] - back]]
-        known = [int.from_bytes(suffix[1:], "big") for suffix in _SUFFIXES if len(suffix) == length]
-        lengths[rows[np.isin(tails, known)]] = length
-    return lengths
-
-
-def _powers(base: int) -> np.ndarray:
-    """Return base**i modulo 2**64 for i up to a chunk's length."""
-    if base not in _TABLES:
-        _TABLES[base] = np.cumprod(np.full(_CHUNK_BYTES + _LONGEST_NAME, base, np.uint64), dtype=np.uint64)
-    return _TABLES[base]
-
-
-_TABLES: dict[int, np.ndarray] = {}
-
-
-def _hashes(spans: _Spans, base: int) -> np.ndarray:
-    """Return the polynomial hash of each span: sum of (byte + 1) * base**position, wherever it stands in the text."""
-    powers, length = _powers(base), len(spans.text)
-    if length >= len(powers):
-        raise DataError(f"a name is longer than {_LONGEST_NAME:,} bytes; it is no file name")
-    sums = np.zeros(length + 1, np.uint64)
-    np.cumsum((spans.text.astype(np.uint64) + np.uint64(1)) * powers[:length], out=sums[1:])
-    return (sums[spans.ends] - sums[spans.starts]) * powers[len(powers) - 1 - spans.starts]
-
-
-def _same_text(left: _Spans, right: _Spans) -> bool:
-    """Tell whether the spans are equal, name by name."""
-    lengths = left.ends - left.starts
-    if not np.array_equal(lengths, right.ends - right.starts):
-        return False
-    inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.array_equal(
-        left.text[np.repeat(left.starts, lengths) + inside], right.text[np.repeat(right.starts, lengths) + inside]
-    )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import matching
+from data import key_hashes, matching
 from data.keys import KeyTable, match
 from data.matching import duplicates, find_match, normalise
 from utils.errors import DataError
@@ -116,6 +116,13 @@ def test_names_that_differ_in_the_suffix_alone_are_told_apart_by_it():
     assert joined(["n/a.png"], ["n/a.bmp", "n/a.png"]).rows.tolist() == [1]
 
 
+def test_a_large_folder_may_hold_every_image_in_two_formats():
+    stems = [f"identity_{i // 50:06d}/{i:06d}" for i in range(30_000)]
+    wanted = [f"{stem}{suffix}" for stem in stems for suffix in (".jpg", ".png")]
+    found = joined(wanted, [f"train/{stem}.png" for stem in stems]).rows
+    assert found[1::2].tolist() == list(range(30_000)) and (found[::2] == -1).all()
+
+
 @pytest.mark.parametrize(
     ("wanted", "have", "named"),
     [
@@ -163,11 +170,11 @@ def test_normalising_equals_the_written_rule(names):
 def test_colliding_hashes_change_nothing(monkeypatch):
     """With base 1 the hash is the sum of the bytes, so ab and ba collide; the next base is taken."""
     names = ["n/ab", "n/ba", "n/c"]
-    monkeypatch.setattr(matching, "_BASES", (1, *matching._BASES))
+    monkeypatch.setattr(matching, "BASES", (1, *matching.BASES))
     assert joined(names, ["n/ba", "n/c", "n/ab"]).rows.tolist() == [2, 0, 1]
     assert joined(["n/ab"], ["n/ba"]).rows.tolist() == [-1]
     assert duplicates(table(names)).tolist() == []
-    monkeypatch.setattr(matching, "_BASES", (1,))
+    monkeypatch.setattr(matching, "BASES", (1,))
     with pytest.raises(DataError):
         joined(names, ["n/ba"])
 
@@ -176,7 +183,7 @@ def test_colliding_hashes_change_nothing(monkeypatch):
 def test_chunks_change_nothing(monkeypatch, chunk_bytes):
     names = [f"train/n{i % 7}/{i:03d}.jpg" for i in range(60)]
     shuffled = np.random.default_rng(0).permutation(60)
-    monkeypatch.setattr(matching, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(key_hashes, "_CHUNK_BYTES", chunk_bytes)
     have = [names[row].removeprefix("train/").removesuffix(".jpg") for row in shuffled] + ["", "x"]
     assert joined(names, have).rows.tolist() == np.argsort(shuffled).tolist()
     assert duplicates(table(names + names[:2])).tolist() == [[0, 60], [1, 61]]
