@@ -5,6 +5,7 @@ all samples, the first process writes. Tensors on the CPU travel by gloo, those 
 """
 
 import datetime
+import inspect
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -89,9 +90,10 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     if device.type == "cuda":
         share_statistics(module)
-    return nn.parallel.DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    kind = nn.parallel.DistributedDataParallel
+    newer = "forward_sync_buffers" in inspect.signature(kind).parameters
+    buffers = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+    return kind(module, device_ids=[device] if device.type == "cuda" else None, **buffers)
 
 
 def share_statistics(module: nn.Module) -> None:
