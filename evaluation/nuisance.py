@@ -6,7 +6,7 @@ clean ones, so that other nuisances do not blur the figure; without it, on all i
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +20,11 @@ from evaluation.pairs import PairSet
 from evaluation.tables import Table, short
 from utils.errors import DataError
 
-BINS = 4
-"""Bins of equal size along each nuisance."""
+BINS = 3
+"""Bins of equal size along each nuisance, beside the clean images where kinds are known."""
 CLEAN = "clean"
 _SKIPPED = ("path", "identity", "kind")
-_FEWEST = 8
+_FEWEST = 5
 """Bins with fewer images or pairs have no median."""
 
 
@@ -111,16 +111,27 @@ def judge(
         if len(chosen) < 2 * _FEWEST or np.ptp(severity[chosen]) == 0:
             continue
         spearman[column] = {name: _spearman(values[chosen], severity[chosen]) for name, values in quality.items()}
-        edges = np.unique(np.quantile(severity[chosen], np.linspace(0, 1, BINS + 1)))
         varied, partner = _one_sided(metadata, pairs, column)
-        for low, high in pairwise(edges):
-            last = high == edges[-1]
-            here = chosen[_within(severity[chosen], low, high, last)]
+        for low, high, here, there in _bins(metadata, column, chosen, varied):
             medians = {name: _median(values[here]) for name, values in quality.items()}
-            rows = partner[_within(severity[varied], low, high, last)]
-            medians |= {f"similarity, {name}": _median(values[rows]) for name, values in similarity.items()}
-            bins.append(BinRow(column, float(low), float(high), len(here), medians))
+            medians |= {f"similarity, {name}": _median(values[partner[there]]) for name, values in similarity.items()}
+            bins.append(BinRow(column, low, high, len(here), medians))
     return Nuisance(dataset, spearman, bins)
+
+
+def _bins(metadata: Metadata, column: str, chosen: np.ndarray, varied: np.ndarray) -> Iterator[tuple]:
+    """Yield (low, high, images, places in `varied`) of the clean images and of BINS equal parts of the others."""
+    severity = metadata.severity(column)
+    clean = np.zeros(len(severity), bool) if metadata.kind is None else metadata.kind == CLEAN
+    if clean[chosen].any():
+        here = chosen[clean[chosen]]
+        yield float(severity[here].min()), float(severity[here].max()), here, clean[varied]
+    rest = chosen[~clean[chosen]]
+    edges = np.unique(np.quantile(severity[rest], np.linspace(0, 1, BINS + 1))) if len(rest) else []
+    for low, high in pairwise(edges):
+        last = high == edges[-1]
+        there = ~clean[varied] & _within(severity[varied], low, high, last)
+        yield float(low), float(high), rest[_within(severity[rest], low, high, last)], there
 
 
 def _one_sided(metadata: Metadata, pairs: PairSet, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -37,15 +37,30 @@ def test_correlation_and_medians(setting):
     assert set(metadata.columns) == {"blur"}  # yaw is no kind here, occluder no number
     found = judge("x", metadata, pairs, {"q": quality}, {"r": similarity})
     assert found.spearman["blur"]["q"] == pytest.approx(spearmanr(quality, blur).statistic, abs=1e-12)
-    # quartiles of (20 zeros, 1..20): 0, 0, 0.5, 10.25, 20 -> three bins
-    assert [(row.low, row.high, row.images) for row in found.bins] == [(0, 0.5, 20), (0.5, 10.25, 10), (10.25, 20, 10)]
-    assert found.bins[1].medians["q"] == pytest.approx(np.median(quality[20:30]))
-    assert found.bins[1].medians["similarity, r"] == pytest.approx(np.median(similarity[:10]))
-    assert np.isnan(found.bins[0].medians["similarity, r"])  # no clean-clean pair here
+    # the clean images, then thirds of 1..20: 1, 7.33, 13.67, 20
+    assert [row.images for row in found.bins] == [20, 7, 6, 7]
+    assert [(row.low, row.high) for row in found.bins[:2]] == [(0, 0), (1, pytest.approx(22 / 3))]
+    assert found.bins[1].medians["q"] == pytest.approx(np.median(quality[20:27]))
+    assert found.bins[1].medians["similarity, r"] == pytest.approx(np.median(similarity[:7]))
+    assert np.isnan(found.bins[0].medians["similarity, r"])  # no pair of two clean images
     rows = list(nuisance_rows([found]))
-    assert rows[0][:6] == ["x", "blur", 0, 0.5, 20, "q"] and len(rows) == 6
+    assert rows[0][:6] == ["x", "blur", 0, 0, 20, "q"] and len(rows) == 8
     assert nuisance_tables([found])[0].columns == ["method", "blur"]
     assert "–" in bin_tables([found])[0].rows[0]
+
+
+def test_similarities_are_those_with_clean_partners(setting):
+    path, pairs, _ = setting
+    metadata = read_metadata(path, FaceSet("x", pairs, None), pairs.names)
+    doubled = PairSet(
+        pairs.names, np.r_[pairs.first, pairs.second], np.r_[pairs.second, pairs.first],
+        np.ones(40, bool), np.zeros(40, np.int32),
+    )  # fmt: skip
+    similarity = np.tile(1 - np.arange(1, 21) / 20, 2)
+    found = judge("x", metadata, doubled, {"q": np.zeros(40)}, {"r": similarity})
+    assert found.bins[1].medians["similarity, r"] == pytest.approx(np.median(similarity[:7]))  # blur 1 to 7
+    assert found.bins[3].medians["similarity, r"] == pytest.approx(np.median(similarity[13:20]))
+    assert np.isnan(found.spearman["blur"]["q"])
 
 
 def test_without_kinds_all_images_count(setting, tmp_path):
