@@ -126,13 +126,16 @@ class CropPass:
         try:
             with np.load(self._file(view, name, model), allow_pickle=False) as archive:
                 reasons = json.loads(str(archive["reasons"]))
-                return Measured(archive["values"], {int(row): reason for row, reason in reasons.items()})
+                values = archive["embeddings" if "embeddings" in archive else "scores"]
+                return Measured(values, {int(row): reason for row, reason in reasons.items()})
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
     def _write(self, view: View, name: str, model: ImageModel, measured: Measured) -> None:
         with atomic_write(self._file(view, name, model)) as stream:
-            np.savez(stream, values=measured.values, reasons=np.array(json.dumps(measured.reasons)))
+            kind = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
+            arrays = {"names": np.array(list(self.names), dtype=str), kind: measured.values}
+            np.savez(stream, **arrays, reasons=np.array(json.dumps(measured.reasons)))
 
 
 def _scatter(values: np.ndarray, rows: Sequence[int], count: int) -> np.ndarray:

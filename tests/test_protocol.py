@@ -13,7 +13,7 @@ from data.landmarks import write_landmarks_csv
 from evaluation.analysis import agreement
 from evaluation.crop_pass import ALIGNED, View
 from evaluation.edc import edc, fixed_threshold
-from evaluation.embeddings import write_embeddings
+from evaluation.embeddings import read_embeddings, write_embeddings
 from evaluation.face_set import open_faces, with_images, with_second_landmarks
 from evaluation.protocol import Models, Protocol, misaligned_views
 from tests.helpers_evaluation import (
@@ -109,6 +109,14 @@ def test_what_was_measured_is_read_from_the_cache_until_something_changes(tmp_pa
         model = Recorder("new" if what == "another model" else "recorder")
         crop_pass(open_population(tmp_path), tmp_path / "cache")(ALIGNED, {"q": model})
         assert model.calls > 0, what
+
+
+def test_cached_embeddings_can_be_named_as_embeddings(tmp_path):
+    write_population(tmp_path)
+    faces = open_population(tmp_path)
+    found = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"net": Thumbnails()})["net"]
+    (file,) = (tmp_path / "cache" / "toy" / "aligned").iterdir()
+    np.testing.assert_array_equal(faces.column(*read_embeddings(file)), found.values)
 
 
 def test_images_without_a_crop_have_a_reason(tmp_path):
