@@ -66,7 +66,7 @@ def model_card(run: RunRecord, export: Export, licence: str | None, notes: str |
         "## Files\n\n" + _table(("file", "SHA-256"), [(f"`{name}`", f"`{sha}`") for name, sha in export.files.items()])
         + f"\n\nExported from weights with SHA-256 `{export.record['weights_sha256']}`; "
         f"{export.parameters:,} parameters.{_parity(export.parity)}",
-        "## Use\n\n```\n" + "\n".join(_commands(export.files)) + "\n```",
+        "## Use\n\n```\n" + "\n".join(_commands(export)) + "\n```",
         "## Preprocessing contract\n\n" + _table(("entry", "value"), export.record["contract"].items())
         + "\n\nThe ONNX file takes uint8 RGB crops (B, size, size, 3) as `crops`: scaling is inside.",
         "## Recipe\n\n" + _table(("setting", "value"), _recipe(run, export)),
@@ -112,14 +112,13 @@ def _parity(parity: Mapping[str, float] | None) -> str:
     )
 
 
-def _commands(files: Mapping[str, str]) -> list[str]:
+def _commands(export: Export) -> list[str]:
+    package, dot, _ = export.record["model"]["features"]["module"].partition(".")
+    foreign = f" --allow-module {package}" if dot and package != "model" else ""
+    score = "python inference.py -c configs/inference_config.yaml model.config=null dataset.loc=FOLDER model.weight="
     lines = []
-    for name in files:
-        if name.endswith((".onnx", ".safetensors")):
-            lines.append(
-                f"python inference.py -c configs/inference_config.yaml model.config=null model.weight={name} "
-                "dataset.loc=FOLDER"
-            )
+    for name in export.files:
+        lines.append(f"{score}{name}{'' if name.endswith('.onnx') else foreign}")
         if name.endswith(".onnx"):
             lines.append(f"python examples/score_onnx.py {name} FOLDER      # needs neither torch nor the repository")
     return lines

@@ -67,10 +67,13 @@ def process_group(device: torch.device, patience_h: float = 0.5) -> Iterator[Non
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(hours=patience_h))
+    done = False
     try:
         yield
+        done = True
     finally:
-        dist.destroy_process_group()
+        if done or backend == "gloo":  # nccl would wait for processes that will never come
+            dist.destroy_process_group()
 
 
 def local_device(name: str) -> str:
