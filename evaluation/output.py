@@ -19,10 +19,14 @@ from utils.files import atomic_write
 
 _READING = (
     "A curve shows the false non-match rate (FNMR) that remains when the mated pairs of lowest quality are discarded, "
-    "the quality of a pair being the lower one of its two images. The threshold is set once, on all non-mated pairs. "
+    "the quality of a pair being the lower one of its two images. {rule} "
     "pAUC is the area under the curve up to the limit, divided by FNMR(0) times the limit: lower is better, 1 is no "
     "gain. Intervals come from drawing identities anew, the same draws for every method."
 )
+_RULES = {
+    "fixed_threshold": "The threshold is set once, on all non-mated pairs.",
+    "pooled_rethreshold": "All pairs share one ranking, and the threshold is set anew at every 5 % of it.",
+}
 
 
 class Output:
@@ -130,7 +134,7 @@ class Output:
         misaligned = " ".join(protocol_text.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
         versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
         parts = [
-            Section("Error versus discard", _READING, images=[pictures["edc"]]),
+            Section("Error versus discard", _READING.format(rule=_RULES[self.section.rule]), images=[pictures["edc"]]),
             Section("pAUC", tables=tables.pauc_tables(self.aligned, self.section)),
             Section("Differences", tables=self._differences(self.aligned)),
         ]
