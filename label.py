@@ -121,14 +121,18 @@ def request(cfg: LabelConfig, model_cfg: ModelConfig, weight: str | None, folder
 
 
 def open_embeddings(run: ScoreRun, source: PopulationSource) -> np.ndarray:
-    """Map the file of all embeddings, kept beside the partial results; made by the first process."""
-    path = run.path / PARTIAL / "embeddings.f32"
-    shape = (run.count, source.embedding_dim())
-    if distributed.is_main() and (not path.exists() or path.stat().st_size != 4 * shape[0] * shape[1]):
-        with open(path, "wb") as stream:
-            stream.truncate(4 * shape[0] * shape[1])
+    """Map the file of all embeddings, kept beside the partial results; the first process makes it."""
+    path, shape = run.path / PARTIAL / "embeddings.f32", (run.count, source.embedding_dim())
+    if run.count == 0:
+        return np.zeros(shape, np.float32)
+    size = 4 * shape[0] * shape[1]
+    if distributed.is_main() and (not path.exists() or path.stat().st_size != size):
+        with run.saving(), open(path, "wb") as stream:
+            stream.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a disk that is too small is noticed now
+                os.posix_fallocate(stream.fileno(), 0, size)
     distributed.barrier()
-    return np.memmap(path, np.float32, "r+", shape=shape) if run.count else np.zeros(shape, np.float32)
+    return np.memmap(path, np.float32, "r+", shape=shape)
 
 
 def measure(job: Job, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
@@ -143,7 +147,8 @@ def measure(job: Job, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
             "source.rows_per_pass and run again"
         ) from error
     job.embeddings[rows] = embedding_BD
-    return np.linalg.norm(embedding_BD, axis=1)  # a stand-in that is finite when the embedding is
+    length_B = np.linalg.norm(embedding_BD, axis=1)
+    return np.where(length_B > 0, length_B, np.nan)  # a stand-in that is finite when the embedding has a direction
 
 
 def conclude(job: Job, images: int, started: float) -> int:
@@ -180,6 +185,7 @@ def compare(job: Job, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
     names = [job.folder.names[row] for row in rows]
     folders = [os.path.dirname(name) for name in names]
     identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
+    job.source.verbose = job.cfg.base.verbose
     logger.info(f"compares {len(rows)} images of {len(set(folders))} identities, one per folder")
     labels = np.full(job.run.count, np.nan, np.float32)
     embeddings = job.embeddings if len(rows) == job.run.count else job.embeddings[rows]

@@ -72,6 +72,8 @@ class PopulationSource(LabelSource):
 
     reason: ClassVar[str]
     """Why an image gets NaN, in a few words."""
+    verbose: bool = True
+    """Show a bar while comparing."""
 
     @torch.no_grad()
     def embedding_dim(self) -> int:

@@ -7,5 +7,5 @@ class CrFiqa(Student):
     """Take the output of the Linear (`qs`) on the embedding before normalisation; its network is a WrapperModel."""
 
     name = "cr_fiqa"
-    range = "unbounded; about 0 to 1 (paper's ratio), about 1 to 3 (published weights)"
+    range = "unbounded; mostly 0 to 1 with the paper's ratio, published weights reach above 2"
     needs = "CR-FIQA weights: backbone and qs"

@@ -7,8 +7,9 @@ import numpy as np
 from model.label_sources.base import FrozenNetwork, PopulationSource, keyed_seed, pieces
 from utils.config.label import SddFiqaConfig
 from utils.errors import DataError
+from utils.progress import progress
 
-GATHER_BYTES = 128 << 20  # the partners' embeddings held at once
+GATHER_BYTES = 32 << 20  # the partners' embeddings held at once
 
 
 class SddFiqa(PopulationSource):
@@ -38,9 +39,11 @@ class SddFiqa(PopulationSource):
             )
         labels = np.full(len(keys), np.nan)
         distances_NR = np.empty((len(rows), self.cfg.rounds))
-        bytes_per_image = self.cfg.rounds * 2 * self.cfg.partners * embeddings_ND.shape[1] * 8
-        for part in pieces(len(rows), GATHER_BYTES // bytes_per_image):
-            distances_NR[part] = self._distances(embeddings_ND, population, rows[part], keys)
+        bytes_per_image = self.cfg.rounds * 2 * self.cfg.partners * embeddings_ND.shape[1] * 4
+        with progress(total=len(rows), unit="img", desc="compares", disable=not self.verbose) as bar:
+            for part in pieces(len(rows), GATHER_BYTES // bytes_per_image):
+                distances_NR[part] = self._distances(embeddings_ND, population, rows[part], keys)
+                bar.update(len(rows[part]))
         low, high = distances_NR.min(axis=0), distances_NR.max(axis=0)
         spread = np.where(high > low, high - low, 1.0)
         labels[rows] = ((distances_NR - low) / spread).mean(axis=1)
@@ -60,9 +63,10 @@ class SddFiqa(PopulationSource):
                 partner_MK[m, used:] = same[0]  # weightless: repeats a value that is there
                 weight_MK[m, : len(same)] = 1 / len(same)
                 weight_MK[m, len(same) : used] = -1 / len(other)
-        own_ND = _unit(embeddings_ND[rows])
-        partner_NKD = _unit(embeddings_ND[partner_MK.reshape(len(rows), -1)])
-        cosine_MK = (partner_NKD @ own_ND[:, :, None]).reshape(partner_MK.shape)
+        own_ND1 = embeddings_ND[rows][:, :, None]
+        partner_NKD = embeddings_ND[partner_MK.reshape(len(rows), -1)]
+        norms_NK = np.sqrt(np.einsum("nkd,nkd->nk", partner_NKD, partner_NKD)) * np.linalg.norm(own_ND1, axis=1)
+        cosine_MK = ((partner_NKD @ own_ND1)[:, :, 0] / norms_NK).reshape(partner_MK.shape)
         return wasserstein(cosine_MK, weight_MK).reshape(len(rows), rounds)
 
 
@@ -99,7 +103,3 @@ class _Population:
         other += np.where(other >= start, count, 0)  # step over its identity
         return self.members[same], self.members[other]
 
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

@@ -24,7 +24,7 @@ class SerFiq(LabelSource):
     """
 
     name = "ser_fiq"
-    range = "[0.24, 1]"
+    range = "[0.38, 1]"
     needs = "a network trained with dropout, else imposed dropout"
 
     def __init__(self, network: FrozenNetwork, cfg: SerFiqConfig, seed: int):
