@@ -260,7 +260,7 @@ def test_a_sweep_covers_its_range():
         "yaw": (-80, 80),
         "pitch": (-45, 45),
         "blur": (0, 6),
-        "noise": (0, 130),
+        "noise": (0, 100),
         "darkness": (0, 0.97),
         "jpeg": (3, 98),
         "lowres": (1, 12),
@@ -409,8 +409,7 @@ def test_kinds_take_turns():
     kinds = [image_kind(population, who, number) for who in range(1, 11) for number in range(1, 21)]
     assert kinds.count("clean") == 100
     assert kinds.count("mixed") == 50
-    # 50 single nuisances: three rounds of fourteen, then the first eight; four names occur twice in a round.
-    assert [kinds.count(name) for name in SWEEPS] == [7, 7, 7, 7, 4, 4, 4, 4, 3, 3]
+    assert all(kinds.count(name) == 5 for name in SWEEPS)
 
 
 def test_a_second_run_reuses_and_another_configuration_renders_anew(tmp_path):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from data.synthetic.geometry import Camera, Pose
-from data.synthetic.occluders import SIZED_OCCLUDERS, WORN_OCCLUDERS, cover
+from data.synthetic.occluders import OCCLUDERS, cover
 from data.synthetic.render import Light, Person, Rendered, Scene
 from data.synthetic.texture import Expression
 
@@ -92,17 +92,12 @@ def _lowres(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
 
 
 def _noise(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
-    return replace(base, noise=130 * level)
+    return replace(base, noise=100 * level)
 
 
 def _occlusion(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
-    return replace(base, occlusion=0.85 * level, occluder=str(rng.choice(SIZED_OCCLUDERS)))
-
-
-def _worn(base: Nuisance, rng: np.random.Generator) -> Nuisance:
-    """Put on sunglasses or a mask, whose share is what it is."""
-    occluder = str(rng.choice(WORN_OCCLUDERS))
-    return replace(base, occluder=occluder, glasses=base.glasses and occluder != "sunglasses")
+    occluder = str(rng.choice(OCCLUDERS))
+    return replace(base, occlusion=0.85 * level, occluder=occluder, glasses=base.glasses and occluder != "sunglasses")
 
 
 def _darkness(base: Nuisance, level: float, rng: np.random.Generator) -> Nuisance:
@@ -127,8 +122,6 @@ SWEEPS: dict[str, Callable[[Nuisance, float, np.random.Generator], Nuisance]] = 
 }
 """Nuisances that can be varied alone; a level of 0 is clean, 1 the worst there is."""
 KINDS = ("clean", "mixed", *SWEEPS)
-TURNS = (*SWEEPS, "blur", "yaw", "noise", "occlusion")
-"""Order in which single nuisances come; the four that most is said about come twice."""
 
 
 def draw_clean(rng: np.random.Generator) -> Nuisance:
@@ -152,24 +145,16 @@ def draw_clean(rng: np.random.Generator) -> Nuisance:
     )
 
 
-def draw_single(name: str, rng: np.random.Generator) -> Nuisance:
-    """Draw one nuisance at any level; everything else is calmer than in a clean photograph."""
-    base = draw_clean(rng)
-    calm = {part: getattr(base, part) / 2 for part in ("yaw", "pitch", "roll", "smile", "mouth_open", "blink")}
-    return SWEEPS[name](replace(base, **calm, glasses=True), float(rng.uniform(0, 1)), rng)
-
-
 def draw_nuisance(kind: str, rng: np.random.Generator) -> Nuisance:
     """Draw the conditions of one kind: clean, one nuisance at any level, or one to three at once (mixed)."""
-    if kind in SWEEPS:
-        return draw_single(kind, rng)
     base = draw_clean(rng)
     if kind == "clean":
         return base
-    names = rng.choice(list(SWEEPS), int(rng.integers(1, 4)), replace=False)
-    for name in names:
+    if kind != "mixed":
+        return SWEEPS[kind](base, float(rng.uniform(0, 1)), rng)
+    for name in rng.choice(list(SWEEPS), int(rng.integers(1, 4)), replace=False):
         base = SWEEPS[str(name)](base, float(rng.beta(1.3, 1.7)), rng)
-    return _worn(base, rng) if "occlusion" in names and rng.random() < 0.35 else base
+    return base
 
 
 def scene_of(nuisance: Nuisance, size_px: int, rng: np.random.Generator) -> Scene:

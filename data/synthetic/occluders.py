@@ -9,8 +9,7 @@ from data.synthetic.identity import RGB
 from data.synthetic.props import fill_px
 from data.synthetic.render import Rendered
 
-SIZED_OCCLUDERS = ("edge", "bar", "hand", "blob")
-WORN_OCCLUDERS = ("sunglasses", "mask")
+OCCLUDERS = ("edge", "bar", "hand", "blob", "sunglasses", "mask")
 CLOTH: tuple[RGB, ...] = ((196, 214, 226), (30, 32, 38), (86, 120, 160), (150, 60, 60), (222, 222, 216), (70, 92, 70))
 HANDS: tuple[RGB, ...] = ((92, 60, 45), (150, 104, 78), (196, 148, 118), (232, 190, 164))
 

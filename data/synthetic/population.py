@@ -17,17 +17,17 @@ import cv2
 import numpy as np
 
 from data.synthetic.identity import draw_looks
-from data.synthetic.nuisance import METADATA_COLUMNS, SWEEPS, TURNS, draw_nuisance, metadata_row, photograph
+from data.synthetic.nuisance import METADATA_COLUMNS, SWEEPS, draw_nuisance, metadata_row, photograph
 from data.synthetic.render import Person
 from utils.config.synthetic import LARGEST_POPULATION, PopulationConfig, SyntheticConfig
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.progress import progress
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 1
 """To be raised whenever the same configuration gives other images."""
 SECOND_LOOK = 0.4
-"""Share of the clean and the mixed images in which a person has the second look."""
+"""Share of the images in which a person has the second look."""
 POPULATIONS = ("train", "selection", "test")
 MANIFEST = "manifest.json"
 TABLES = ("metadata.csv", "landmarks.csv", "pairs.txt", "pairs_clean.txt", MANIFEST)
@@ -84,7 +84,8 @@ def image_kind(population: PopulationConfig, identity: int, number: int) -> str:
     if number <= clean:
         return "clean"
     if number <= clean + single:
-        return TURNS[(number - clean - 1 + (identity - 1) * single) % len(TURNS)]
+        names = list(SWEEPS)
+        return names[(number - clean - 1 + (identity - 1) * single) % len(names)]
     return "mixed"
 
 
@@ -101,7 +102,7 @@ def render_identity(task: Task, index: int, folder: str) -> list[list[str]]:
         kind = image_kind(task.population, identity, number)
         # Numbers start at 1: [seed, identity] and [seed, identity, 0] would be the same stream.
         rng = np.random.default_rng([task.seed, identity, number])
-        look = 0 if kind in SWEEPS else int(rng.random() < SECOND_LOOK)
+        look = int(rng.random() < SECOND_LOOK)
         image, rendered, nuisance = photograph(looks[look], draw_nuisance(kind, rng), task.size_px, rng)
         path = f"{name}/{number:04d}.jpg"
         options = [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg]

@@ -29,9 +29,7 @@ CAPTION_PX = 18
 def _conditions(kind: str, level: float, rng: np.random.Generator) -> Nuisance:
     """Return clean conditions, or one nuisance at a level that can be seen."""
     base = draw_clean(rng)
-    if kind in ("clean", "look 2"):
-        return base
-    return SWEEPS[kind](replace(base, yaw=base.yaw / 2, glasses=True), level, rng)
+    return base if kind in ("clean", "look 2") else SWEEPS[kind](replace(base, yaw=base.yaw / 2), level, rng)
 
 
 def contact_sheet(seed: int, first_identity: int, people: int, size_px: int = 112) -> np.ndarray:
