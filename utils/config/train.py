@@ -209,7 +209,7 @@ class LossConfig(StrictModel):
     recognition: ModuleSpec | None = None
     """cosface, crfiqa: margin head, e.g. model.margins.CosFaceHead with scale and margin."""
     ratio: Literal["paper", "released"] = "paper"
-    """crfiqa: denominator NNCCS + 1 + eps (paper) or NNCCS + eps (released code)."""
+    """crfiqa: denominator NNCCS + 1 + eps (paper) or NNCCS alone, at least -1e-12 (released code)."""
     weights: list[NonNegativeFloat] | None = None
     """Factor of each term in the order they are logged; null: the method's own (AI-KD: 1, 1)."""
 
