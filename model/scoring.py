@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.build import trained_student
+from model.fold import fold_batchnorm
 from model.onnx_scorer import OnnxScorer, load_onnx_scorer
 from model.preprocess import normalise
 from model.sharing import read_record
@@ -19,13 +20,18 @@ from utils.errors import UserError, WeightsError
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+CPU_IMAGES_PER_THREAD = 8
+"""A CPU network takes batches in pieces of so many images: activations stay in its caches."""
+
+
 class Scorer:
     """Score uint8 crops; the same numbers for any batch size, within 1e-5 in fp32."""
 
     def __init__(self, student: nn.Module, contract: InputContract, device: torch.device, precision: str = "fp32"):
         """Move a trained WrapperModel to the device. fp32 means fp32: TF32 is switched off for the process."""
         self.contract, self.device = contract, device
-        self.network = student.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        network = fold_batchnorm(student).requires_grad_(False)
+        self.network = network.to(device, memory_format=torch.channels_last)
         self.dtype = DTYPES[precision]
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -35,16 +41,20 @@ class Scorer:
         """Return the qualities (B,) float32 of crops (B, 112, 112, 3) uint8 RGB, higher = better."""
         if not len(images_BHW3):
             return np.zeros(0, np.float32)
+        size = len(images_BHW3) if self.device.type != "cpu" else CPU_IMAGES_PER_THREAD * torch.get_num_threads()
         try:
-            x_BCHW = normalise(images_BHW3, self.contract, self.device)
-            with self._autocast():
-                _, quality_B = self.network(x_BCHW)
-            return quality_B.float().cpu().numpy()
+            return torch.cat([self._forward(piece) for piece in images_BHW3.split(size)]).cpu().numpy()
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.device}: {len(images_BHW3)} images at once do not fit into its memory; "
                 "lower dataloader.params.batch_size and run again to go on"
             ) from error
+
+    def _forward(self, images_BHW3: Tensor) -> Tensor:
+        x_BCHW = normalise(images_BHW3, self.contract, self.device)
+        with self._autocast():
+            _, quality_B = self.network(x_BCHW)
+        return quality_B.float()
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
