@@ -18,7 +18,7 @@ class FrozenNetwork:
     remark: str = ""
     """One sentence about weights and preprocessing the user should read once, or nothing."""
 
-    def __init__(self, module: nn.Module, contract: InputContract, device: torch.device, rows: int = 64):
+    def __init__(self, module: nn.Module, contract: InputContract, device: torch.device, rows: int = 32):
         """Move `module` to the device. `rows` is the most images one pass with gradients may hold."""
         self.module = module.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.contract, self.device, self.rows = contract, device, rows

@@ -92,7 +92,7 @@ class SourceConfig(StrictModel):
 
     name: Literal["ser_fiq", "faceqan", "cr_fiqa", "magnitude", "sdd_fiqa", "grafiqs", "student"] = "ser_fiq"
     """See docs/label_sources.md."""
-    rows_per_pass: PositiveInt = 64
+    rows_per_pass: PositiveInt = 32
     """Images in one pass with gradients (memory); FaceQAN counts its copies and fills each pass up."""
     ser_fiq: SerFiqConfig = SerFiqConfig()
     """Needs dropout."""
