@@ -226,7 +226,10 @@ def _read_slow(path: Path, layout: Layout, columns: Columns) -> tuple[KeyTable, 
 
 def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.ndarray] | None:
     """Read by blocks into arrays sized beforehand; None where anything needs the slow reader."""
-    text_bytes, rows = _extent(path)
+    extent = _extent(path)
+    if extent is None:
+        return None
+    text_bytes, rows = extent
     data, offsets = np.empty(text_bytes, np.uint8), np.zeros(rows + 1, np.int64)
     values = np.empty((rows, len(layout.values)), dtype)
     used = filled = 0
@@ -249,13 +252,21 @@ def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.nd
     return KeyTable(data[:used], offsets[: filled + 1]), values[:filled]
 
 
-def _extent(path: Path) -> tuple[int, int]:
-    """Return the size of a file and a bound on its rows."""
+def _extent(path: Path) -> tuple[int, int] | None:
+    """Return the size of a file and a bound on its rows; None where quotes meet carriage returns.
+
+    Arrow loses the line feed of a quoted name when a block ends between the two characters of a line break.
+    """
     size = lines = 0
+    quoted = returns = False
     with open(path, "rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
             size += len(block)
-            lines += block.count(b"\n") + block.count(b"\r")
+            found = block.count(b"\r")
+            lines += block.count(b"\n") + found
+            quoted, returns = quoted or b'"' in block, returns or found > 0
+            if quoted and returns:
+                return None
     return size, lines + 1
 
 

@@ -281,7 +281,7 @@ def test_interrupting_prints_one_line_only(index, tmp_path):
         from data.loaders import crop_batches
         from tests.helpers_faces import SlowCrops, face_index, smooth_image, write_image
         from utils.config.sections import CropInputConfig
-        index = face_index(Path(sys.argv[1]), 30)
+        index = face_index(Path(sys.argv[1]), 200)
         cfg = CropInputConfig(loc=index.root, input="landmarks")
         try:
             for batch in crop_batches(SlowCrops(index.root, index.keys, cfg, index.landmarks), 1, int(sys.argv[2])):

@@ -101,9 +101,10 @@ def test_a_stopped_run_is_prolonged_as_if_it_had_not_stopped(setup, tmp_path):
     """The validation at an early stop leaves no trace in what follows."""
     config, folder = setup
     out = f"base.save_path={tmp_path / 'run'}"
-    for stop in (7, 22):
-        assert train(config, out, f"base.max_steps={stop}", "base.resume=auto") == 0
-    assert train(config, out, "base.resume=auto") == 0
+    for stop in ("base.max_steps=7", "base.max_steps=22", "base.max_steps=null"):
+        child = start(config, out, stop, "base.resume=auto")
+        child.join()
+        assert child.exitcode == 0
     assert metrics(tmp_path / "run") == metrics(folder / "whole")
     assert same_bytes(tensors(tmp_path / "run/aikd-last.pth"), tensors(folder / "whole/aikd-last.pth"))
 
