@@ -186,7 +186,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder, finished, tmp_path):
     command = [sys.executable, "train_main.py", "-c", str(folder / "train.yaml"), f"base.save_path={tmp_path / 'run'}"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     log = tmp_path / "run/metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if log.is_file() and log.read_text().count('"lr"') >= 3:
             os.kill(process.pid, signal.SIGKILL)

@@ -139,7 +139,13 @@ def test_report_needs_no_file_beside_it(simulation):
     page = (simulation.folder / "out/report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
-    for text in ("Error versus discard", "The threshold is set once", "What a score means", "CosFace, aligned", "discard_limits"):
+    for text in (
+        "Error versus discard",
+        "The threshold is set once",
+        "What a score means",
+        "CosFace, aligned",
+        "discard_limits",
+    ):
         assert text in page
     assert "<b>" in page and "**" not in page
 

@@ -137,7 +137,7 @@ def start(setup: Path, *overrides: str) -> subprocess.Popen:
 
 def kill_after(process: subprocess.Popen, partial: Path, lines: int) -> None:
     """Kill the process without warning once its partial file has so many lines."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if partial.exists() and partial.read_bytes().count(b"\n") >= lines:
             break

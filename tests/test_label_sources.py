@@ -171,9 +171,7 @@ def test_faceqan_takes_l_forward_and_l_minus_one_backward_passes(images):
     source = FaceQan(frozen(network, rows=10), FaceQanConfig(), SEED)
     rows = {"forward": 0, "backward": 0}
     network.fc.register_forward_hook(lambda _, __, output: rows.update(forward=rows["forward"] + len(output)))
-    network.conv2.register_full_backward_hook(
-        lambda _, __, grad: rows.update(backward=rows["backward"] + len(grad[0]))
-    )
+    network.conv2.register_full_backward_hook(lambda _, __, grad: rows.update(backward=rows["backward"] + len(grad[0])))
     source.scores(images[:1], KEYS[:1])
     assert rows == {"forward": 50 + 2, "backward": 40}  # and the image with its mirror image
 

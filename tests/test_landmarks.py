@@ -116,7 +116,7 @@ def test_pickle_of_python_2(tmp_path):
         (f"a.jpg,{NUMBERS}\n,{OTHER}\n", "line 2: the name is empty"),
         (f'{HEADER}"a\nb.jpg",{NUMBERS}\nc,{NUMBERS[:-4]}?\n', "line 4, 'c': '?' is no number"),
         (f"{HEADER}a.jpg,{NUMBERS}\nb,{NUMBERS}\na.jpg,{OTHER}\n", "line 4: 'a.jpg' has 100.25 101.25"),
-        ("NAME_ID,X,Y,W,H\n\"n1/a\",1,2,3,4\n", "line 2: found 5 columns, a name with 5 landmarks"),
+        ('NAME_ID,X,Y,W,H\n"n1/a",1,2,3,4\n', "line 2: found 5 columns, a name with 5 landmarks"),
         (f"a.jpg,{NUMBERS.rpartition(',')[0]}\n", "line 1: found 10 columns, a name with 5 landmarks"),
         ("", "holds no rows"),
         (f"{HEADER}", "holds no rows"),

@@ -102,4 +102,3 @@ class _Population:
         other = rng.choice(others, min(partners, others), replace=False)
         other += np.where(other >= start, count, 0)  # step over its identity
         return self.members[same], self.members[other]
-
