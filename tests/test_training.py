@@ -216,6 +216,17 @@ def test_small_and_odd_sets_train_and_are_saved(tmp_path, count):
     assert run.step == run.plan.planned == len(range(0, count - count // 5, 4)) - ((count - count // 5) % 4 == 1)
 
 
+@pytest.mark.parametrize("pretrain", [0.3, 1])
+def test_the_end_is_validated_and_saved_whatever_the_schedule(tmp_path, pretrain):
+    """Point 9: nothing was saved at the end, or nothing at all."""
+    config = write_setup(tmp_path)
+    run = make_run(config, "base.epochs=1", "base.validate_every=0.4", f"base.pretrain={pretrain}")
+    train_main.fit(run)
+    steps = [row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl") if "val/selection" in row]
+    assert steps == ([3, 6, 8] if pretrain < 1 else [8])
+    assert json.loads((tmp_path / "run/aikd-last.json").read_text())["step"] == 8
+
+
 def test_validation_can_be_left_out(tmp_path):
     run = make_run(write_setup(tmp_path), "dataset.val_percent=0")
     train_main.fit(run)
