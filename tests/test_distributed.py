@@ -46,7 +46,7 @@ def assert_same_run(a, b):
     rows = [[{key: value for key, value in row.items() if key not in TIMES} for row in log] for log in logs]
     assert [list(row) for row in rows[0]] == [list(row) for row in rows[1]]
     for first, second in zip(*rows, strict=True):
-        assert first == {k: pytest.approx(v, abs=WITHIN, nan_ok=True) for k, v in second.items()}
+        assert first == {k: pytest.approx(v, abs=WITHIN, rel=WITHIN, nan_ok=True) for k, v in second.items()}
     for name in ("aikd-best.pth", "aikd-last.pth"):
         first, second = tensors(a / name), tensors(b / name)
         assert list(first) == list(second)

@@ -276,8 +276,9 @@ def test_an_error_of_the_code_keeps_its_traceback(index):
 def test_interrupting_prints_one_line_only(index, tmp_path):
     """Ctrl-C reaches the whole process group; only the main process may speak."""
     program = textwrap.dedent("""
-        import sys, time
+        import signal, sys, time
         from pathlib import Path
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
         from data.loaders import crop_batches
         from tests.helpers_faces import SlowCrops, face_index, smooth_image, write_image
         from utils.config.sections import CropInputConfig
