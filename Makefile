@@ -18,7 +18,8 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt
 demo: $(DEMO)/evaluation/.done $(DEMO)/scores/.done
 	@cat $(DEMO)/evaluation/summary.md
 	@printf 'teacher, clean aligned pairs of unseen people: %s\n' "$$(grep -o '"accuracy": [0-9.]*' $(DEMO)/teacher/cosface-last.json)"
-	@printf '\nLook at:\n  %s\n' \
+	@printf '\nLook at:\n'
+	@printf '  %s\n' \
 		'$(DEMO)/evaluation/report.html  curves, tables and examples on one page' \
 		'$(DEMO)/faces/faces.png         the rendered people' \
 		'$(DEMO)/aikd/curves.png         how AI-KD was trained; its weights lie beside it' \
