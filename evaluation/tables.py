@@ -182,13 +182,14 @@ def set_table(panels: Sequence[Panel]) -> Table:
 
 
 def difference_table(panels: Sequence[Panel], limit: float) -> Table:
-    """Lay out AI-KD(X) minus X, and, where there are few methods, every difference."""
+    """Lay out the differences among X and what was made of it, and, where there are few methods, every difference."""
     rows = []
     for panel in panels:
+        origins = _origins(panel.results)
         for a, b in combinations(panel.results, 2):
-            related = a == f"AI-KD({b})" or b == f"AI-KD({a})"
+            related = origins[a] == origins[b]
             if related or len(panel.results) <= FEW_METHODS:
-                one, two = (b, a) if b == f"AI-KD({a})" else (a, b)
+                one, two = (b, a) if related and b != origins[b] else (a, b)
                 found = comparison(panel, one, two, limit)
                 bounds = f"[{signed(found.low)}, {signed(found.high)}]" if found.low == found.low else "–"
                 better = f"{found.probability_better:.3f}" if found.low == found.low else "–"
@@ -197,6 +198,11 @@ def difference_table(panels: Sequence[Panel], limit: float) -> Table:
     columns = ["data set", "recognition", "crops", "A − B", "pAUC difference", "95 % interval", "P(A better)"]
     note = "Negative: A is better. Both methods are measured on the same pairs and the same replicates."
     return Table(f"Differences of pAUC to {limit:g}", columns, rows, note)
+
+
+def _origins(methods: Iterable[str]) -> dict[str, str]:
+    """Return the X each method was made of: `AI-KD(X)` and `plain(X)` of X, any other of itself."""
+    return {name: next((x for x in methods if name.endswith(f"({x})")), name) for name in methods}
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> Table:
