@@ -63,7 +63,7 @@ $(DEMO)/scores/.done: configs/demo/inference.yaml $(DEMO)/aikd/.done
 
 # Other label sources, resumable as the demo: each X beside its plain student and AI-KD(X), on the demo's people.
 # One more X: its name here, its configs/sources/label_X.yaml, and its lines in configs/sources/evaluate.yaml.
-X := cr_fiqa sdd_fiqa grafiqs
+X := cr_fiqa sdd_fiqa magnitude
 STUDENTS := $(foreach x,$(X),$(SOURCES)/$(x)/aikd/.done $(SOURCES)/$(x)/plain/.done)
 
 sources: $(SOURCES)/evaluation/.done
