@@ -19,6 +19,8 @@ from utils.files import atomic_write
 PUBLISHED = Path(__file__).with_name("published.csv")
 CURVE_POINTS = 2000
 """At most this many points of a curve are written to edc.csv; a denser one is thinned evenly in discard."""
+FEW_ERRORS = 20
+"""With fewer mated pairs in error, a table says that it tells little."""
 FEW_METHODS = 4
 """Up to this many methods, difference_table shows all pairs of them."""
 PERCENTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
@@ -160,6 +162,10 @@ def _note(panels: Sequence[Panel], section: EvaluationSection, published: bool, 
         sentences[0] += f"; in brackets the 95 % interval of {section.bootstrap} bootstrap replicates over identities"
     sentences[0] += f"; rule {section.rule}."
     sentences += [f"FNMR(0) on {panel.dataset}: {panel.fnmr0:.4f} of {panel.mated} mated pairs." for panel in panels]
+    errors = {panel.dataset: round(panel.fnmr0 * panel.mated) for panel in panels}
+    few = [f"{count} on {dataset}" for dataset, count in errors.items() if 0 < count < FEW_ERRORS]
+    if few:
+        sentences.append(f"Mated pairs in error: {', '.join(few)}; too few to tell methods apart.")
     if any(panel.fnmr0 == 0 for panel in panels):
         sentences.append("nan: without any error there is nothing to gain.")
     if published:

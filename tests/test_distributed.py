@@ -86,6 +86,16 @@ def test_a_run_goes_on_with_another_number_of_processes(setup, tmp_path):
 
 
 @pytest.mark.slow
+def test_refined_labels_in_two_processes(setup, tmp_path):
+    config, _ = setup
+    on = ("loss.refinement={min_images: 5, top: 0.5}", "base.epochs=1")
+    assert train(config, f"base.save_path={tmp_path / 'one'}", *on) == 0
+    done = train_in_two(config, f"base.save_path={tmp_path / 'two'}", *on)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path):
     config = write_setup(tmp_path, count=22)
     for image in sorted((tmp_path / "images").rglob("*.jpg"))[3:4]:

@@ -239,3 +239,16 @@ def test_shipped_configuration_is_valid():
     cfg = load_config(EvaluateConfig, ROOT / "configs/evaluate_config.yaml")
     assert cfg.evaluation.discard_limits == (0.2, 0.3) and cfg.evaluation.fmr == 1e-3
     assert cfg.scores["DifFIQA(R)"].files == {"LFW": "data/lfw_diffiqar.csv"}
+
+
+def test_tables_say_when_few_pairs_are_in_error(simulation, monkeypatch):
+    """The count of mated pairs below the threshold is named when it is small, and only then."""
+    monkeypatch.setattr(tables, "FEW_ERRORS", 10**9)
+    assert run_evaluate(simulation.folder) == 0
+    found = [r for r in csv_rows(simulation.folder / "out/pauc.csv") if r["recognition"] == "AdaFace"]
+    errors = {r["dataset"]: round(float(r["fnmr0"]) * int(r["mated"])) for r in found}
+    named = ", ".join(f"{count} on {dataset}" for dataset, count in errors.items())
+    assert f"Mated pairs in error: {named}; too few" in (simulation.folder / "out/pauc.md").read_text()
+    monkeypatch.setattr(tables, "FEW_ERRORS", 1)
+    assert run_evaluate(simulation.folder) == 0
+    assert "Mated pairs in error" not in (simulation.folder / "out/pauc.md").read_text()
