@@ -16,7 +16,17 @@ from typing import NamedTuple
 import numpy as np
 
 from data.labels import read_scores
-from evaluation.analysis import Agreement, Condition, Measure, PairScores, Panel, agreement, merge_seeds
+from evaluation.analysis import (
+    Agreement,
+    Condition,
+    Correlation,
+    Measure,
+    PairScores,
+    Panel,
+    agreement,
+    correlations,
+    merge_seeds,
+)
 from evaluation.crop_pass import ALIGNED, CropPass, Measured, View
 from evaluation.embeddings import ImageModel, cosines, read_embeddings, unit_rows
 from evaluation.face_set import FaceSet, with_images
@@ -54,6 +64,7 @@ class Outcome:
     panels: list[Panel] = field(default_factory=list)
     seed_panels: list[Panel] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
+    correlations: list[Correlation] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     nuisance: Nuisance | None = None
 
@@ -81,6 +92,7 @@ class Protocol:
         keep, remarks = complete(faces, aligned, self.cfg.evaluation.on_missing)
         pairs = faces.pairs.subset(keep)
         outcome = Outcome(faces, pairs, _values(aligned.quality), remarks=remarks)
+        outcome.correlations = correlations(faces.name, outcome.quality)
         similarity = {name: _similarity(pairs, one.values) for name, one in aligned.embedding.items()}
         for name, scores in similarity.items():
             place = (faces.name, name, Condition())
