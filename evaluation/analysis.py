@@ -168,9 +168,9 @@ def agreement(aligned: np.ndarray, perturbed: np.ndarray) -> tuple[float, float]
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Spearman's rank correlation; ties share their mean rank, a constant side gives NaN."""
+    """Return Spearman's rank correlation; ties share their mean rank, NaN where a side is constant or empty."""
     ranks = rankdata(a), rankdata(b)
-    return float("nan") if any(np.ptp(rank) == 0 for rank in ranks) else float(np.corrcoef(*ranks)[0, 1])
+    return float("nan") if not len(a) or any(np.ptp(rank) == 0 for rank in ranks) else float(np.corrcoef(*ranks)[0, 1])
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,5 @@ def correlations(dataset: str, quality: Mapping[str, np.ndarray]) -> list[Correl
     found = []
     for a, b in combinations(quality, 2):
         both = np.isfinite(quality[a]) & np.isfinite(quality[b])
-        rho = spearman(quality[a][both], quality[b][both]) if both.any() else float("nan")
-        found.append(Correlation(dataset, a, b, rho, int(both.sum())))
+        found.append(Correlation(dataset, a, b, spearman(quality[a][both], quality[b][both]), int(both.sum())))
     return found

@@ -110,7 +110,10 @@ def judge(
         severity = metadata.severity(column)
         if len(chosen) < 2 * _FEWEST or np.ptp(severity[chosen]) == 0:
             continue
-        correlation[column] = {name: spearman(values[chosen], severity[chosen]) for name, values in quality.items()}
+        correlation[column] = {}
+        for name, values in quality.items():
+            scored = chosen[~np.isnan(values[chosen])]
+            correlation[column][name] = spearman(values[scored], severity[scored])
         varied, partner = _one_sided(metadata, pairs, column)
         for low, high, here, there in _bins(metadata, column, chosen, varied):
             medians = {name: _median(values[here]) for name, values in quality.items()}
@@ -151,7 +154,8 @@ def _within(values: np.ndarray, low: float, high: float, last: bool) -> np.ndarr
 
 
 def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if len(values) >= _FEWEST else float("nan")
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) >= _FEWEST else float("nan")
 
 
 NUISANCE_COLUMNS = "dataset nuisance low high images name median".split()

@@ -129,11 +129,10 @@ class Output:
     def _thresholds(self) -> list[Table]:
         found = []
         for outcome in self.outcomes:
-            used = outcome.pairs.used()
             for method, values in outcome.quality.items():
-                title = f"{outcome.faces.name}, {method}"
-                found.append(tables.threshold_table(title, values[used], self.cfg.thresholds.discard))
-                found.append(tables.percentile_table(title, values[used]))
+                title, scores = f"{outcome.faces.name}, {method}", values[outcome.scored(method)]
+                found.append(tables.threshold_table(title, scores, self.cfg.thresholds.discard))
+                found.append(tables.percentile_table(title, scores))
         return found
 
     def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
@@ -171,11 +170,11 @@ class Output:
 def example_rows(outcome: Outcome) -> list[plots.ExampleRow]:
     """Cut the faces each method scores lowest, in the middle and highest; none without images."""
     folder, count = outcome.faces.folder, plots.EXAMPLES
-    used = outcome.pairs.used()
-    if folder is None or len(used) < 3 * count:
-        return []
     rows = []
     for method, values in outcome.quality.items():
+        used = outcome.scored(method)
+        if folder is None or len(used) < 3 * count:
+            continue
         order = used[np.argsort(values[used], kind="stable")]
         middle = (len(order) - count) // 2
         chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
