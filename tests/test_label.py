@@ -24,6 +24,7 @@ from data.landmarks import read_landmarks
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP, LinearHead
+from tests.helpers_processes import kill_the_last, torchrun
 from tests.helpers_tiny_networks import randomised
 from tests.helpers_training import ROOT, TINY, write_faces, write_setup
 from utils import cli
@@ -268,6 +269,19 @@ def test_two_processes_share_the_work(setup):
     assert process.returncode == 0, stderr
     assert (setup / "two" / "labels.csv").read_bytes() == (setup / "one" / "labels.csv").read_bytes()
     assert json.loads((setup / "two" / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.slow
+def test_a_dead_process_leaves_a_run_that_goes_on(setup):
+    """SDD-FIQA compares all images in the end: the embeddings of the dead process have to be there too."""
+    write_faces(setup, 60)
+    assert label.main(command(setup, "sdd_fiqa", "whole")[1:]) == 0
+    halves = torchrun(2, *command(setup, "sdd_fiqa", "halves"), threads=torch.get_num_threads())
+    kill_the_last(halves, setup / "halves/partial/1.jsonl", 3)
+    assert not (setup / "halves/labels.csv").exists()
+    assert label.main(command(setup, "sdd_fiqa", "halves")[1:]) == 0
+    assert (setup / "halves/labels.csv").read_bytes() == (setup / "whole/labels.csv").read_bytes()
+    assert 0 < json.loads((setup / "halves/run.json").read_text())["last_session"]["images"] < 60
 
 
 def test_another_request_starts_anew(setup):
