@@ -80,6 +80,16 @@ def test_a_run_goes_on_with_another_number_of_processes(setup, tmp_path):
 
 
 @pytest.mark.slow
+def test_refined_labels_in_two_processes(setup, tmp_path):
+    config, _ = setup
+    on = ("loss.refinement={min_images: 5, top: 0.5}", "base.epochs=1")
+    assert train(config, f"base.save_path={tmp_path / 'one'}", *on) == 0
+    code, stderr = train_in_two(config, f"base.save_path={tmp_path / 'two'}", *on)
+    assert code == 0, stderr
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path):
     """The rates are small: over many steps the order of two sums would grow into a difference."""
     config, _ = setup
