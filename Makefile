@@ -65,6 +65,7 @@ $(DEMO)/scores/.done: configs/demo/inference.yaml $(DEMO)/aikd/.done
 # One more X: its name here, its configs/sources/label_X.yaml, and its lines in configs/sources/evaluate.yaml.
 X := cr_fiqa sdd_fiqa magnitude
 STUDENTS := $(foreach x,$(X),$(SOURCES)/$(x)/aikd/.done $(SOURCES)/$(x)/plain/.done)
+STUDENTS += $(SOURCES)/cr_fiqa/refined/.done
 
 sources: $(SOURCES)/evaluation/.done
 	@cat $(SOURCES)/evaluation/summary.md
@@ -85,8 +86,9 @@ $(X:%=$(SOURCES)/%/labels/.done): $(SOURCES)/%/labels/.done: configs/sources/lab
 	$(PY) label.py -c configs/sources/label_$*.yaml
 	@touch $@
 
-# A further variant of a student: its changes to the recipe as OVERRIDES, and its .done in STUDENTS.
+# A variant of a student: its changes to the recipe as OVERRIDES, and its .done in STUDENTS.
 $(SOURCES)/%/plain/.done: OVERRIDES = dataset.misalign=0 'loss.weights=[0, 1]'
+$(SOURCES)/%/refined/.done: OVERRIDES = 'loss.refinement={theta: 0.5, epsilon: 0.5}' 'loss.weights=[2, 2]'
 .SECONDEXPANSION:
 $(STUDENTS): $(SOURCES)/%/.done: configs/demo/aikd.yaml configs/demo/student.yaml $$(dir $(SOURCES)/$$*)labels/.done
 	$(STEP) 'train a student: $*'

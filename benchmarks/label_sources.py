@@ -15,27 +15,37 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from model.ai_kd import WrapperModel
 from model.build import build_backbone
 from model.label_sources import SOURCES, FrozenNetwork, LabelSource
+from model.mlp import MLP, LinearHead
 from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract
 
 POPULATION = 5000
-MEASURED = ["magnitude", "ser_fiq", "grafiqs", "faceqan", "sdd_fiqa"]
 
 
 def sources(network: FrozenNetwork, tap: str, names: list[str]) -> dict[str, LabelSource]:
-    """Build those of the named sources that label an image by itself and that any backbone allows."""
+    """Build those of the named sources that label an image by itself."""
+    heads = {"cr_fiqa": LinearHead, "student": MLP}
+    trained = {name: WrapperModel(network.module, head(embedding_dim(network))) for name, head in heads.items()}
     dropout = SerFiqConfig(dropout=DropoutConfig(rate=0.4))
     made = {
         "magnitude": SOURCES["magnitude"](network),
+        **{name: SOURCES[name](FrozenNetwork(one, network.contract, network.device)) for name, one in trained.items()},
         "ser_fiq": SOURCES["ser_fiq"](network, dropout, 0),
         "grafiqs, tap: image": SOURCES["grafiqs"](network, GrafiqsConfig()),
         f"grafiqs, tap: {tap}": SOURCES["grafiqs"](network, GrafiqsConfig(tap=tap)),
         "faceqan": SOURCES["faceqan"](network, FaceQanConfig(), 0),
     }
     return {title: source for title, source in made.items() if source.name in names}
+
+
+@torch.no_grad()
+def embedding_dim(network: FrozenNetwork) -> int:
+    """Return D."""
+    return network.embed(network.blank(1)).shape[1]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -52,7 +62,7 @@ def main() -> None:
     parser.add_argument("--tap", default="layer3", help="a module in the network's middle")
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sources", nargs="+", choices=MEASURED, default=MEASURED)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

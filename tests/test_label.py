@@ -139,6 +139,7 @@ def test_both_files_hold_the_same_numbers_under_relative_names(setup):
     labels = labels_of(setup)
     assert list(labels) == names and all(type(value) is float for value in labels.values())
     np.testing.assert_allclose(list(labels.values()), wanted, rtol=1e-5)
+    assert any(round(value, 3) != value for value in labels.values())  # all digits of a float32 are kept
     for kind in ("pkl", "csv"):
         table = read_scores(setup / "out" / f"labels.{kind}")
         assert list(table.keys) == names
