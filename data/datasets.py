@@ -113,9 +113,11 @@ class DistillationDataset(_IndexedFaces):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> DistillationBatch:
         crops = np.empty((2, len(keys), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
         rows, failures = [], []
-        for epoch, row in keys:
+        # drawn from all at once: between two images the processor's caches hold other things
+        rngs = [np.random.default_rng([self.seed, int(epoch), int(row)]) for epoch, row in keys]
+        for (_, row), rng in zip(keys, rngs, strict=True):
             try:
-                self._cut(int(epoch), int(row), crops[:, len(rows)])
+                self._cut(int(row), rng, crops[:, len(rows)])
                 rows.append(int(row))
             except (ImageError, AlignmentError) as error:
                 failures.append(self._fail(int(row), error))
@@ -123,17 +125,16 @@ class DistillationDataset(_IndexedFaces):
         label = torch.from_numpy(np.asarray(self.index.labels[rows], np.float32))
         return DistillationBatch(aligned, misaligned, label, torch.tensor(rows, dtype=torch.int64), tuple(failures))
 
-    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
+    def _cut(self, row: int, rng: np.random.Generator, out: np.ndarray) -> None:
         image, landmarks = self._read(row)
         matrix = estimate_similarity(landmarks, TEMPLATE_112)
         if self.perturbation is None:
             out[1] = warp(image, matrix, out=out[0])
             return
-        moved = self._perturbed(epoch, row, landmarks)
+        moved = self._perturbed(landmarks, rng)
         warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out)
 
-    def _perturbed(self, epoch: int, row: int, landmarks_52: np.ndarray) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, epoch, row])
+    def _perturbed(self, landmarks_52: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return perturb_landmarks(landmarks_52, self.perturbation.radius_px, self.perturbation.unit, rng)
 
 
@@ -259,8 +260,8 @@ def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
 def checked(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Return the landmarks as float64 if they and the image have a rectangle in common."""
     landmarks = np.array(landmarks_52, np.float64)
-    (left, top), (right, bottom) = landmarks.min(axis=0), landmarks.max(axis=0)
+    x, y = landmarks.T.tolist()
     height, width = image.shape[:2]
-    if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
+    if max(x) < 0 or max(y) < 0 or min(x) > width - 1 or min(y) > height - 1:
         raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")
     return landmarks

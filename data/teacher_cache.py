@@ -117,10 +117,10 @@ class ReferencedDataset(DistillationDataset):
         batch = super().__getitems__(keys)
         return batch._replace(reference=torch.from_numpy(self.cache.embeddings[batch.row.numpy()]))
 
-    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
+    def _cut(self, row: int, rng: np.random.Generator, out: np.ndarray) -> None:
         if self.cache.state[row] != DONE:
             raise AlignmentError("gave no aligned crop when the teacher saw it")
-        super()._cut(epoch, row, out)
+        super()._cut(row, rng, out)
 
 
 class MisalignedDataset(ReferencedDataset):
@@ -130,9 +130,9 @@ class MisalignedDataset(ReferencedDataset):
         batch = super().__getitems__(keys)
         return batch._replace(aligned=batch.aligned[:0])
 
-    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
+    def _cut(self, row: int, rng: np.random.Generator, out: np.ndarray) -> None:
         if self.perturbation is None or self.cache.state[row] != DONE:
-            super()._cut(epoch, row, out)
+            super()._cut(row, rng, out)
             return
         image, landmarks = self._read(row)
-        warp(image, estimate_similarity(self._perturbed(epoch, row, landmarks), TEMPLATE_112), out=out[1])
+        warp(image, estimate_similarity(self._perturbed(landmarks, rng), TEMPLATE_112), out=out[1])
