@@ -54,6 +54,7 @@ def make(folder: Path, rows: int) -> None:
     """Write the images (empty files) and the two CSVs."""
     rng = np.random.default_rng(0)
     images = folder / "images"
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "landmarks.csv", "w") as landmarks, open(folder / "labels.csv", "w") as labels:
         landmarks.write("NAME_ID," + ",".join(f"P{n}{axis}" for n in range(1, 6) for axis in "XY") + "\n")
         labels.write("path,quality\n")
@@ -119,12 +120,13 @@ class Batches:
 
     def __init__(self, count: int):
         self.order = np.random.default_rng(1).permutation(count)
+        self.size = min(BATCH, max(1, count // (16 * WORKERS)))
 
     def __len__(self) -> int:
-        return -(-len(self.order) // BATCH)
+        return -(-len(self.order) // self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self.order[start : start + BATCH].tolist() for start in range(0, len(self.order), BATCH))
+        return (self.order[start : start + self.size].tolist() for start in range(0, len(self.order), self.size))
 
 
 def memory_mb(pid: int | str, field: str, file: str = "status") -> float:
