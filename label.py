@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from data.folders import ImageFolder, open_folder
-from data.score_files import csv_cell, write_failures
+from data.keys import KeyTable
+from data.score_files import csv_cell, dump_dict, write_failures
 from data.score_pass import measure_left, with_workers
 from data.score_run import PARTIAL, ScoreRun
 from model.label_sources import LabelSource, PopulationSource, build_source
@@ -161,7 +161,7 @@ def conclude(job: Job, images: int, started: float) -> int:
     with job.run.saving():
         failures = write_failures(job.run.path, names, reasons)
         if len(rows):
-            write_labels(job.run.path, [names[row] for row in rows], labels[rows])
+            write_labels(job.run.path, names.take(rows), labels[rows])
     counts = {
         "images": len(names),
         "labelled": len(rows),
@@ -194,14 +194,16 @@ def compare(job: Job, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
     return labels
 
 
-def write_labels(folder: Path, names: list[str], labels: np.ndarray) -> None:
-    """Write labels.csv (path,quality) and labels.pkl (dict of name to float), the same numbers in both."""
-    texts = [str(label) for label in labels]  # the shortest decimals that mean this float32
+def write_labels(folder: Path, names: KeyTable, labels: np.ndarray) -> None:
+    """Write labels.csv (path,quality) and labels.pkl (dict of name to float), the same numbers in both.
+
+    These are the shortest decimals that mean the float32.
+    """
     with atomic_write(folder / "labels.csv", "w", errors="surrogateescape") as stream:
         stream.write("path,quality\n")
-        stream.writelines(f"{csv_cell(name)},{text}\n" for name, text in zip(names, texts, strict=True))
+        stream.writelines(f"{csv_cell(name)},{label!s}\n" for name, label in zip(names, labels, strict=True))
     with atomic_write(folder / "labels.pkl") as stream:
-        pickle.dump(dict(zip(names, map(float, texts), strict=True)), stream, protocol=4)
+        dump_dict(((name, float(str(label))) for name, label in zip(names, labels, strict=True)), stream)
 
 
 def facts(job: Job) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from evaluation.verification import read_verification
 from model.ai_kd import Objective
 from model.build import embedding_dim
 from model.objectives import build_objective
+from model.refinement import CentreSums
 from utils import checkpoint, cli, distributed, optim
 from utils.clock import Clock
 from utils.config import beside, load_config
@@ -68,7 +69,13 @@ class Run:
     @property
     def term_weights(self) -> Sequence[float]:
         """Return the factor of each loss term."""
-        return self.cfg.loss.weights or self.objective.weights
+        factors, refinement = self.cfg.loss.weights or self.objective.weights, self.cfg.loss.refinement
+        return factors if refinement is None else [a * b for a, b in zip(factors, refinement.shares, strict=True)]
+
+    @property
+    def stored(self) -> dict[str, torch.nn.Module]:
+        """Return the modules whose state the next step needs."""
+        return {**self.objective.parts(), **self.objective.kept()}
 
     def state(self, finished: bool) -> dict[str, Any]:
         """Return everything the next step needs."""
@@ -76,7 +83,7 @@ class Run:
             "step": self.step,
             "finished": finished,
             "best": self.best,
-            "parts": {name: part.state_dict() for name, part in self.objective.parts().items()},
+            "parts": {name: part.state_dict() for name, part in self.stored.items()},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict(),
             "precision": self.precision.state_dict(),
@@ -88,7 +95,7 @@ class Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `state` gave."""
         self.step, self.best, self.wandb_id = state["step"], state["best"], state["wandb"]
-        for name, part in self.objective.parts().items():
+        for name, part in self.stored.items():
             part.load_state_dict(state["parts"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
@@ -122,7 +129,11 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     objective = build_objective(cfg, model_cfg, allow_modules, contract)
     data = DATA[cfg.base.method](cfg, shard)
     objective.prepare(data.num_classes, data.judge)
+    if data.centres is not None:
+        objective.refine_labels(torch.from_numpy(data.centres.identity), cfg.loss.refinement.epsilon)
     objective.to(device, memory_format=torch.channels_last)
+    if cfg.loss.weights is not None and len(cfg.loss.weights) != len(objective.weights):
+        raise ConfigError(f"loss.weights: {cfg.base.method} has {len(objective.weights)} terms, one factor each")
     part = optim.partition(objective.parts(), objective, cfg.optimizer)
     optimizer = optim.build_optimizer(cfg.optimizer, part.groups)
     optim.check_partition(objective, part.trained)
@@ -141,8 +152,6 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
         plan=plan,
         folder=checkpoint.RunFolder(cfg, settings),
     )
-    if len(run.term_weights) != len(objective.weights):
-        raise ConfigError(f"loss.weights: {cfg.base.method} has {len(objective.weights)} terms, one factor each")
     return run
 
 
@@ -150,6 +159,7 @@ def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
     begin(run)
     embed_once(run)
+    find_centres(run)
     cfg, device = run.cfg, run.precision.device
     optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     model = distributed.wrap(run.objective, device)
@@ -234,6 +244,22 @@ def embed_once(run: Run) -> None:
             cache.put(batch, reference_BD)
             bar.update(len(batch.row) * distributed.world_size())
     distributed.barrier()
+
+
+@torch.no_grad()
+def find_centres(run: Run) -> None:
+    """Let the teacher embed the best images of each identity, for refined labels; a resumed run has the centres."""
+    refinement, centres = run.objective.kept().get("refinement"), run.data.centres
+    if refinement is None or refinement.complete:
+        return
+    sums = CentreSums(refinement)
+    with progress(total=len(centres.rows), desc="centres", unit="img", disable=not _talks(run.cfg)) as bar:
+        for batch in run.data.centre_batches():
+            if len(batch.row):
+                with run.precision.autocast():
+                    sums.add(run.objective.reference(to_device(batch, run.precision.device)), batch.row)
+            bar.update(len(batch.row) * distributed.world_size())
+    refinement.set_centres(*distributed.summed(sums.sum_CD, sums.images_C))
 
 
 def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:

@@ -1,6 +1,7 @@
 """Cost per image of each label source, in forward passes of its network, on one core.
 
     python -m benchmarks.label_sources [--module model.iresnet.iresnet50] [--tap layer3] [--images 12] [--rounds 3]
+        [--sources faceqan sdd_fiqa]
 
 Random weights, default settings, dropout 0.4 before the last Linear. Times are processor time, which other programs on
 the machine disturb less; forward pass and source alternate, and the median of the rounds is printed.
@@ -14,8 +15,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from model.ai_kd import WrapperModel
 from model.build import build_backbone
 from model.label_sources import SOURCES, FrozenNetwork, LabelSource
+from model.mlp import MLP, LinearHead
 from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract
@@ -23,16 +26,26 @@ from utils.contract import InputContract
 POPULATION = 5000
 
 
-def sources(network: FrozenNetwork, tap: str) -> dict[str, LabelSource]:
-    """Build the sources that any backbone allows."""
+def sources(network: FrozenNetwork, tap: str, names: list[str]) -> dict[str, LabelSource]:
+    """Build those of the named sources that label an image by itself."""
+    heads = {"cr_fiqa": LinearHead, "student": MLP}
+    trained = {name: WrapperModel(network.module, head(embedding_dim(network))) for name, head in heads.items()}
     dropout = SerFiqConfig(dropout=DropoutConfig(rate=0.4))
-    return {
+    made = {
         "magnitude": SOURCES["magnitude"](network),
+        **{name: SOURCES[name](FrozenNetwork(one, network.contract, network.device)) for name, one in trained.items()},
         "ser_fiq": SOURCES["ser_fiq"](network, dropout, 0),
         "grafiqs, tap: image": SOURCES["grafiqs"](network, GrafiqsConfig()),
         f"grafiqs, tap: {tap}": SOURCES["grafiqs"](network, GrafiqsConfig(tap=tap)),
         "faceqan": SOURCES["faceqan"](network, FaceQanConfig(), 0),
     }
+    return {title: source for title, source in made.items() if source.name in names}
+
+
+@torch.no_grad()
+def embedding_dim(network: FrozenNetwork) -> int:
+    """Return D."""
+    return network.embed(network.blank(1)).shape[1]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -49,6 +62,7 @@ def main() -> None:
     parser.add_argument("--tap", default="layer3", help="a module in the network's middle")
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -57,16 +71,18 @@ def main() -> None:
     keys = [f"{i}.jpg" for i in range(options.images)]
     plain = SOURCES["magnitude"](network)
     plain.scores(crops, keys)
-    for name, source in sources(network, options.tap).items():
+    forward_s = [seconds(lambda: plain.scores(crops, keys)) for _ in range(options.rounds)]
+    forward_ms = 1e3 * statistics.median(forward_s) / options.images
+    print(f"{options.module} | one forward pass: {forward_ms:.1f} ms per image", flush=True)
+    for name, source in sources(network, options.tap, options.sources).items():
         source.scores(crops[:1], keys[:1])
-        rounds = [
-            (seconds(lambda: plain.scores(crops, keys)), seconds(lambda s=source: s.scores(crops, keys)))
-            for _ in range(options.rounds)
-        ]
-        forward_ms = 1e3 * statistics.median(forward for forward, _ in rounds) / options.images
-        ratio = statistics.median(labelled / forward for forward, labelled in rounds)
-        print(f"{options.module} | {name}: {ratio:.2f} forward passes (one: {forward_ms:.1f} ms)", flush=True)
-    report_sdd_fiqa(network, forward_ms)
+        ratios = []
+        for _ in range(options.rounds):
+            forward = seconds(lambda: plain.scores(crops, keys))
+            ratios.append(seconds(lambda s=source: s.scores(crops, keys)) / forward)
+        print(f"{options.module} | {name}: {statistics.median(ratios):.2f} forward passes", flush=True)
+    if "sdd_fiqa" in options.sources:
+        report_sdd_fiqa(network, forward_ms)
 
 
 def report_sdd_fiqa(network: FrozenNetwork, forward_ms: float) -> None:

@@ -3,12 +3,13 @@
 Text is UTF-8; a file name that is no UTF-8 keeps its bytes (surrogateescape), so names can be joined again.
 """
 
+import itertools
 import logging
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 SCORES = "quality-scores"
 FAILURES = "failures.csv"
 FORMATS = ("pkl", "csv", "txt", "parquet")
+_PROTOCOL = 3
+_ENTRIES_AT_ONCE = 1 << 16
 
 
 class Scored(NamedTuple):
@@ -75,6 +78,19 @@ def csv_cell(text: str) -> str:
     return text
 
 
+def dump_dict(items: Iterable[tuple[str, Any]], stream: IO[bytes]) -> None:
+    """Pickle a dict of these items without ever holding it whole: 100 M entries would take 43 GB.
+
+    Protocol 3 has no frames: a pickled dict is a head, its items and a stop, and items of further dicts, with memo
+    numbers that begin anew, may follow those of the first.
+    """
+    items, head = iter(items), pickle.dumps({}, _PROTOCOL)[:-1]
+    stream.write(head)
+    while part := dict(itertools.islice(items, _ENTRIES_AT_ONCE)):
+        stream.write(pickle.dumps(part, _PROTOCOL)[len(head) : -1])
+    stream.write(pickle.STOP)
+
+
 def _write_csv(path: Path, scored: Scored) -> None:
     ranks = percentiles(scored.quality)
     with atomic_write(path, "w", errors="surrogateescape") as stream:
@@ -85,9 +101,9 @@ def _write_csv(path: Path, scored: Scored) -> None:
 
 def _write_pickle(path: Path, scored: Scored) -> None:
     """Write the official form: dict of full path, as os.walk gives it, to np.float32."""
-    table = {os.path.join(scored.root, name): q for name, q in zip(scored.names, scored.quality, strict=True)}
+    paths = (os.path.join(scored.root, name) for name in scored.names)
     with atomic_write(path) as stream:
-        pickle.dump(table, stream, protocol=4)
+        dump_dict(zip(paths, scored.quality, strict=True), stream)
 
 
 def _write_txt(path: Path, scored: Scored) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data.datasets import DistillationDataset
+from data.centres import CentreImages, centre_images
+from data.datasets import DistillationBatch, DistillationDataset
 from data.index import FaceIndex, build_index, split
 from data.loaders import BatchLoader, Shard, train_loader, validation_loader
 from data.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
@@ -36,6 +37,10 @@ class TrainingData:
     """Turns the embeddings of the validation images into metrics, where pairs are given."""
     cache: TeacherCache | None = None
     """The teacher's embeddings; to be opened and filled before the first batch."""
+    centres: CentreImages | None = None
+    """The images that make the centres of the identities, for refined labels."""
+    centre_loader: BatchLoader | None = None
+    """The aligned crops of these images; to be embedded before the first batch."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -50,12 +55,21 @@ class TrainingData:
         """Yield the validation batches."""
         return iter(self.validation or ())
 
+    def centre_batches(self) -> Iterator[DistillationBatch]:
+        """Yield the aligned crops of the images that make the centres."""
+        return iter(self.centre_loader or ())
+
 
 def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
     """Join images, landmarks and labels for AI-KD and split them; raises DataError when nothing fits."""
     dataset_cfg, seed = cfg.dataset, cfg.base.seed
     index, coverage = build_index(dataset_cfg)
-    train_rows, val_rows = split(index.labels, dataset_cfg.val_percent)
+    parts, centres, centre_loader = split(index.labels, dataset_cfg.val_percent), None, None
+    if cfg.loss.refinement is not None:
+        centres, parts = centre_images(index, parts, cfg.loss.refinement)
+        aligned = DistillationDataset(index, seed, None, dataset_cfg)
+        centre_loader = validation_loader(aligned, centres.rows, cfg.dataloader.val.params, shard)
+    train_rows, val_rows = parts
     perturbation = dataset_cfg.perturbation if dataset_cfg.misalign else None
     params, cache = cfg.dataloader.val.params, None
     if cfg.model.teacher_cache is None:
@@ -69,15 +83,30 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
         train=train_loader(dataset, train_rows, cfg.dataloader.train.params, seed, shard),
         validation=validation_loader(measured, val_rows, params, shard) if len(val_rows) else None,
         epochs=cfg.base.epochs,
-        report=[*coverage.lines(), f"{len(train_rows)} images to train on, {len(val_rows)} to validate on"],
+        report=[
+            *coverage.lines(),
+            f"{len(train_rows)} images to train on, {len(val_rows)} to validate on",
+            *_centre_lines(centres, cfg),
+        ],
         facts={
             "images": len(index),
             "index_sha256": digest(index),
             "label_scaling": dataclasses.asdict(coverage.scaling),
         },
         cache=cache,
+        centres=centres,
+        centre_loader=centre_loader,
     )
     return _checked(data, dataset_cfg.image_location)
+
+
+def _centre_lines(centres: CentreImages | None, cfg: TrainConfig) -> list[str]:
+    if centres is None:
+        return []
+    return [
+        f"refined labels: centres of {centres.count} identities from their {len(centres.rows)} best images; "
+        f"{centres.dropped} images of identities with fewer than {cfg.loss.refinement.min_images} left out"
+    ]
 
 
 def digest(index: FaceIndex) -> str:

@@ -12,12 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 
 from data.keys import KeyTable
+from evaluation.analysis import spearman
 from evaluation.face_set import FaceSet
 from evaluation.pairs import PairSet
-from evaluation.tables import Table, short
+from evaluation.tables import Table, figure
 from utils.errors import DataError
 
 BINS = 3
@@ -104,19 +104,22 @@ def judge(
     """
     used = np.zeros(len(pairs.names), bool)
     used[pairs.used()] = True
-    spearman, bins = {}, []
+    correlation, bins = {}, []
     for column in metadata.columns:
         chosen = np.flatnonzero(metadata.selection(column) & used)
         severity = metadata.severity(column)
         if len(chosen) < 2 * _FEWEST or np.ptp(severity[chosen]) == 0:
             continue
-        spearman[column] = {name: _spearman(values[chosen], severity[chosen]) for name, values in quality.items()}
+        correlation[column] = {}
+        for name, values in quality.items():
+            scored = chosen[~np.isnan(values[chosen])]
+            correlation[column][name] = spearman(values[scored], severity[scored])
         varied, partner = _one_sided(metadata, pairs, column)
         for low, high, here, there in _bins(metadata, column, chosen, varied):
             medians = {name: _median(values[here]) for name, values in quality.items()}
             medians |= {f"similarity, {name}": _median(values[partner[there]]) for name, values in similarity.items()}
             bins.append(BinRow(column, low, high, len(here), medians))
-    return Nuisance(dataset, spearman, bins)
+    return Nuisance(dataset, correlation, bins)
 
 
 def _bins(metadata: Metadata, column: str, chosen: np.ndarray, varied: np.ndarray) -> Iterator[tuple]:
@@ -151,12 +154,8 @@ def _within(values: np.ndarray, low: float, high: float, last: bool) -> np.ndarr
 
 
 def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if len(values) >= _FEWEST else float("nan")
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    ranks = rankdata(a), rankdata(b)
-    return float("nan") if any(np.ptp(rank) == 0 for rank in ranks) else float(np.corrcoef(*ranks)[0, 1])
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) >= _FEWEST else float("nan")
 
 
 NUISANCE_COLUMNS = "dataset nuisance low high images name median".split()
@@ -177,7 +176,7 @@ def nuisance_tables(found: list[Nuisance]) -> list[Table]:
         if not one.spearman:
             continue
         methods = list(next(iter(one.spearman.values())))
-        rows = [[method, *(_signed(one.spearman[column][method]) for column in one.spearman)] for method in methods]
+        rows = [[method, *(figure(one.spearman[column][method]) for column in one.spearman)] for method in methods]
         note = "Spearman correlation of the scores with each nuisance; below 0: the score falls with it."
         tables.append(Table(f"{one.dataset}: what lowers a score", ["method", *one.spearman], rows, note))
     return tables
@@ -191,12 +190,8 @@ def bin_tables(found: list[Nuisance]) -> list[Table]:
             continue
         names = list(one.bins[0].medians)
         rows = [
-            [row.column, f"{row.low:.3g} to {row.high:.3g}", str(row.images), *(_signed(row.medians[n]) for n in names)]
+            [row.column, f"{row.low:.3g} to {row.high:.3g}", str(row.images), *(figure(row.medians[n]) for n in names)]
             for row in one.bins
         ]
         tables.append(Table(f"{one.dataset}: medians over bins", ["nuisance", "range", "images", *names], rows))
     return tables
-
-
-def _signed(value: float) -> str:
-    return "–" if value != value else ("−" if value < 0 else "") + short(abs(value))

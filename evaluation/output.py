@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from evaluation import nuisance, plots, tables
-from evaluation.analysis import Agreement, Measure, Panel
+from evaluation.analysis import Agreement, Correlation, Measure, Panel
 from evaluation.protocol import Outcome
 from evaluation.protocol import __doc__ as protocol_text
 from evaluation.report import Section, write_report
@@ -55,6 +55,11 @@ class Output:
         return [one for outcome in self.outcomes for one in outcome.agreements]
 
     @property
+    def correlations(self) -> list[Correlation]:
+        """Return how alike the methods rank the images."""
+        return [one for outcome in self.outcomes for one in outcome.correlations]
+
+    @property
     def nuisances(self) -> list[nuisance.Nuisance]:
         """Return how scores follow known nuisance, for data sets with metadata."""
         return [outcome.nuisance for outcome in self.outcomes if outcome.nuisance is not None]
@@ -70,6 +75,7 @@ class Output:
             "edc.csv": (tables.EDC_COLUMNS, tables.edc_rows(single, self.grid)),
             "differences.csv": (tables.DIFFERENCE_COLUMNS, tables.difference_rows(self.panels, limits)),
             "robustness.csv": (tables.ROBUSTNESS_COLUMNS, tables.robustness_rows(seeds, self.agreements, limits)),
+            "correlation.csv": (tables.CORRELATION_COLUMNS, tables.correlation_rows(self.correlations)),
         }
         if self.nuisances:
             files["nuisance.csv"] = (nuisance.NUISANCE_COLUMNS, nuisance.nuisance_rows(self.nuisances))
@@ -83,6 +89,7 @@ class Output:
         found = tables.pauc_tables(self.panels, self.section)
         found += [tables.difference_table(self.panels, limit) for limit in self.section.discard_limits]
         found += [tables.agreement_table(self.agreements)] if self.agreements else []
+        found += tables.correlation_tables(self.correlations)
         found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels)]
         return [table for table in found if table.rows]
 
@@ -96,12 +103,12 @@ class Output:
         shown = [tables.set_table(self.aligned), *tables.pauc_tables(self.panels, section)]
         shown += [tables.difference_table(self.panels, limit)]
         shown += [tables.agreement_table(self.agreements)] if self.agreements else []
-        shown += nuisance.nuisance_tables(self.nuisances)
+        shown += tables.correlation_tables(self.correlations) + nuisance.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
         with atomic_write(self.folder / "summary.md", "w") as stream:
             stream.write(text)
-        names = ["report.html", "pauc.md", "pauc.csv", "differences.csv", "edc.csv", "robustness.csv"]
-        files = ", ".join([*names, *(picture.name for picture in pictures.values())])
+        names = ["report.html", "pauc.md", *(f"{name}.csv" for name in ("pauc", "differences", "correlation", "edc"))]
+        files = ", ".join([*names, "robustness.csv", *(picture.name for picture in pictures.values())])
         return f"{text}\nIn {self.folder}: {files}\n"
 
     def _pictures(self, limit: float) -> dict[str, Path]:
@@ -122,21 +129,22 @@ class Output:
     def _thresholds(self) -> list[Table]:
         found = []
         for outcome in self.outcomes:
-            used = outcome.pairs.used()
             for method, values in outcome.quality.items():
-                title = f"{outcome.faces.name}, {method}"
-                found.append(tables.threshold_table(title, values[used], self.cfg.thresholds.discard))
-                found.append(tables.percentile_table(title, values[used]))
+                title, scores = f"{outcome.faces.name}, {method}", values[outcome.scored(method)]
+                found.append(tables.threshold_table(title, scores, self.cfg.thresholds.discard))
+                found.append(tables.percentile_table(title, scores))
         return found
 
     def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
         remarks = [remark for outcome in self.outcomes for remark in outcome.remarks]
+        correlation = tables.correlation_tables(self.correlations)
         misaligned = " ".join(protocol_text.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
         versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
         parts = [
             Section("Error versus discard", _READING.format(rule=_RULES[self.section.rule]), images=[pictures["edc"]]),
             Section("pAUC", tables=tables.pauc_tables(self.aligned, self.section)),
             Section("Differences", tables=self._differences(self.aligned)),
+            Section("Agreement of methods", tables=correlation),
         ]
         if misaligned:
             others = [panel for panel in self.panels if panel.condition.alignment != "aligned"]
@@ -162,11 +170,11 @@ class Output:
 def example_rows(outcome: Outcome) -> list[plots.ExampleRow]:
     """Cut the faces each method scores lowest, in the middle and highest; none without images."""
     folder, count = outcome.faces.folder, plots.EXAMPLES
-    used = outcome.pairs.used()
-    if folder is None or len(used) < 3 * count:
-        return []
     rows = []
     for method, values in outcome.quality.items():
+        used = outcome.scored(method)
+        if folder is None or len(used) < 3 * count:
+            continue
         order = used[np.argsort(values[used], kind="stable")]
         middle = (len(order) - count) // 2
         chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])

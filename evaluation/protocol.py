@@ -16,13 +16,23 @@ from typing import NamedTuple
 import numpy as np
 
 from data.labels import read_scores
-from evaluation.analysis import Agreement, Condition, Measure, PairScores, Panel, agreement, merge_seeds
+from evaluation.analysis import (
+    Agreement,
+    Condition,
+    Correlation,
+    Measure,
+    PairScores,
+    Panel,
+    agreement,
+    correlations,
+    merge_seeds,
+)
 from evaluation.crop_pass import ALIGNED, CropPass, Measured, View
 from evaluation.embeddings import ImageModel, cosines, read_embeddings, unit_rows
 from evaluation.face_set import FaceSet, with_images
 from evaluation.nuisance import Nuisance, judge, read_metadata
 from evaluation.pairs import PairSet
-from utils.config.evaluate import EvaluateConfig, MisalignmentConfig
+from utils.config.evaluate import EvaluateConfig, EvaluationSection, MisalignmentConfig
 from utils.errors import DataError
 
 logger = logging.getLogger("evaluate")
@@ -54,8 +64,14 @@ class Outcome:
     panels: list[Panel] = field(default_factory=list)
     seed_panels: list[Panel] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
+    correlations: list[Correlation] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     nuisance: Nuisance | None = None
+
+    def scored(self, method: str) -> np.ndarray:
+        """Return the rows of the names in the evaluated pairs that the method scores, ascending."""
+        used = self.pairs.used()
+        return used[~np.isnan(self.quality[method][used])]
 
 
 def misaligned_views(cfg: MisalignmentConfig | None, dataset: str) -> list[list[View]]:
@@ -78,9 +94,10 @@ class Protocol:
         """Measure aligned crops and every misaligned condition."""
         faces, crops = self._crops(faces)
         aligned = self._aligned(faces, crops)
-        keep, remarks = complete(faces, aligned, self.cfg.evaluation.on_missing)
+        keep, remarks = complete(faces, aligned, self.cfg.evaluation)
         pairs = faces.pairs.subset(keep)
         outcome = Outcome(faces, pairs, _values(aligned.quality), remarks=remarks)
+        outcome.correlations = correlations(faces.name, outcome.quality)
         similarity = {name: _similarity(pairs, one.values) for name, one in aligned.embedding.items()}
         for name, scores in similarity.items():
             place = (faces.name, name, Condition())
@@ -138,13 +155,14 @@ class Protocol:
         kinds = self.cfg.misalignment.apply
         recognisers = self.models.recognisers if "both" in kinds else {}
         found = _run(crops, view, Models(self.models.methods, recognisers))
-        keep, remarks = complete(outcome.faces, found, self.cfg.evaluation.on_missing, outcome.pairs)
+        keep, remarks = complete(outcome.faces, found, self.cfg.evaluation, outcome.pairs)
         outcome.remarks += [f"{view.label}: {remark}" for remark in remarks]
         pairs, quality = outcome.pairs.subset(keep), _values(found.quality)
         used = pairs.used()
         for method, values in quality.items():
             condition = Condition(view.alignment, view.p, view.seed)
-            figures = agreement(outcome.quality[method][used], values[used])
+            rows = used[~np.isnan(outcome.quality[method][used] + values[used])]
+            figures = agreement(outcome.quality[method][rows], values[rows])
             outcome.agreements.append(Agreement(outcome.faces.name, method, condition, *figures))
         panels = []
         for kind in kinds:
@@ -158,30 +176,37 @@ class Protocol:
 
 
 def complete(
-    faces: FaceSet, columns: Columns, on_missing: str, pairs: PairSet | None = None
+    faces: FaceSet, columns: Columns, section: EvaluationSection, pairs: PairSet | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Return which pairs, (P,) bool, have every number, and remarks on those left out.
+    """Return which pairs, (P,) bool, have every number they need, and remarks on what is missing.
 
-    Raises DataError naming the first image without one, unless on_missing is skip.
+    A pair needs both embeddings, and the scores if it can be discarded: with a fixed threshold only mated pairs are,
+    so that a method that cannot score everyone (SDD-FIQA) leaves the threshold where it is.
+    Raises DataError naming the first image that lacks what it needs, unless on_missing is skip.
     """
     pairs = pairs or faces.pairs
-    used = pairs.used()
-    good = np.ones(len(pairs.names), dtype=bool)
-    remarks = []
-    named = [(f"score of {name}", one) for name, one in columns.quality.items()]
-    named += [(f"embedding of {name}", one) for name, one in columns.embedding.items()]
-    for what, one in named:
+    every = np.ones(len(pairs.mated), dtype=bool)
+    discarded = pairs.mated if section.rule == "fixed_threshold" else every
+    keep, remarks = every.copy(), []
+    named = [(f"score of {name}", one, discarded) for name, one in columns.quality.items()]
+    named += [(f"embedding of {name}", one, every) for name, one in columns.embedding.items()]
+    for what, one, needed in named:
         broken = np.isnan(one.values) if one.values.ndim == 1 else np.isnan(one.values).any(axis=1)
+        used = pairs.subset(needed).used()
         bad = used[broken[used]]
-        good[bad] = False
         if len(bad):
-            reason = one.reasons.get(int(bad[0]))
-            first = f"{pairs.names[bad[0]]!r}" + (f" ({reason})" if reason else "")
-            text = f"datasets.{faces.name}: {len(bad)} of {len(used)} images have no {what}, first {first}"
-            if on_missing == "error" or len(bad) == len(used):
+            keep &= ~(needed & (broken[pairs.first] | broken[pairs.second]))
+            text = f"datasets.{faces.name}: {len(bad)} of {len(used)} images have no {what}, {_first(pairs, one, bad)}"
+            if section.on_missing == "error" or len(bad) == len(used):
                 raise DataError(f"{text}; mend the names (key_root) or files, or set evaluation.on_missing: skip")
             remarks.append(text)
-    keep = good[pairs.first] & good[pairs.second]
+        rest = np.setdiff1d(pairs.used(), used)
+        rest = rest[broken[rest]]
+        if len(rest):
+            remarks.append(
+                f"datasets.{faces.name}: {len(rest)} images have no {what}, {_first(pairs, one, rest)}; "
+                "they are in non-mated pairs only, which need none"
+            )
     if not keep.all():
         lost = ~keep
         mated = int(lost[pairs.mated].sum())
@@ -189,6 +214,11 @@ def complete(
     for remark in remarks:
         logger.info(remark)
     return keep, remarks
+
+
+def _first(pairs: PairSet, measured: Measured, rows: np.ndarray) -> str:
+    reason = measured.reasons.get(int(rows[0]))
+    return f"first {pairs.names[rows[0]]!r}" + (f" ({reason})" if reason else "")
 
 
 def _run(crops: CropPass, view: View, models: Models) -> Columns:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.analysis import Agreement, Condition, Panel, comparison
+from evaluation.analysis import Agreement, Condition, Correlation, Panel, comparison
 from evaluation.bootstrap import interval
 from utils.config.evaluate import EvaluationSection
 from utils.errors import DataError
@@ -19,6 +19,8 @@ from utils.files import atomic_write
 PUBLISHED = Path(__file__).with_name("published.csv")
 CURVE_POINTS = 2000
 """At most this many points of a curve are written to edc.csv; a denser one is thinned evenly in discard."""
+FEW_ERRORS = 20
+"""With fewer mated pairs in error, a table says that it tells little."""
 FEW_METHODS = 4
 """Up to this many methods, difference_table shows all pairs of them."""
 PERCENTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
@@ -29,6 +31,8 @@ EDC_COLUMNS = [*"dataset recognition method alignment p discard fnmr low high".s
 DIFFERENCE_COLUMNS = "dataset recognition alignment p discard_limit method_a method_b difference low high".split()
 DIFFERENCE_COLUMNS += ["probability_a_better"]
 ROBUSTNESS_COLUMNS = "dataset recognition method alignment p seed discard_limit pauc spearman mean_abs_change".split()
+
+CORRELATION_COLUMNS = "dataset method_a method_b spearman images".split()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,12 @@ def robustness_rows(panels: Iterable[Panel], agreements: Sequence[Agreement], li
                 yield [*place, limit, result.pauc[limit].normalised, *facts]
 
 
+def correlation_rows(found: Iterable[Correlation]) -> Iterable[list]:
+    """Yield the rows of correlation.csv: every two methods of a data set."""
+    for one in found:
+        yield [one.dataset, one.method_a, one.method_b, one.spearman, one.images]
+
+
 def pauc_tables(panels: Sequence[Panel], section: EvaluationSection) -> list[Table]:
     """Lay out pAUC as in papers: per limit, condition and recognition model, methods x data sets with their mean."""
     tables = []
@@ -160,6 +170,10 @@ def _note(panels: Sequence[Panel], section: EvaluationSection, published: bool, 
         sentences[0] += f"; in brackets the 95 % interval of {section.bootstrap} bootstrap replicates over identities"
     sentences[0] += f"; rule {section.rule}."
     sentences += [f"FNMR(0) on {panel.dataset}: {panel.fnmr0:.4f} of {panel.mated} mated pairs." for panel in panels]
+    errors = {panel.dataset: round(panel.fnmr0 * panel.mated) for panel in panels}
+    few = [f"{count} on {dataset}" for dataset, count in errors.items() if 0 < count < FEW_ERRORS]
+    if few:
+        sentences.append(f"Mated pairs in error: {', '.join(few)}; too few to tell methods apart.")
     if any(panel.fnmr0 == 0 for panel in panels):
         sentences.append("nan: without any error there is nothing to gain.")
     if published:
@@ -182,13 +196,14 @@ def set_table(panels: Sequence[Panel]) -> Table:
 
 
 def difference_table(panels: Sequence[Panel], limit: float) -> Table:
-    """Lay out AI-KD(X) minus X, and, where there are few methods, every difference."""
+    """Lay out the differences among X and what was made of it, and, where there are few methods, every difference."""
     rows = []
     for panel in panels:
+        origins = _origins(panel.results)
         for a, b in combinations(panel.results, 2):
-            related = a == f"AI-KD({b})" or b == f"AI-KD({a})"
+            related = origins[a] == origins[b]
             if related or len(panel.results) <= FEW_METHODS:
-                one, two = (b, a) if b == f"AI-KD({a})" else (a, b)
+                one, two = (b, a) if related and b != origins[b] else (a, b)
                 found = comparison(panel, one, two, limit)
                 bounds = f"[{signed(found.low)}, {signed(found.high)}]" if found.low == found.low else "–"
                 better = f"{found.probability_better:.3f}" if found.low == found.low else "–"
@@ -197,6 +212,11 @@ def difference_table(panels: Sequence[Panel], limit: float) -> Table:
     columns = ["data set", "recognition", "crops", "A − B", "pAUC difference", "95 % interval", "P(A better)"]
     note = "Negative: A is better. Both methods are measured on the same pairs and the same replicates."
     return Table(f"Differences of pAUC to {limit:g}", columns, rows, note)
+
+
+def _origins(methods: Iterable[str]) -> dict[str, str]:
+    """Return the X each method was made of: `AI-KD(X)` and `plain(X)` of X, any other of itself."""
+    return {name: next((x for x in methods if name.endswith(f"({x})")), name) for name in methods}
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> Table:
@@ -212,6 +232,23 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
         rows.append([key[0], key[1], crops, f"{rho.mean():.3f}{spread}", f"{change:.4g}"])
     columns = ["data set", "method", "crops", "Spearman (over seeds)", "mean absolute change"]
     return Table("Scores of misaligned crops against those of aligned crops", columns, rows)
+
+
+def correlation_tables(found: Sequence[Correlation]) -> list[Table]:
+    """Lay out how alike the methods rank the images: one symmetric matrix per data set."""
+    made = []
+    for dataset in dict.fromkeys(one.dataset for one in found):
+        own = {(one.method_a, one.method_b): one for one in found if one.dataset == dataset}
+        methods = list(dict.fromkeys(method for pair in own for method in pair))
+        rows = []
+        for a in methods:
+            pairs = [own.get((a, b)) or own.get((b, a)) for b in methods]
+            rows.append([a, *("" if one is None else figure(one.spearman) for one in pairs)])
+        counts = sorted({one.images for one in own.values()})
+        images = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+        note = f"Spearman's rank correlation over the images that both methods score: {images}."
+        made.append(Table(f"{dataset}: how alike the methods rank", ["method", *methods], rows, note))
+    return made
 
 
 def signed(value: float) -> str:
@@ -292,6 +329,11 @@ def _cell(value: float, replicates: np.ndarray, published: str | None) -> str:
 def short(value: float) -> str:
     """Write three decimals without the leading zero, as the field's tables do."""
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def figure(value: float) -> str:
+    """Write a figure of either sign; NaN becomes a dash."""
+    return "–" if value != value else ("−" if value < 0 else "") + short(abs(value))
 
 
 def _condition_cells(condition: Condition) -> list:

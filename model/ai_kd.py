@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.build import embedding_dim
 from model.losses import build_loss
 from model.preprocess import normalise
+from model.refinement import LabelRefinement
 from utils.config.train import LossConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError
@@ -85,6 +87,9 @@ class Objective(Protocol):
     def parts(self) -> Mapping[str, nn.Module]:
         """Return the trainable parts by their names in the configuration."""
 
+    def kept(self) -> Mapping[str, nn.Module]:
+        """Return what a resumed run needs beside the parts."""
+
     def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state_dict of the student under the names it is saved with."""
 
@@ -120,6 +125,7 @@ class AIKDObjective(nn.Module):
             )
         self.consistency_loss = build_loss(loss.consistency)
         self.adapter: nn.Module | None = None
+        self.refinement: LabelRefinement | None = None
         self.select_on = "mean"
         self.notes: list[str] = []
 
@@ -131,6 +137,10 @@ class AIKDObjective(nn.Module):
 
     def prepare(self, num_classes: int, judge: Callable | None) -> None:
         """Do nothing: AI-KD has no classes."""
+
+    def refine_labels(self, identity_N: Tensor, epsilon: float) -> None:
+        """Train on refined labels, given the identity of each image of the index; see LabelRefinement."""
+        self.refinement = LabelRefinement(identity_N, embedding_dim(self.teacher.backbone), epsilon)
 
     def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state_dict as it is: the official names."""
@@ -146,6 +156,10 @@ class AIKDObjective(nn.Module):
         parts = {"quality_head": self.student.quality_head, "feature_extractor": self.student.feature_extractor}
         return parts if self.adapter is None else {**parts, "adapter": self.adapter}
 
+    def kept(self) -> dict[str, nn.Module]:
+        """Return the refinement of the labels, if there is one: it holds the centres."""
+        return {} if self.refinement is None else {"refinement": self.refinement}
+
     def reference(self, batch: NamedTuple) -> Tensor:
         """Return the teacher's embeddings (B, D) of the aligned crops, without gradient; a cache may have them."""
         if batch.reference is not None:
@@ -160,14 +174,16 @@ class AIKDObjective(nn.Module):
         """Return consistency and quality loss of one batch of uint8 crops and labels."""
         reference_BD = self.reference(batch)
         embedding_BD, quality_B = self.student(normalise(batch.misaligned, self.contract))
-        ones_B = torch.ones_like(batch.label)
+        adapted_BD, label_B = self.adapted(embedding_BD), batch.label
+        if self.refinement is not None:
+            label_B = self.refinement(label_B, adapted_BD, batch.row)
         return DistillationTerms(
-            consistency=self.consistency_loss(self.adapted(embedding_BD), reference_BD, ones_B),
-            quality=self.quality_loss(quality_B.float(), batch.label),
+            consistency=self.consistency_loss(adapted_BD, reference_BD, torch.ones_like(label_B)),
+            quality=self.quality_loss(quality_B.float(), label_B),
         )
 
     def measure(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
-        """Return per-sample consistency and quality on aligned and misaligned crops."""
+        """Return per-sample consistency and quality on aligned and misaligned crops, beside the label as given."""
         reference_BD = self.reference(batch)
         values = {"label": batch.label}
         for kind in ("aligned", "misaligned"):

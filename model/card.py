@@ -148,6 +148,7 @@ def _recipe(run: RunRecord, export: Export) -> list[tuple[str, Any]]:
         ("optimiser", settings["optimizer"]["module"]),
         *((name, group) for name, group in settings["optimizer"].items() if name.startswith("group_") and group),
         ("quality loss", settings["loss"]["quality"]),
+        *([("refined labels", refined)] if (refined := settings["loss"].get("refinement")) else []),
         ("BatchNorm", f"optimizer.freeze_bn {settings['optimizer']['freeze_bn']}"),
         ("average", settings["ema"]),
         ("seed", base["seed"]),

@@ -68,6 +68,10 @@ class CosFaceObjective(nn.Module):
         """Return backbone and margin head by their group names."""
         return {"feature_extractor": self.backbone, "margin": self.margin}
 
+    def kept(self) -> dict[str, nn.Module]:
+        """Return nothing: the parts are all there is."""
+        return {}
+
     def forward(self, batch: NamedTuple) -> NamedTuple:
         """Return the loss terms of one batch of uint8 crops and identities."""
         losses = self.losses(self.student, batch)

@@ -1,17 +1,16 @@
 """Several processes: what one process computes, written once; nobody waits for the dead."""
 
-import os
-import subprocess
-import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
 from torch import nn
 
 import train_main
-from tests.helpers_training import ROOT, tensors, write_setup
+from tests.helpers_processes import kill_the_last, torchrun
+from tests.helpers_training import tensors, write_setup
 from utils import cli, distributed
 from utils.run_log import read_metrics
 
@@ -25,19 +24,14 @@ def train(config, *overrides):
 
 
 def train_in_two(config, *overrides):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_main.py"]
-    return subprocess.run(
-        [*command, "-c", str(config), *LENGTH, *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    """Return the exit code and what was said."""
+    done = torchrun(2, "train_main.py", "-c", config, *LENGTH, *overrides)
+    stderr = done.communicate(timeout=900)[1]
+    return done.returncode, stderr
 
 
-def said(done):
-    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def said(stderr):
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
 def assert_same_run(a, b):
@@ -67,10 +61,10 @@ def setup(tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does_and_write_it_once(setup):
     config, folder = setup
-    done = train_in_two(config, f"base.save_path={folder / 'two'}", "base.verbose=1")
-    assert done.returncode == 0, done.stderr
+    code, stderr = train_in_two(config, f"base.save_path={folder / 'two'}", "base.verbose=1")
+    assert code == 0, stderr
     assert_same_run(folder / "two", folder / "one")
-    assert done.stderr.count("finished at step 9") == 1
+    assert stderr.count("finished at step 9") == 1
     assert {path.name for path in (folder / "two").iterdir()} == {path.name for path in (folder / "one").iterdir()}
 
 
@@ -79,10 +73,52 @@ def test_a_run_goes_on_with_another_number_of_processes(setup, tmp_path):
     config, folder = setup
     out = (f"base.save_path={tmp_path / 'run'}", "base.resume=auto")
     assert train(config, *out, "base.max_steps=2") == 0
-    done = train_in_two(config, *out, "base.max_steps=5")
-    assert done.returncode == 0, done.stderr
+    code, stderr = train_in_two(config, *out, "base.max_steps=5")
+    assert code == 0, stderr
     assert train(config, *out) == 0
     assert_same_run(tmp_path / "run", folder / "one")
+
+
+@pytest.mark.slow
+def test_refined_labels_in_two_processes(setup, tmp_path):
+    config, _ = setup
+    on = ("loss.refinement={min_images: 5, top: 0.5}", "base.epochs=1")
+    assert train(config, f"base.save_path={tmp_path / 'one'}", *on) == 0
+    code, stderr = train_in_two(config, f"base.save_path={tmp_path / 'two'}", *on)
+    assert code == 0, stderr
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path):
+    """The rates are small: over many steps the order of two sums would grow into a difference."""
+    config, _ = setup
+    slow = ("base.epochs=20", "optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
+    assert train(config, *slow, f"base.save_path={tmp_path / 'whole'}") == 0
+    out = (*slow, f"base.save_path={tmp_path / 'run'}", "base.resume=auto")
+    pair = torchrun(2, "train_main.py", "-c", config, *LENGTH, *out)
+    kill_the_last(pair, tmp_path / "run/metrics.jsonl", 8)
+    finished = [row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl")][-1]
+    assert 6 <= finished < 60
+    assert train(config, *out) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_teacher_cache(setup, tmp_path):
+    config, _ = setup
+    one, two = (
+        (f"base.save_path={tmp_path / name}", f"model.teacher_cache={tmp_path / name}-cache") for name in ("one", "two")
+    )
+    assert train(config, *one) == 0
+    code, stderr = train_in_two(config, *two)
+    assert code == 0, stderr
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    found = [next(tmp_path.glob(f"{name}-cache/*/embeddings.f16")) for name in ("one", "two")]
+    assert found[0].parent.name == found[1].parent.name
+    first, second = (np.fromfile(path, np.float16) for path in found)
+    np.testing.assert_allclose(first, second, atol=2**-11)
+    assert np.linalg.norm(first.reshape(22, -1).astype(float), axis=1) == pytest.approx(np.ones(22), abs=2e-3)
 
 
 @pytest.mark.slow
@@ -90,17 +126,17 @@ def test_an_error_of_one_process_ends_all_and_is_said_once(tmp_path):
     config = write_setup(tmp_path, count=22)
     for image in sorted((tmp_path / "images").rglob("*.jpg"))[3:4]:
         image.write_bytes(b"no image")
-    done = train_in_two(config)
-    assert done.returncode != 0
-    assert len(said(done)) == 1 and ".jpg" in said(done)[0], done.stderr
+    code, stderr = train_in_two(config)
+    assert code != 0
+    assert len(said(stderr)) == 1 and ".jpg" in said(stderr)[0], stderr
 
 
 @pytest.mark.slow
 def test_an_error_of_all_processes_is_said_once(tmp_path):
     config = write_setup(tmp_path, count=22)
-    done = train_in_two(config, "base.epoch=1")
-    assert done.returncode != 0
-    assert len(said(done)) == 1 and "did you mean" in said(done)[0], done.stderr
+    code, stderr = train_in_two(config, "base.epoch=1")
+    assert code != 0
+    assert len(said(stderr)) == 1 and "did you mean" in said(stderr)[0], stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -165,7 +201,17 @@ def in_one_of_two(rank, folder):
     for first, second in zip(module.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(first.grad, second.grad)
     assert list(module.state_dict()) == keys
+    check_own_statistics(x)
     torch.distributed.destroy_process_group()
+
+
+def check_own_statistics(x):
+    """On a CPU, BatchNorms in train mode see this process's part alone."""
+    module, alone, mine = network(), network(), x[2 * distributed.rank() :][:2]
+    wrapped = distributed.wrap(module, torch.device("cpu"))
+    assert type(module[1]) is nn.BatchNorm1d
+    torch.testing.assert_close(wrapped(mine), alone(mine))
+    torch.testing.assert_close(module[1].running_mean, alone[1].running_mean)
 
 
 @pytest.mark.slow
@@ -191,3 +237,14 @@ def test_only_batchnorms_in_train_mode_share_their_statistics():
     assert type(module[0]) is nn.BatchNorm2d and type(module[1][0]) is nn.SyncBatchNorm
     assert module[1][0].training and not module[0].training
     assert list(module.state_dict()) == before and [id(p) for p in module.parameters()] == parameters
+
+
+def test_on_cuda_statistics_are_shared(monkeypatch):
+    """Without a GPU: what is handed to DistributedDataParallel, and how."""
+    handed = {}
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda module, **how: handed.update(how, module=module))
+    for name, kind in (("cpu", nn.BatchNorm1d), ("cuda:1", nn.SyncBatchNorm)):
+        distributed.wrap(network(), torch.device(name))
+        assert type(handed["module"][1]) is kind
+        assert handed["device_ids"] == (None if name == "cpu" else [torch.device(name)])

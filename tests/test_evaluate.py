@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from data.labels import write_scores_csv
 from evaluation import tables
@@ -81,6 +82,31 @@ def test_differences_are_paired_and_signed(simulation):
     assert "AI-KD(DifFIQA(R)) − DifFIQA(R)" in (simulation.folder / "out/pauc.md").read_text()
 
 
+def test_correlation_csv_is_spearman_over_the_images_both_methods_score(simulation):
+    name = "AI-KD(DifFIQA(R))"
+    scores = {}
+    for method, path in ((method, one["LFW"]) for method, one in simulation.config["scores"].items()):
+        scores[method] = {row["path"]: float(row["quality"]) for row in csv_rows(Path(path))}
+    coarse = {path: float(round(value)) for path, value in list(scores[name].items())[:90]}  # ties, and images missing
+    write_scores_csv(simulation.folder / "coarse.csv", list(coarse), np.array(list(coarse.values())))
+    simulation.config["scores"][name]["LFW"] = str(simulation.folder / "coarse.csv")
+    simulation.save()
+    assert run_evaluate(simulation.folder, "evaluation.on_missing=skip", "evaluation.bootstrap=0") == 0
+    found = [row for row in csv_rows(simulation.folder / "out/correlation.csv") if row["dataset"] == "LFW"]
+    assert [(row["method_a"], row["method_b"], row["images"]) for row in found] == [
+        ("DifFIQA(R)", name, "90"),
+        ("DifFIQA(R)", "constant", "200"),
+        (name, "constant", "90"),
+    ]
+    want = spearmanr([scores["DifFIQA(R)"][path] for path in coarse], list(coarse.values())).statistic
+    assert float(found[0]["spearman"]) == pytest.approx(want, abs=1e-12) and abs(want) > 0.1
+    assert found[1]["spearman"] == found[2]["spearman"] == "nan"
+    text = (simulation.folder / "out/pauc.md").read_text().split("### LFW: how alike the methods rank")[1]
+    assert f"| DifFIQA(R) |  | {tables.figure(want)} | – |" in text
+    assert f"| {name} | {tables.figure(want)} |  | – |" in text and "both methods score: 90 to 200." in text
+    assert "how alike the methods rank" in (simulation.folder / "out/report.html").read_text()
+
+
 def test_curves_in_edc_csv_are_those_of_the_core(simulation):
     assert run_evaluate(simulation.folder) == 0
     found = [
@@ -97,7 +123,7 @@ def test_curves_in_edc_csv_are_those_of_the_core(simulation):
 
 def test_same_seed_same_bytes(simulation):
     assert run_evaluate(simulation.folder) == 0
-    names = ("pauc.csv", "differences.csv", "edc.csv", "pauc.md", "edc.png", "report.html")
+    names = ("pauc.csv", "differences.csv", "correlation.csv", "edc.csv", "pauc.md", "edc.png", "report.html")
     first = {name: (simulation.folder / "out" / name).read_bytes() for name in names}
     assert run_evaluate(simulation.folder) == 0
     for name, content in first.items():
@@ -239,3 +265,16 @@ def test_shipped_configuration_is_valid():
     cfg = load_config(EvaluateConfig, ROOT / "configs/evaluate_config.yaml")
     assert cfg.evaluation.discard_limits == (0.2, 0.3) and cfg.evaluation.fmr == 1e-3
     assert cfg.scores["DifFIQA(R)"].files == {"LFW": "data/lfw_diffiqar.csv"}
+
+
+def test_tables_say_when_few_pairs_are_in_error(simulation, monkeypatch):
+    """The count of mated pairs below the threshold is named when it is small, and only then."""
+    monkeypatch.setattr(tables, "FEW_ERRORS", 10**9)
+    assert run_evaluate(simulation.folder) == 0
+    found = [r for r in csv_rows(simulation.folder / "out/pauc.csv") if r["recognition"] == "AdaFace"]
+    errors = {r["dataset"]: round(float(r["fnmr0"]) * int(r["mated"])) for r in found}
+    named = ", ".join(f"{count} on {dataset}" for dataset, count in errors.items())
+    assert f"Mated pairs in error: {named}; too few" in (simulation.folder / "out/pauc.md").read_text()
+    monkeypatch.setattr(tables, "FEW_ERRORS", 1)
+    assert run_evaluate(simulation.folder) == 0
+    assert "Mated pairs in error" not in (simulation.folder / "out/pauc.md").read_text()

@@ -140,7 +140,9 @@ def test_an_image_a_source_cannot_score_is_named_with_its_reason(tmp_path, capsy
     for name in ("id4/1.png", "id4/2.png"):
         (tmp_path / "images" / name).unlink()
         del points[name]
-    (tmp_path / "pairs.txt").write_text("id0/0.png id0/1.png 1\nid0/0.png id4/0.png 0\nid1/0.png id1/1.png 1\n")
+    (tmp_path / "pairs.txt").write_text(
+        "id0/0.png id0/1.png 1\nid0/0.png id4/0.png 0\nid1/0.png id1/1.png 1\nid1/0.png id2/0.png 0\n"
+    )
     torch.manual_seed(2)
     torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
     net = {"module": "model.compact.CompactNet", "weights": str(tmp_path / "net.pth"), "params": TINY}
@@ -160,5 +162,10 @@ def test_an_image_a_source_cannot_score_is_named_with_its_reason(tmp_path, capsy
         "scores": {"SDD-FIQA": {"source": str(tmp_path / "label.yaml")}},
     }
     (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
-    assert run(tmp_path) == 2
-    assert "no score of SDD-FIQA, first 'id4/0.png' (its identity has no other image)" in capsys.readouterr().err
+    missing = "no score of SDD-FIQA, first 'id4/0.png' (its identity has no other image)"
+    assert run(tmp_path, "evaluation.rule=pooled_rethreshold") == 2  # discards non-mated pairs too
+    assert missing in capsys.readouterr().err
+    assert run(tmp_path, "evaluation.fmr=0.5") == 0
+    assert f"{missing}; they are in non-mated pairs only" in (tmp_path / "out/report.html").read_text().replace(
+        "&#x27;", "'"
+    )

@@ -1,8 +1,10 @@
 """inference.py: right scores for every kind of image and of weights, landmarks used, mistakes named."""
 
+import io
 import json
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from scipy.stats import percentileofscore
 
+from data import score_files
 from data.alignment import TEMPLATE_112, align
 from data.score_files import percentiles
 from model.ai_kd import WrapperModel
@@ -36,6 +39,7 @@ from tests.helpers_inference import (
     write_setup,
 )
 from utils.contract import InputContract, save_contract
+from utils.pickles import load_restricted_pickle
 
 
 @pytest.fixture
@@ -105,6 +109,30 @@ def test_equal_scores_share_their_mean_rank():
     np.testing.assert_allclose(percentiles(values), wanted)
     np.testing.assert_allclose(wanted, [50, 100 / 6, 50, 550 / 6, 50, 550 / 6])
     assert percentiles(np.float32([3])).tolist() == [100]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 8])
+def test_a_pickle_written_in_parts_is_one_dict(monkeypatch, count):
+    monkeypatch.setattr(score_files, "_ENTRIES_AT_ONCE", 3)
+    wanted = {f"folder/{i}.png": np.float32(i / 7) for i in range(count)}
+    stream = io.BytesIO()
+    score_files.dump_dict(wanted.items(), stream)
+    for load in (pickle.loads, lambda content: load_restricted_pickle(io.BytesIO(content))):
+        found = load(stream.getvalue())
+        assert type(found) is dict and list(found.items()) == list(wanted.items())
+        assert all(type(value) is np.float32 for value in found.values())
+
+
+def test_a_pickle_of_many_entries_is_written_without_holding_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(score_files, "_ENTRIES_AT_ONCE", 1000)
+    tracemalloc.start()
+    try:
+        with open(tmp_path / "many.pkl", "wb") as stream:
+            score_files.dump_dict(((f"folder/{i}.png", float(i)) for i in range(40_000)), stream)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1e6  # the dict alone would take more than four times that
 
 
 def test_bf16_is_close_and_recorded(setup):

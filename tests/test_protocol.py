@@ -258,12 +258,48 @@ def test_missing_images_are_named_or_left_out_for_every_method(tmp_path):
     cfg = config(tmp_path, evaluation={"on_missing": "skip"}, **more)
     outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
     gone = {0, len(names) - 2, len(names) - 1}
-    keep = [a not in gone and b not in gone for a, b in zip(faces.pairs.first, faces.pairs.second)]
+    keep = np.array([a not in gone and b not in gone for a, b in zip(faces.pairs.first, faces.pairs.second)])
+    embedded = (faces.pairs.first > 0) & (faces.pairs.second > 0)  # all that non-mated pairs need
     assert outcome.panels[0].mated == int((faces.pairs.mated & keep).sum())
-    assert outcome.panels[0].non_mated == int((~faces.pairs.mated & keep).sum())
+    assert outcome.panels[0].non_mated == int((~faces.pairs.mated & embedded).sum())
     assert any("no score of b" in remark for remark in outcome.remarks)
     assert any("no embedding of net" in remark and names[0] in remark for remark in outcome.remarks)
     assert "left out" in outcome.remarks[-1]
+    cfg = config(tmp_path, evaluation={"on_missing": "skip", "rule": "pooled_rethreshold"}, **more)
+    pooled = protocol(cfg, tmp_path, {}, {}).evaluate(faces).panels[0]
+    assert pooled.non_mated == int((~faces.pairs.mated & keep).sum())
+
+
+def test_images_in_non_mated_pairs_only_need_no_score(tmp_path):
+    """SDD-FIQA cannot score an identity's only image; the threshold still rests on all non-mated pairs."""
+    write_population(tmp_path, identities=7, images=4)
+    for number in range(1, 4):
+        (tmp_path / f"images/id3/{number}.png").unlink()
+    faces = open_population(tmp_path)
+    names = list(faces.pairs.names)
+    rng = np.random.default_rng(0)
+    values, scores = rng.normal(size=(len(names), 4)), rng.normal(size=len(names))
+    alone = names.index("id3/0.png")
+    known = [row for row in range(len(names)) if row != alone]
+    write_embeddings(tmp_path / "e.npz", names, values)
+    write_scores_csv(tmp_path / "all.csv", names, scores)
+    write_scores_csv(tmp_path / "sdd.csv", [names[row] for row in known], scores[known])
+    cfg = config(
+        tmp_path,
+        recognition={"net": {"embeddings": {"toy": str(tmp_path / "e.npz")}}},
+        scores={"all": {"toy": str(tmp_path / "all.csv")}, "SDD-FIQA": {"toy": str(tmp_path / "sdd.csv")}},
+    )
+    outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
+    panel = outcome.panels[0]
+    assert (panel.mated, panel.non_mated) == (faces.pairs.mated.sum(), (~faces.pairs.mated).sum())
+    assert panel.results["SDD-FIQA"].pauc == panel.results["all"].pauc
+    assert alone in outcome.scored("all") and outcome.scored("SDD-FIQA").tolist() == known
+    assert len(outcome.remarks) == 1
+    assert "1 images have no score of SDD-FIQA, first 'id3/0.png'; they are in non-mated" in outcome.remarks[0]
+    assert outcome.correlations[0].images == len(known)
+    cfg = config(tmp_path, evaluation={"rule": "pooled_rethreshold"}, recognition=cfg.recognition, scores=cfg.scores)
+    with pytest.raises(DataError, match="1 of 25 images have no score of SDD-FIQA"):
+        protocol(cfg, tmp_path, {}, {}).evaluate(faces)
 
 
 def test_second_landmarks_missing_for_an_image(tmp_path):

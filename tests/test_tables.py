@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from evaluation import tables
+from evaluation.analysis import Condition, Measure, PairScores
+from evaluation.pairs import Generation, pairs_from_identities
 from tests.helpers_evaluation import csv_rows as rows
+from utils.config.evaluate import EvaluationSection
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +28,18 @@ def test_dense_curves_are_thinned():
     kept = tables.thinned(discard, 0.3)
     assert len(kept) <= tables.CURVE_POINTS and kept[0] == 0 and discard[kept[-1]] == pytest.approx(0.3, abs=1e-4)
     assert tables.thinned(np.array([0, 0.2, 0.5]), 0.3).tolist() == [0, 1]
+
+
+def test_differences_are_shown_among_a_source_and_what_was_made_of_it():
+    measure = Measure(EvaluationSection(fmr=0.01, discard_limits=(0.3,), bootstrap=0), 0)
+    names, people = [f"{i}/{j}.jpg" for i in range(6) for j in range(4)], [str(i) for i in range(6) for _ in range(4)]
+    pairs = pairs_from_identities(names, people, Generation(6, 300))
+    rng = np.random.default_rng(0)
+    methods = ["AI-KD(A)", "A", "plain(A)", "DifFIQA(R)", "AI-KD(DifFIQA(R))", "R2"]
+    quality = {name: rng.random(len(pairs.names)) for name in methods}
+    panel = measure.panel(("d", "r", Condition()), pairs, PairScores.of(rng.random(len(pairs.mated)), quality, pairs))
+    shown = [row[3] for row in tables.difference_table([panel], 0.3).rows]
+    assert shown == ["AI-KD(A) − A", "plain(A) − AI-KD(A)", "plain(A) − A", "AI-KD(DifFIQA(R)) − DifFIQA(R)"]
 
 
 def test_published_figures_are_those_of_the_paper():

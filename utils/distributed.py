@@ -133,6 +133,14 @@ def average(terms: Terms) -> Terms:
     return type(terms)(*(values / world_size()))
 
 
+def summed(*values: Tensor) -> tuple[Tensor, ...]:
+    """Return the sums of CPU tensors over the processes."""
+    if world_size() > 1:
+        for value in values:
+            dist.all_reduce(value)
+    return values
+
+
 def gather(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Join per-sample tensors of all processes, which have `row` among them, and sort them by it; all on the CPU."""
     if world_size() == 1:

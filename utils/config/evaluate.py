@@ -35,7 +35,10 @@ class EvaluationSection(StrictModel):
     bootstrap: NonNegativeInt = 1000
     """Replicates over identities behind each interval; 0: no intervals."""
     on_missing: Literal["error", "skip"] = "error"
-    """Images without score, embedding or crop: stop, or leave their pairs out for every method and say so."""
+    """Images without score, embedding or crop: stop, or leave their pairs out for every method and say so.
+
+    With the fixed threshold a non-mated pair needs embeddings only.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> "EvaluationSection":

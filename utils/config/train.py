@@ -201,6 +201,24 @@ class OptimizerConfig(StrictModel):
         return {name: group for name, group in named.items() if group is not None}
 
 
+class RefinementConfig(StrictModel):
+    """Label refinement of eDifFIQA, a variant of AI-KD: `loss.refinement: {}` switches it on."""
+
+    theta: Fraction = 0.5
+    """theta * consistency + (1 - theta) * quality; multiplies loss.weights."""
+    epsilon: NonNegativeFloat = 0.5
+    """Refined label: label - epsilon * (1 - cos(student's embedding, centre of the identity)), kept in [0, 1]."""
+    top: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of an identity's images, those with the highest labels, whose embeddings make its centre."""
+    min_images: PositiveInt = 10
+    """Images of smaller identities are left out of training."""
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Return the shares of consistency and quality."""
+        return self.theta, 1 - self.theta
+
+
 class LossConfig(StrictModel):
     """The loss terms."""
 
@@ -212,6 +230,8 @@ class LossConfig(StrictModel):
     """cosface, crfiqa: margin head, e.g. model.margins.CosFaceHead with scale and margin."""
     ratio: Literal["paper", "released"] = "paper"
     """crfiqa: denominator NNCCS + 1 + eps (paper) or NNCCS alone, at least -1e-12 (released code)."""
+    refinement: RefinementConfig | None = None
+    """aikd: refine the labels by the centres of the identities (eDifFIQA); null: train on the labels as given."""
     weights: list[NonNegativeFloat] | None = None
     """Factor of each term in the order they are logged; null: the method's own (AI-KD: 1, 1)."""
 
@@ -249,6 +269,8 @@ class TrainConfig(StrictModel):
             raise ValueError(f"model.teacher_cache: method {self.base.method} has no teacher; remove the key")
         elif self.loss.recognition is None:
             raise ValueError(f"loss.recognition is needed by method {self.base.method}; name a margin head")
+        elif self.loss.refinement is not None:
+            raise ValueError(f"loss.refinement: method {self.base.method} has no labels to refine; remove the key")
         if not self.optimizer.groups:
             raise ValueError("optimizer has no group_1; nothing would be trained")
         return self

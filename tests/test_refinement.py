@@ -1,0 +1,201 @@
+"""Refined labels (eDifFIQA) as an option of AI-KD."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import train_main
+from data.centres import centre_images
+from data.index import FaceIndex, Split, split
+from data.keys import KeyTable
+from model.preprocess import normalise
+from model.refinement import CentreSums, LabelRefinement
+from tests.helpers_training import same_bytes, tensors, write_setup
+from utils.config import load_config
+from utils.config.sections import ModelConfig
+from utils.config.train import RefinementConfig, TrainConfig
+from utils.errors import ConfigError, DataError
+from utils.run_log import read_metrics
+
+ON = ("loss.refinement.epsilon=0.4", "loss.refinement.min_images=5")
+
+
+def make_run(config, *overrides):
+    cfg = load_config(TrainConfig, config, ("base.epochs=2", *overrides))
+    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    run.seen = []
+    run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))
+    return run
+
+
+def train(config, *overrides):
+    run = make_run(config, *overrides)
+    train_main.fit(run)
+    return run
+
+
+def test_refined_labels_by_hand():
+    refinement = LabelRefinement(torch.tensor([0, 0, 1, -1, 2], dtype=torch.int32), dim=2, epsilon=0.5)
+    assert not refinement.complete
+    sums = CentreSums(refinement)
+    sums.add(torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 1, 2]))
+    refinement.set_centres(sums.sum_CD, sums.images_C)
+    assert refinement.complete and refinement.centre_CD.tolist() == [[3, 0], [0, 3], [0, 0]]
+    embedding = torch.tensor([[0.6, 0.8], [10.0, 0.0], [0.0, -1.0], [1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    label = torch.tensor([0.8, 0.3, 0.9, 0.25, 0.35])
+    refined = refinement(label, embedding, torch.arange(5))
+    # cosines .6, 1, -1; then an image of no identity, and an identity without a centre
+    assert refined.tolist() == pytest.approx([0.8 - 0.5 * 0.4, 0.3, 0.0, 0.25, 0.35], abs=1e-6)
+    assert not refined.requires_grad
+
+
+def index_of(names, labels):
+    return FaceIndex("faces", KeyTable.from_strings(names), labels=np.array(labels, np.float32))
+
+
+def test_centres_are_made_of_the_best_training_images():
+    names = [f"a/{i}.jpg" for i in range(6)] + ["b/0.jpg", "b/1.jpg"] + [f"c/{i}.jpg" for i in range(5)]
+    labels = [0.1, 0.9, 0.5, 0.9, 0.2, 0.95, 1, 1, 0.3, 0.2, 0.1, 0.4, 0.6]
+    parts = Split(train=np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]), val=np.array([5, 12]))
+    found, kept = centre_images(index_of(names, labels), parts, RefinementConfig(top=0.2, min_images=5))
+    assert found.identity.tolist() == [0] * 6 + [-1] * 2 + [2] * 5
+    assert found.rows.tolist() == [1, 11]  # one of five, of equal labels the first; the best ones are held out
+    assert kept.train.tolist() == [0, 1, 2, 3, 4, 8, 9, 10, 11] and kept.val.tolist() == [5, 12]
+    assert found.dropped == 2 and found.count == 2
+    more, _ = centre_images(index_of(names, labels), parts, RefinementConfig(top=0.21, min_images=5))
+    assert more.rows.tolist() == [1, 3, 11]
+
+
+def test_twenty_percent_of_ten_are_two():
+    names = [f"a/{i}.jpg" for i in range(10)]
+    index = index_of(names, np.linspace(0, 1, 10))
+    found, _ = centre_images(index, split(index.labels, 0), RefinementConfig())
+    assert found.rows.tolist() == [8, 9]
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refinement")
+    config = write_setup(folder, count=40)  # four identities of ten images
+    train(config, f"base.save_path={folder / 'whole'}", *ON)
+    return config, folder
+
+
+def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
+    config, folder = setup
+    run = make_run(config, *ON, f"base.save_path={folder / 'literal'}")
+    train_main.begin(run)
+    train_main.find_centres(run)
+    batch = next(run.data.batches_from(0))
+    run.objective.student.eval()
+    terms = run.objective(batch)
+
+    index = run.data.train.source.dataset.dataset.index
+    run.data.train.sampler.position, run.data.train.sampler.end_epoch = (0, 0), 1
+    rows = [row for keys in run.data.train.sampler for _, row in keys]
+    best = {}
+    for row in rows:
+        best.setdefault(index.keys[row].split("/")[0], []).append((-index.labels[row], row))
+    crops = run.data.train.source.dataset.dataset
+
+    def embedding(network, images):
+        with torch.no_grad():
+            return network(normalise(images, run.contract))
+
+    centre = {}
+    for identity, members in best.items():
+        taken = [row for _, row in sorted(members)[: int(np.ceil(0.2 * len(members)))]]
+        images = [embedding(run.objective.teacher, crops[0, row].aligned)[0] for row in taken]
+        centre[identity] = torch.stack(images).mean(0)
+    losses = []
+    for i, row in enumerate(batch.row.tolist()):
+        predicted, quality = embedding(run.objective.student, batch.misaligned[i : i + 1])
+        cosine = functional.cosine_similarity(predicted[0], centre[index.keys[row].split("/")[0]], dim=0)
+        refined = min(1.0, max(0.0, float(index.labels[row]) - 0.4 * (1 - float(cosine))))
+        losses.append(float(functional.smooth_l1_loss(quality, torch.tensor([refined]), beta=0.5)))
+        assert refined != pytest.approx(float(index.labels[row]), abs=1e-3) or refined == 0
+    assert terms.quality.item() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_theta_shares_the_weight(setup):
+    config, folder = setup
+    out = f"base.save_path={folder / 'weights'}"
+    assert list(make_run(config, out).term_weights) == [1, 1]
+    assert make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}").term_weights == pytest.approx(
+        [0.3, 0.7]
+    )
+    both = make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}", "loss.weights=[2, 1]")
+    assert both.term_weights == pytest.approx([0.6, 0.7])
+
+
+def test_without_refinement_strength_it_is_plain_aikd(setup):
+    config, folder = setup
+    train(config, f"base.save_path={folder / 'plain'}")
+    train(
+        config, f"base.save_path={folder / 'zero'}", "loss.refinement={theta: 0.5, epsilon: 0}", "loss.weights=[2, 2]"
+    )  # fmt: skip
+    plain, zero, refined = (tensors(folder / name / "aikd-last.pth") for name in ("plain", "zero", "whole"))
+    assert same_bytes(plain, zero)
+    assert not same_bytes(plain, refined)
+
+
+def test_a_resumed_run_has_the_centres(setup):
+    config, folder = setup
+    out = (f"base.save_path={folder / 'halves'}", "base.resume=auto", *ON)
+    first = train(config, *out, "base.max_steps=3")
+    second = train(config, *out)
+    centres = 4 * 2  # ceil(.2 * 8) training images of each identity
+    assert len(first.data.centres.rows) == len(second.data.centres.rows) == centres
+    steps, validation = 3 * 4, 8
+    assert sum(first.seen) == centres + steps + validation and second.seen[0] == 4
+    assert torch.equal(first.objective.refinement.centre_CD, second.objective.refinement.centre_CD)
+    assert same_bytes(tensors(folder / "halves/aikd-last.pth"), tensors(folder / "whole/aikd-last.pth"))
+    with pytest.raises(ConfigError, match=r"loss\.refinement\.epsilon = 0\.4, this one 0\.3"):
+        train(config, *out, "loss.refinement.epsilon=0.3")
+
+
+def test_the_teacher_cache_serves_it_too(setup):
+    config, folder = setup
+    slow = ("optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001", *ON)
+    train(config, f"base.save_path={folder / 'live'}", *slow)
+    train(config, f"base.save_path={folder / 'cached'}", f"model.teacher_cache={folder / 'kept'}", *slow)
+    for first, second in zip(
+        *(read_metrics(folder / name / "metrics.jsonl") for name in ("live", "cached")), strict=True
+    ):
+        for key in first:
+            if "consistency" in key or "quality" in key:
+                assert first[key] == pytest.approx(second[key], abs=5e-4), key
+
+
+def test_mistakes_are_one_sentence(setup, tmp_path):
+    config, folder = setup
+    cases = {
+        "loss.refinement={}": None,
+        "loss.refinement.epsilo=0.3": r"unknown key 'loss\.refinement\.epsilo'; did you mean 'epsilon'",
+        "loss.refinement.min_images=11": r"no identity \(folder\) has 11 images; lower loss\.refinement\.min_images",
+        "loss.refinement.theta=1.5": r"loss\.refinement\.theta",
+    }
+    for override, sentence in cases.items():
+        if sentence is None:
+            make_run(config, override, f"base.save_path={tmp_path / 'run'}")
+            continue
+        with pytest.raises((ConfigError, DataError), match=sentence):
+            make_run(config, override, f"base.save_path={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match="has no labels to refine"):
+        make_run(config, "base.method=cosface", "loss.recognition={module: CosFaceHead}", "loss.refinement={}")
+    rows = list(csv.reader((folder / "labels.csv").open()))
+    with open(tmp_path / "raw.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows((name, 3 * float(label)) for name, label in rows)
+    raw = (f"dataset.quality_location={tmp_path / 'raw.csv'}", "loss.refinement={}", f"base.save_path={tmp_path / 'r'}")
+    make_run(config, *raw)
+    with pytest.raises(DataError, match=r"refined labels lie in \[0, 1\].*set dataset\.label_scaling"):
+        make_run(config, *raw, "dataset.label_scaling=none")
+
+
+def test_flat_folders_have_no_identities():
+    index = index_of(["0.jpg", "1.jpg"], [0.2, 0.4])
+    with pytest.raises(DataError, match="a folder for each identity"):
+        centre_images(index, split(index.labels, 0), RefinementConfig(min_images=1))
