@@ -116,11 +116,8 @@ bench: $(VENV)/.installed
 # The same on a CUDA GPU, with the tests that need one. OUT=FOLDER chooses where the results go.
 OUT ?= runs/bench
 bench-gpu:
-	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
-		$(PYTHON) -m benchmarks.suite --device cuda --out $(OUT); \
-	else \
-		$(MAKE) $(VENV)/.installed && $(PY) -m benchmarks.suite --device cuda --out $(OUT); \
-	fi
+	@python=$(PYTHON); $$python -c 'import torch' 2>/dev/null || { make $(VENV)/.installed && python=$(PY); }; \
+	$$python -m benchmarks.suite --device cuda --out $(OUT)
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis
