@@ -116,17 +116,21 @@ def jitter_landmarks(points_K2: np.ndarray, radius_px: float, rng: np.random.Gen
 
 
 def perturb_landmarks(points_52: np.ndarray, radius_px: float, unit: str, rng: np.random.Generator) -> np.ndarray:
-    """Return landmarks (5, 2) float64, moved at random in pixels of the source image or of the template.
+    """Return landmarks (5, 2) float64, moved at random in pixels of the source image or of the template."""
+    return move_landmarks(points_52, jitter_landmarks(np.zeros(np.shape(points_52)), radius_px, rng), unit)
 
-    Unit "source" is the paper's rule. With "template" the offset is drawn in pixels of the 112x112 template and
+
+def move_landmarks(points_52: np.ndarray, offsets_52: np.ndarray, unit: str) -> np.ndarray:
+    """Return landmarks (5, 2) float64, moved by offsets in pixels of the source image or of the template.
+
+    Unit "source" is the paper's rule. With "template" the offset counts in pixels of the 112x112 template and is
     mapped back through the inverse linear part of the sample's true alignment, so that every face, whatever its
     size, is misaligned alike.
     """
     points = np.asarray(points_52, dtype=np.float64)
     if unit == "source":
-        return jitter_landmarks(points, radius_px, rng)
+        return points + offsets_52
     if unit != "template":
         raise ValueError(f"unit must be 'source' or 'template', not {unit!r}")
     linear_22 = estimate_similarity(points, TEMPLATE_112)[:, :2]
-    offsets = jitter_landmarks(np.zeros_like(points), radius_px, rng)
-    return points + offsets @ np.linalg.inv(linear_22).T
+    return points + offsets_52 @ np.linalg.inv(linear_22).T
