@@ -1,6 +1,6 @@
 """Images per second from files to scores: ours and the released loop, alternating.
 
-    python -m benchmarks.inference [--network iresnet100] [--images 48] [--rounds 3] [--with onnx compiled]
+    python -m benchmarks.inference [--network iresnet100] [--images 128] [--rounds 3] [--with onnx compiled]
     python -m benchmarks.inference --device cuda --images 20000 --batch 512 --with bf16 onnx compiled
 
 Makes 112x112 JPEGs and a student with random weights. Networks are loaded before the clock starts; it runs from listing
@@ -164,7 +164,7 @@ def main() -> None:
     options_of = parser(__doc__)
     options_of.add_argument("--device", default="cpu")
     options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
-    options_of.add_argument("--images", type=int, default=48)
+    options_of.add_argument("--images", type=int, default=128)
     options_of.add_argument("--batch", type=int, help="batch size of ours; the configuration's without")
     options_of.add_argument("--with", dest="extra", nargs="*", default=[], choices=("bf16", "onnx", "compiled"))
     options = options_of.parse_args()

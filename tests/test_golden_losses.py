@@ -26,7 +26,13 @@ from utils.config.train import TrainConfig
 from utils.run_log import read_metrics
 
 STEPS, BATCH, LIMIT = 5, 4, 9
-GOLDEN: list[tuple[float, float, float]] = []
+GOLDEN = [
+    (0.9829935935891736, 0.478571076963058, 17.182271424872564),
+    (0.9691655687457681, 0.8447125937315847, 83.4967199887231),
+    (0.7499983207783099, 0.9368077682636855, 15.822853319326805),
+    (1.1064708549007716, 1.0772222539676395, 22.886766701504584),
+    (0.8850403184273092, 1.242819985987987, 20.5310796602778),
+]
 """(consistency, quality, gradient norm) of each step."""
 
 
