@@ -34,7 +34,7 @@ def benchmark(name: str, *arguments: str, title: str | None = None) -> Step:
 
 CPU = (
     benchmark("training_step", "--steps", "1"),
-    benchmark("training_step", "--steps", "1", "--rounds", "1", "--compile", title="training_step_compiled"),
+    benchmark("training_step", "--network", "iresnet18", "--limit", "30", "--compile", title="training_step_compiled"),
     benchmark("data_path"),
     benchmark("inference", "--with", "bf16", "onnx", "compiled"),
     benchmark(

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import suite
 from benchmarks.device_warp import FlatBatch, gather_crops
@@ -74,4 +73,4 @@ def test_gathered_crops_are_those_of_the_warp():
 def test_the_gpu_set_is_the_cpu_set_on_a_gpu_with_the_gpu_tests():
     scripts = {step.arguments[1] for step in suite.CUDA if step.has_json}
     assert scripts == {step.arguments[1] for step in suite.CPU} == {step.arguments[1] for step in suite.QUICK}
-    assert suite.GPU_TESTS in suite.CUDA and torch.cuda.is_available() in (True, False)
+    assert suite.GPU_TESTS in suite.CUDA
