@@ -19,8 +19,8 @@ class FaceQan(LabelSource):
     S holds the l * k cosines between copy and image, f the cosine between image and mirror image;
     q = [(1 + mean S) / 2 * clip(1 - std S, 0, 1) * f]^5, std over the population.
 
-    The first gradients are tiny, so float32 noise decides some of their signs, and the attack makes it grow to 1e-4
-    in q. Every pass therefore has the same number of rows, filled up with repeats: the noise of an image is then
+    The first gradients are tiny, so float32 noise decides some of their signs, and the attack makes it grow to a few
+    1e-4 in q. Every pass therefore has the same number of rows, filled up with repeats: the noise of an image is then
     the same in any batch.
     """
 
