@@ -1,4 +1,5 @@
-# make demo, make sources, make test: each builds .venv when it is missing or older than the list of dependencies.
+# make demo, make sources, make test, make bench: each builds .venv when it is missing or older than the list of
+# dependencies. make bench-gpu uses the machine's own Python where that has torch: GPU machines often come with one.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ DEMO := runs/demo
 SOURCES := runs/sources
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources test lint clean
+.PHONY: demo sources test lint bench bench-gpu clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -107,6 +108,16 @@ test: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+
+# Every figure of docs/performance.md; the tables go to runs/bench/results.md.
+bench: $(VENV)/.installed
+	$(PY) -m benchmarks.suite --device cpu --out runs/bench
+
+# The same on a CUDA GPU, with the tests that need one. OUT=FOLDER chooses where the results go.
+OUT ?= runs/bench
+bench-gpu:
+	@python=$(PYTHON); $$python -c 'import torch' 2>/dev/null || { make $(VENV)/.installed && python=$(PY); }; \
+	$$python -m benchmarks.suite --device cuda --out $(OUT)
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis

@@ -148,7 +148,7 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
         part=part,
         optimizer=optimizer,
         ema=WeightAverage(objective.student, cfg.ema.alpha),
-        precision=Precision(device, cfg.base.amp, cfg.grad_scaler, plan.pretrain_end),
+        precision=Precision(device, cfg.base, cfg.grad_scaler, plan.pretrain_end),
         plan=plan,
         folder=checkpoint.RunFolder(cfg, settings),
     )
@@ -265,7 +265,7 @@ def find_centres(run: Run) -> None:
 def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
     """Return one line for each setting that is accepted and has no effect here."""
     lines = []
-    if cfg.base.amp and precision.device.type != "cuda":
+    if cfg.base.amp and precision.device.type != "cuda" and precision.dtype is None:
         lines.append(f"base.amp: mixed precision acts on CUDA only; {precision.device} computes in fp32")
     if cfg.ema.params:
         lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")

@@ -1,18 +1,20 @@
 """Time and memory of the index at VGGFace2 size: ours and the released path, alternating, each in a fresh process.
 
-    python -m benchmarks.index [--rows 3141890] [--rounds 1] [--folder DIR]
+    python -m benchmarks.index [--rows 3141890] [--rounds 1] [--folder DIR [--prepare]]
 
-At full size it makes 3.1 million files (minutes) and the released path takes 11 GB with its workers.
-Makes an image folder of empty files, a landmark CSV in VGGFace2's form and a label CSV with a leading
-`train/`, then measures: first build, opening from the cache, memory above a process that has imported
-the same modules, and the memory of four loader workers before and after they have read every row.
+At full size it makes 3.1 million files (minutes; --folder keeps them for the next time) and the released path takes
+11 GB with its workers. Makes an image folder of empty files, a landmark CSV in VGGFace2's form and a label CSV with a
+leading `train/`, then measures: first build, opening from the cache, memory above a process that has imported the same
+modules, and the memory of four loader workers before and after they have read every row.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
-import platform
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 
+from benchmarks.measuring import Report, parser
 from data.index import FaceIndex, build_index
 from utils.config.train import DatasetConfig
 
@@ -30,6 +33,16 @@ ROWS = 3_141_890
 PER_IDENTITY = 364
 BATCH = 2048
 WORKERS = 4
+READY = "ready"
+TITLES = {"released": "released", "first": "ours, first build", "cached": "ours, from the cache"}
+FIGURES = {
+    "seconds": ("time", "s"),
+    "cpu_seconds": ("processor time", "s"),
+    "peak": ("memory added, peak", "MB"),
+    "after": ("memory added, afterwards", "MB"),
+    "pss_early": ("main and four workers, early in an epoch", "MB"),
+    "pss_late": ("main and four workers, at its end", "MB"),
+}
 
 
 def name(row: int) -> str:
@@ -41,6 +54,7 @@ def make(folder: Path, rows: int) -> None:
     """Write the images (empty files) and the two CSVs."""
     rng = np.random.default_rng(0)
     images = folder / "images"
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "landmarks.csv", "w") as landmarks, open(folder / "labels.csv", "w") as labels:
         landmarks.write("NAME_ID," + ",".join(f"P{n}{axis}" for n in range(1, 6) for axis in "XY") + "\n")
         labels.write("path,quality\n")
@@ -54,6 +68,7 @@ def make(folder: Path, rows: int) -> None:
                 numbers = ",".join(f"{value:.3f}" for value in points[row - start])
                 landmarks.write(f'"{name(row)}",{numbers}\n')
                 labels.write(f"train/{name(row)}.jpg,{scores[row - start]:.6f}\n")
+    (folder / READY).touch()
 
 
 def ours(folder: Path, cache: str | None) -> FaceIndex:
@@ -105,12 +120,13 @@ class Batches:
 
     def __init__(self, count: int):
         self.order = np.random.default_rng(1).permutation(count)
+        self.size = min(BATCH, max(1, count // (16 * WORKERS)))
 
     def __len__(self) -> int:
-        return -(-len(self.order) // BATCH)
+        return -(-len(self.order) // self.size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self.order[start : start + BATCH].tolist() for start in range(0, len(self.order), BATCH))
+        return (self.order[start : start + self.size].tolist() for start in range(0, len(self.order), self.size))
 
 
 def memory_mb(pid: int | str, field: str, file: str = "status") -> float:
@@ -150,39 +166,49 @@ def measure(kind: str, folder: Path) -> None:
 def run(kind: str, folder: Path) -> dict[str, float]:
     """Measure in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.index", "--measure", kind, "--folder", str(folder)]
-    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    shown = ", ".join(f"{key} {value:,.1f}" for key, value in figures.items())
-    print(f"{kind:9s} {shown}", flush=True)
-    return figures
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
     """Make the files, measure, print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--measure", choices=("released", "first", "cached"))
-    args = parser.parse_args()
-    if args.measure:
-        measure(args.measure, args.folder)
+    options_of = parser(__doc__, rounds=1)
+    options_of.add_argument("--rows", type=int, default=ROWS)
+    options_of.add_argument("--folder", type=Path, help="keep the files there, and use them when they are there")
+    options_of.add_argument("--prepare", action="store_true", help="make the files and stop")
+    options_of.add_argument("--measure", choices=("released", "first", "cached"), help=argparse.SUPPRESS)
+    options = options_of.parse_args()
+    if options.measure:
+        measure(options.measure, options.folder)
         return
-    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
-        folder = Path(temporary)
-        start = time.perf_counter()
-        make(folder, args.rows)
-        versions = f"Python {platform.python_version()}, numpy {np.__version__}, {os.cpu_count()} cores"
-        taken_s = time.perf_counter() - start
-        print(f"{args.rows:,} images made in {taken_s:.0f} s; {versions}; memory in MB", flush=True)
-        for _ in range(args.rounds):
-            subprocess.run(["rm", "-rf", str(folder / "cache")], check=True)
-            base, first, cached = (run(kind, folder) for kind in ("released", "first", "cached"))
-            print(
-                f"released / ours: first build {base['seconds'] / first['seconds']:.1f}x faster "
-                f"({base['cpu_seconds'] / first['cpu_seconds']:.1f}x in CPU seconds), "
-                f"from the cache {base['seconds'] / cached['seconds']:.0f}x; "
-                f"memory of main and {WORKERS} workers {base['pss_late'] / cached['pss_late']:.1f}x less"
-            )
+    with tempfile.TemporaryDirectory() if options.folder is None else contextlib.nullcontext(options.folder) as place:
+        folder = Path(place)
+        if not (folder / READY).exists():
+            make(folder, options.rows)
+        if not options.prepare:
+            compare(folder, options)
+
+
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    """Measure ours and the released path in turn."""
+    report = Report("index", options)
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in ("released", "first", "cached")}
+    for _ in range(options.rounds):
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        for kind, rounds in found.items():
+            rounds.append(run(kind, folder))
+    base = found["released"]
+    for kind, title in TITLES.items():
+        for key, (what, unit) in FIGURES.items():
+            values = [figures[key] for figures in found[kind] if key in figures]
+            if values:
+                report.add(f"{title}: {what}", statistics.median(values), unit, values)
+    for kind in ("first", "cached"):
+        ratios = [b["seconds"] / f["seconds"] for b, f in zip(base, found[kind], strict=True)]
+        report.add(f"{TITLES['released']} / {TITLES[kind]}: time", statistics.median(ratios), "x", ratios)
+    ratios = [b["pss_late"] / f["pss_late"] for b, f in zip(base, found["cached"], strict=True)]
+    report.add("released / ours: memory of main and four workers", statistics.median(ratios), "x", ratios)
+    growth = [f["private_late"] - f["private_early"] for f in found["cached"]]
+    report.add("ours: growth of a worker over an epoch", statistics.median(growth), "MB", growth)
 
 
 if __name__ == "__main__":

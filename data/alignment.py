@@ -47,22 +47,27 @@ def estimate_similarity(src_K2: np.ndarray, dst_K2: np.ndarray) -> np.ndarray:
     Raises: AlignmentError where no such transform exists: values that are not finite, points that coincide.
     """
     src, dst = _as_complex(src_K2), _as_complex(dst_K2)
-    src_mean, dst_mean = src.sum() / len(src), dst.sum() / len(dst)
-    a, b = src - src_mean, dst - dst_mean
-    spread = np.vdot(a, a).real
+    src_mean, dst_mean = sum(src) / len(src), sum(dst) / len(dst)
+    a, b = [p - src_mean for p in src], [p - dst_mean for p in dst]
+    spread = sum(map(_squared, a))
     if not math.isfinite(spread) or not cmath.isfinite(dst_mean):
         raise AlignmentError("landmarks are not finite numbers")
-    if spread <= _TINY * max(1.0, abs(src_mean) ** 2):
+    if spread <= _TINY * max(1.0, _squared(src_mean)):
         raise AlignmentError("landmarks coincide")
-    z = np.vdot(a, b) / spread
-    if abs(z) ** 2 * spread <= _TINY * np.vdot(b, b).real:
+    z = sum(p.conjugate() * q for p, q in zip(a, b, strict=True)) / spread
+    if _squared(z) * spread <= _TINY * sum(map(_squared, b)):
         raise AlignmentError("landmarks do not resemble a face")
     shift = dst_mean - z * src_mean
     return np.array([[z.real, -z.imag, shift.real], [z.imag, z.real, shift.imag]])
 
 
-def _as_complex(points_K2: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(points_K2, np.float64).view(np.complex128)[:, 0]
+def _as_complex(points_K2: np.ndarray) -> list[complex]:
+    """Return Python's numbers: for a handful of points they are faster than numpy's."""
+    return np.ascontiguousarray(points_K2, np.float64).view(np.complex128)[:, 0].tolist()
+
+
+def _squared(z: complex) -> float:
+    return z.real * z.real + z.imag * z.imag
 
 
 def warp(
@@ -111,17 +116,21 @@ def jitter_landmarks(points_K2: np.ndarray, radius_px: float, rng: np.random.Gen
 
 
 def perturb_landmarks(points_52: np.ndarray, radius_px: float, unit: str, rng: np.random.Generator) -> np.ndarray:
-    """Return landmarks (5, 2) float64, moved at random in pixels of the source image or of the template.
+    """Return landmarks (5, 2) float64, moved at random in pixels of the source image or of the template."""
+    return move_landmarks(points_52, jitter_landmarks(np.zeros(np.shape(points_52)), radius_px, rng), unit)
 
-    Unit "source" is the paper's rule. With "template" the offset is drawn in pixels of the 112x112 template and
+
+def move_landmarks(points_52: np.ndarray, offsets_52: np.ndarray, unit: str) -> np.ndarray:
+    """Return landmarks (5, 2) float64, moved by offsets in pixels of the source image or of the template.
+
+    Unit "source" is the paper's rule. With "template" the offset counts in pixels of the 112x112 template and is
     mapped back through the inverse linear part of the sample's true alignment, so that every face, whatever its
     size, is misaligned alike.
     """
     points = np.asarray(points_52, dtype=np.float64)
     if unit == "source":
-        return jitter_landmarks(points, radius_px, rng)
+        return points + offsets_52
     if unit != "template":
         raise ValueError(f"unit must be 'source' or 'template', not {unit!r}")
     linear_22 = estimate_similarity(points, TEMPLATE_112)[:, :2]
-    offsets = jitter_landmarks(np.zeros_like(points), radius_px, rng)
-    return points + offsets @ np.linalg.inv(linear_22).T
+    return points + offsets_52 @ np.linalg.inv(linear_22).T

@@ -21,6 +21,8 @@ from data.alignment import (
     TEMPLATE_112,
     AlignmentError,
     estimate_similarity,
+    jitter_landmarks,
+    move_landmarks,
     perturb_landmarks,
     template_landmarks,
     warp,
@@ -113,9 +115,11 @@ class DistillationDataset(_IndexedFaces):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> DistillationBatch:
         crops = np.empty((2, len(keys), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
         rows, failures = [], []
-        for epoch, row in keys:
+        # drawn all at once: between two images the processor's caches hold other things
+        offsets = [self._offsets(int(epoch), int(row)) for epoch, row in keys]
+        for (_, row), offsets_52 in zip(keys, offsets, strict=True):
             try:
-                self._cut(int(epoch), int(row), crops[:, len(rows)])
+                self._cut(int(row), offsets_52, crops[:, len(rows)])
                 rows.append(int(row))
             except (ImageError, AlignmentError) as error:
                 failures.append(self._fail(int(row), error))
@@ -123,18 +127,20 @@ class DistillationDataset(_IndexedFaces):
         label = torch.from_numpy(np.asarray(self.index.labels[rows], np.float32))
         return DistillationBatch(aligned, misaligned, label, torch.tensor(rows, dtype=torch.int64), tuple(failures))
 
-    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
+    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
         image, landmarks = self._read(row)
         matrix = estimate_similarity(landmarks, TEMPLATE_112)
-        if self.perturbation is None:
+        if offsets_52 is None:
             out[1] = warp(image, matrix, out=out[0])
             return
-        moved = self._perturbed(epoch, row, landmarks)
+        moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
         warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out)
 
-    def _perturbed(self, epoch: int, row: int, landmarks_52: np.ndarray) -> np.ndarray:
+    def _offsets(self, epoch: int, row: int) -> np.ndarray | None:
+        if self.perturbation is None:
+            return None
         rng = np.random.default_rng([self.seed, epoch, row])
-        return perturb_landmarks(landmarks_52, self.perturbation.radius_px, self.perturbation.unit, rng)
+        return jitter_landmarks(np.zeros((5, 2)), self.perturbation.radius_px, rng)
 
 
 class IdentityDataset(_IndexedFaces):
@@ -259,8 +265,8 @@ def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
 def checked(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Return the landmarks as float64 if they and the image have a rectangle in common."""
     landmarks = np.array(landmarks_52, np.float64)
-    (left, top), (right, bottom) = landmarks.min(axis=0), landmarks.max(axis=0)
+    x, y = landmarks.T.tolist()
     height, width = image.shape[:2]
-    if right < 0 or bottom < 0 or left > width - 1 or top > height - 1:
+    if max(x) < 0 or max(y) < 0 or min(x) > width - 1 or min(y) > height - 1:
         raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")
     return landmarks

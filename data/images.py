@@ -130,8 +130,8 @@ def decode_rgb(
 
 def _read(path: str | os.PathLike) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, warp
+from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, move_landmarks, warp
 from data.datasets import DistillationBatch, DistillationDataset
 from data.index import FaceIndex
 from data.loaders import Shard, validation_loader
@@ -117,10 +117,10 @@ class ReferencedDataset(DistillationDataset):
         batch = super().__getitems__(keys)
         return batch._replace(reference=torch.from_numpy(self.cache.embeddings[batch.row.numpy()]))
 
-    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
+    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
         if self.cache.state[row] != DONE:
             raise AlignmentError("gave no aligned crop when the teacher saw it")
-        super()._cut(epoch, row, out)
+        super()._cut(row, offsets_52, out)
 
 
 class MisalignedDataset(ReferencedDataset):
@@ -130,9 +130,10 @@ class MisalignedDataset(ReferencedDataset):
         batch = super().__getitems__(keys)
         return batch._replace(aligned=batch.aligned[:0])
 
-    def _cut(self, epoch: int, row: int, out: np.ndarray) -> None:
-        if self.perturbation is None or self.cache.state[row] != DONE:
-            super()._cut(epoch, row, out)
+    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
+        if offsets_52 is None or self.cache.state[row] != DONE:
+            super()._cut(row, offsets_52, out)
             return
         image, landmarks = self._read(row)
-        warp(image, estimate_similarity(self._perturbed(epoch, row, landmarks), TEMPLATE_112), out=out[1])
+        moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
+        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1])

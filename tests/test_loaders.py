@@ -205,6 +205,7 @@ def test_recognition_batches_travel_too(index):
         same(list(train_loader(identities, np.arange(23), params(8, num_workers=workers), 5)), expected)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pinned_batches(dataset, workers):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.config.train import ScalerConfig
+from utils.config.train import ScalerConfig, TrainBase
 from utils.errors import ConfigError
 
 
@@ -32,13 +32,16 @@ def to_device(batch: Any, device: torch.device) -> Any:
 class Precision:
     """Run forward passes in the fastest safe format and step through a loss scaler where fp16 needs it.
 
-    amp acts on CUDA only: bf16 where the device has it, else fp16; other devices compute in fp32.
+    base.amp acts on CUDA only: bf16 where the device has it, else fp16; other devices compute in fp32 unless
+    base.precision says bf16.
     """
 
-    def __init__(self, device: torch.device, amp: bool, scaler: ScalerConfig, growth_interval: int):
+    def __init__(self, device: torch.device, base: TrainBase, scaler: ScalerConfig, growth_interval: int):
         self.device = device
         self.dtype: torch.dtype | None = None
-        if amp and device.type == "cuda":
+        if base.precision == "bf16":
+            self.dtype = torch.bfloat16
+        elif base.amp and device.type == "cuda":
             self.dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
         params = {"growth_interval": max(1, growth_interval), **scaler.params}
         params["growth_interval"] = int(params["growth_interval"])

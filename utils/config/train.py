@@ -40,6 +40,8 @@ class TrainBase(StrictModel):
     """cpu, cuda or cuda:N."""
     amp: Flag = True
     """1: mixed precision on CUDA (bf16 where the device has it, else fp16 with loss scaling)."""
+    precision: Literal["auto", "bf16"] = "auto"
+    """auto: as `amp` says; bf16: mixed precision in bf16 on any device, a CPU too."""
     validate_every: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Fraction of an epoch between validations."""
     pretrain: Fraction = 0.3

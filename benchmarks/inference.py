@@ -1,0 +1,191 @@
+"""Images per second from files to scores: ours and the released loop, alternating.
+
+    python -m benchmarks.inference [--network iresnet100] [--images 128] [--rounds 3] [--with onnx compiled]
+    python -m benchmarks.inference --device cuda --images 20000 --batch 512 --with bf16 onnx compiled
+
+Makes 112x112 JPEGs and a student with random weights. Networks are loaded before the clock starts; it runs from listing
+the folder to the written scores. `onnx` scores with a file of export.py, `compiled` puts torch.compile around the
+network (a trial: inference.py does not do it), `bf16` is base.precision=bf16. Differences are from the released scores.
+"""
+
+import argparse
+import logging
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+import inference
+from benchmarks.measuring import Report, alternate, parser
+from benchmarks.pictures import write_picture
+from data.images import decode_rgb
+from data.score_pass import measure_left, with_workers
+from model.ai_kd import spearman
+from model.build import build_student
+from model.scoring import checked_contract
+from model.sharing import CropStudent, describe, to_onnx
+from utils.config import load_config
+from utils.config.inference import InferenceConfig
+from utils.config.sections import ModelConfig
+from utils.precision import pick_device
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SIZE = (112, 112)
+
+
+class ReleasedFolder(Dataset):
+    """Walk a folder; open, resize and normalise one image after the other (FACTS, section 3, point 14)."""
+
+    def __init__(self, folder: Path):
+        self.paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
+        self.transform = transforms.Compose(
+            [transforms.Resize(112), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, str]:
+        return self.transform(Image.open(self.paths[row]).convert("RGB")), self.paths[row]
+
+
+class Released:
+    """The loop of the released code: batches of 128, no workers, contiguous fp32."""
+
+    def __init__(self, student: nn.Module, folder: Path, device: torch.device):
+        self.student, self.folder, self.device = student.to(device).eval(), folder, device
+        self.scores: dict[str, np.ndarray] = {}
+
+    @torch.no_grad()
+    def __call__(self) -> int:
+        """Score the folder."""
+        self.scores = {}
+        for images, paths in DataLoader(ReleasedFolder(self.folder / "faces"), batch_size=128):
+            _, quality_B = self.student(images.to(self.device))
+            self.scores.update(zip(paths, quality_B.cpu().numpy(), strict=True))
+        with open(self.folder / "released.pkl", "wb") as stream:
+            pickle.dump(self.scores, stream)
+        return len(self.scores)
+
+
+class Ours:
+    """inference.py, with the weights loaded once."""
+
+    def __init__(self, folder: Path, device: str, *overrides: str):
+        values = [f"base.device={device}", f"dataset.loc={folder / 'faces'}", "base.verbose=0", *overrides]
+        cfg = load_config(InferenceConfig, CONFIGS / "inference_config.yaml", values)
+        model_cfg = inference.network_config(cfg, str(CONFIGS / "inference_config.yaml"))
+        self.device = pick_device(device)
+        self.job = inference.build(cfg, model_cfg, (), self.device)
+        self.job.run.close()
+
+    def __call__(self) -> int:
+        """Score the folder."""
+        job = self.job
+        job.run.open()
+        loader = with_workers(job.cfg.dataloader.params, self.device)
+        folder = inference.open_folder(job.cfg.dataset)
+        images = measure_left(folder, job.run, loader, lambda crops, _: job.scorer(crops), verbose=False)
+        inference.conclude(job, images, 0.0)
+        job.run.close()
+        return images
+
+    @property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Read the scores of the last call back."""
+        with open(self.job.run.path / "quality-scores.pkl", "rb") as stream:
+            return pickle.load(stream)
+
+
+def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
+    """Write crops, weights, configuration and, where it is wanted, the ONNX file; return the student."""
+    rng = np.random.default_rng(0)
+    for i in range(options.images):
+        (folder / f"faces/{i // 100:04d}").mkdir(parents=True, exist_ok=True)
+        write_picture(folder / f"faces/{i // 100:04d}/{i % 100:02d}.jpg", SIZE, rng)
+    model = yaml.safe_load((CONFIGS / "model_config.yaml").read_text())
+    known = {"compact": "model.compact.CompactNet", "mobilefacenet": "model.mobilefacenet.MobileFaceNet"}
+    module = known.get(options.network, f"model.iresnet.{options.network}")
+    model["features"] = {"module": module, "weights": None}
+    (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    model_cfg = load_config(ModelConfig, folder / "model.yaml")
+    torch.manual_seed(0)
+    student = build_student(model_cfg, (), True).eval()
+    torch.save(student.state_dict(), folder / "student.pth")
+    if "onnx" in options.extra:
+        contract, _ = checked_contract(model_cfg, folder / "student.pth")
+        record = describe(model_cfg, contract, method="aikd", weights_sha256="")
+        (folder / "student.onnx").write_bytes(to_onnx(CropStudent(student, contract), record))
+    return student
+
+
+def contestants(folder: Path, options: argparse.Namespace, report: Report) -> dict[str, Ours]:
+    """Return ours and the variants that work here."""
+    plain = [f"model.config={folder / 'model.yaml'}", f"model.weight={folder / 'student.pth'}"]
+    batch = [] if options.batch is None else [f"dataloader.params.batch_size={options.batch}"]
+    overrides = {"ours": plain, "bf16": [*plain, "base.precision=bf16"], "compiled": plain}
+    overrides["onnx"] = [f"model.weight={folder / 'student.onnx'}"]
+    found = {}
+    for name in ("ours", *options.extra):
+        place = f"base.save_path={folder / 'out' / name}"
+        title = name if name == "ours" else f"ours, {name}"
+        found[title] = Ours(folder, options.device, place, *overrides[name], *batch)
+        if name == "compiled":
+            found[title].job.scorer.network.compile()
+            try:
+                found[title]()
+            except Exception as error:  # whatever the compiler's tools raise
+                del found[title]
+                report.add("torch.compile", f"does not work here: {' '.join(str(error).split())[:160]}")
+    return found
+
+
+def report_differences(report: Report, released: Released, variants: dict[str, Ours]) -> None:
+    """Add how far each variant's scores are from the released loop's."""
+    wanted = np.array([released.scores[path] for path in sorted(released.scores)])
+    report.add("standard deviation of the scores", float(wanted.std()))
+    for name, variant in variants.items():
+        scores = variant.scores
+        found = np.array([scores[path] for path in sorted(scores)])
+        report.add(f"{name}: largest difference of a score", float(np.abs(found - wanted).max()))
+        report.add(f"{name}: Spearman", f"{spearman(torch.from_numpy(found), torch.from_numpy(wanted)):.6f}")
+
+
+def main() -> None:
+    """Measure and print."""
+    options_of = parser(__doc__)
+    options_of.add_argument("--device", default="cpu")
+    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
+    options_of.add_argument("--images", type=int, default=128)
+    options_of.add_argument("--batch", type=int, help="batch size of ours; the configuration's without")
+    options_of.add_argument("--with", dest="extra", nargs="*", default=[], choices=("bf16", "onnx", "compiled"))
+    options = options_of.parse_args()
+    logging.disable(logging.WARNING)
+    report = Report("inference", options)
+    device = pick_device(options.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        released = Released(write_inputs(folder, options), folder, device)
+        variants = contestants(folder, options, report)
+
+        def decode() -> int:
+            paths = sorted((folder / "faces").rglob("*.jpg"))
+            for path in paths:
+                decode_rgb(path)
+            return len(paths)
+
+        works = {"released": released, **variants, "decoding alone, one thread": decode}
+        report.compare(alternate(works, options.rounds, device), "released")
+        report_differences(report, released, variants)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What only a CUDA GPU can show; `make bench-gpu` runs these, everywhere else they are skipped."""
+
+import numpy as np
+import pytest
+import torch
+
+import train_main
+from model.ai_kd import WrapperModel, spearman
+from model.iresnet import iresnet18
+from model.mlp import MLP
+from model.scoring import Scorer
+from tests.helpers_training import write_setup
+from utils.config import load_config
+from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
+from utils.contract import InputContract
+from utils.precision import to_device
+from utils.run_log import read_metrics
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+CUDA = torch.device("cuda", 0)
+
+
+def make_run(folder, device, *overrides):
+    cfg = load_config(TrainConfig, write_setup(folder), (f"base.device={device}", *overrides))
+    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device(device))
+
+
+def test_a_step_never_waits_for_the_device(tmp_path):
+    run = make_run(tmp_path, "cuda:0", "base.amp=1")
+    train_main.optim.set_train_mode(run.objective.student, run.cfg.optimizer, run.part.slice_ids)
+    batch = next(run.data.batches_from(0))
+    batch = batch._replace(**{name: getattr(batch, name).pin_memory() for name in ("aligned", "misaligned", "label")})
+    batch = batch._replace(row=batch.row.pin_memory())
+    for mode in ("default", "error"):  # the first step sets the libraries up
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            with run.precision.autocast():
+                terms = run.objective(to_device(batch, CUDA))
+            run.precision.backward_and_step(sum(terms), run.optimizer, run.part.clipped, 5.0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(term) for term in terms)
+
+
+def test_fp32_training_follows_the_cpu_and_bf16_stays_near(tmp_path):
+    losses = {}
+    for name, device, amp in (("cpu", "cpu", 0), ("fp32", "cuda:0", 0), ("amp", "cuda:0", 1)):
+        (tmp_path / name).mkdir()
+        train_main.fit(make_run(tmp_path / name, device, f"base.amp={amp}", "base.max_steps=4"))
+        rows = [row for row in read_metrics(tmp_path / name / "run/metrics.jsonl") if "lr" in row]
+        losses[name] = [(row["consistency"], row["quality"]) for row in rows]
+    np.testing.assert_allclose(losses["fp32"], losses["cpu"], rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(losses["amp"], losses["cpu"], rtol=0.1, atol=0.03)
+
+
+def test_scores_on_the_gpu_are_those_of_the_cpu_for_any_batch_size():
+    torch.manual_seed(0)
+    student = WrapperModel(iresnet18(), MLP(512, 1024)).eval()
+    crops = torch.randint(0, 256, (33, 112, 112, 3), dtype=torch.uint8)
+    wanted = Scorer(student, InputContract(), torch.device("cpu"))(crops)
+    scorer = Scorer(student, InputContract(), CUDA)
+    whole = scorer(crops)
+    np.testing.assert_allclose(whole, wanted, rtol=0, atol=1e-4)
+    for size in (1, 2, 7, 32):
+        found = np.concatenate([scorer(piece) for piece in crops.split(size)])
+        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
+    half = Scorer(student, InputContract(), CUDA, "bf16")(crops)
+    assert 0 < np.abs(half - wanted).max() < 0.1 * max(1.0, wanted.std())
+    assert spearman(torch.from_numpy(half), torch.from_numpy(wanted)) > 0.95
