@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,16 +59,18 @@ def test_ratios_are_taken_round_by_round(tmp_path, capsys):
 def test_gathered_crops_are_those_of_the_warp():
     """Images of different sizes, crops that reach outside them: as warped, within the rounding of positions."""
     rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 1)).astype(np.uint8).repeat(3, 2) // 8 for size in ((90, 70), (150, 180))]
-    images = [np.cumsum(image, axis=1, dtype=np.uint8) for image in images]
+    coarse = rng.integers(0, 256, (2, 9, 9, 3), dtype=np.uint8)
+    images = [cv2.resize(c, size, interpolation=cv2.INTER_CUBIC) for c, size in zip(coarse, ((70, 90), (180, 150)))]
     points = [TEMPLATE_112 * 0.6 - 4, TEMPLATE_112 * 1.2 + (15, 9)]
-    matrices = np.array([[estimate_similarity(p + shift, TEMPLATE_112) for p in points] for shift in (0, 3)])
+    turn = np.arange(10).reshape(5, 2)
+    matrices = np.array([[estimate_similarity(p + k * turn, TEMPLATE_112) for p in points] for k in (0, 0.6)])
     found = gather_crops(FlatBatch.of(images, matrices)).numpy()
     assert found.shape == (2, 2, 112, 112, 3) and found.dtype == np.uint8
+    tolerance = 1 if int(cv2.__version__.split(".")[0]) >= 5 else 4  # OpenCV 4 rounds positions to 1/32 pixel
     for crops, per_image in zip(found, matrices, strict=True):
-        for crop, image, matrix in zip(crops, images, per_image, strict=True):
-            difference = np.abs(crop.astype(int) - warp(image, matrix))
-            assert np.quantile(difference, 0.95) <= 1 and (crop == 0).all(axis=2).any() == (image.shape[0] == 90)
+        wanted = np.array([warp(image, matrix) for image, matrix in zip(images, per_image, strict=True)])
+        assert np.abs(crops.astype(int) - wanted).max() <= tolerance
+        assert (crops[0] == 0).all(axis=2).mean() > 0.05  # this one reaches outside its image
 
 
 def test_the_gpu_set_is_the_cpu_set_on_a_gpu_with_the_gpu_tests():
