@@ -163,8 +163,8 @@ class Readings(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("log_every", "read_at"), [(2, {2, 4, 5}), (100, {5})])
-def test_numbers_are_read_back_only_when_logging_or_validating(tmp_path, log_every, read_at):
-    run = make_run(tmp_path, f"base.log_every={log_every}", "base.pretrain=1")
+def test_numbers_are_read_back_only_when_logging_or_saving(tmp_path, log_every, read_at):
+    run = make_run(tmp_path, f"base.log_every={log_every}", "base.pretrain=1", "base.save_every=100")
     with Readings(run) as readings:
         train_main.fit(run)
     assert readings.steps == read_at
