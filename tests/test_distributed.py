@@ -48,6 +48,19 @@ def assert_same_run(a, b):
             torch.testing.assert_close(first[key], second[key], atol=WITHIN, rtol=0)
 
 
+@pytest.fixture
+def restored(monkeypatch):
+    """List the steps from which runs of this process go on."""
+    steps, restore = [], train_main.Run.restore
+
+    def noted(run, state):
+        steps.append(state["step"])
+        restore(run, state)
+
+    monkeypatch.setattr(train_main.Run, "restore", noted)
+    return steps
+
+
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     """Train in one process: 17 images, in steps of 6, 6 and 5."""
@@ -69,13 +82,14 @@ def test_two_processes_compute_what_one_does_and_write_it_once(setup):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(setup, tmp_path):
+def test_a_run_goes_on_with_another_number_of_processes(setup, tmp_path, restored):
     config, folder = setup
     out = (f"base.save_path={tmp_path / 'run'}", "base.resume=auto")
     assert train(config, *out, "base.max_steps=2") == 0
     code, stderr = train_in_two(config, *out, "base.max_steps=5")
     assert code == 0, stderr
     assert train(config, *out) == 0
+    assert restored == [5]
     assert_same_run(tmp_path / "run", folder / "one")
 
 
@@ -90,7 +104,7 @@ def test_refined_labels_in_two_processes(setup, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path):
+def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path, restored):
     """The rates are small: over many steps the order of two sums would grow into a difference."""
     config, _ = setup
     slow = ("base.epochs=20", "optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
@@ -101,6 +115,7 @@ def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path):
     finished = [row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl")][-1]
     assert 6 <= finished < 60
     assert train(config, *out) == 0
+    assert len(restored) == 1 and 3 <= restored[0] <= finished
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

@@ -144,8 +144,8 @@ def test_bf16_on_a_cpu_is_close_and_only_when_asked_for(tmp_path):
     assert not any("base.amp" in line for line in train_main.ignored(run.cfg, run.precision))
     train_main.fit(run)
     found = np.array(logged(tmp_path))
-    np.testing.assert_allclose(found[0, :2], GOLDEN[0][:2], rtol=1e-2)  # later steps start from other weights
-    assert not np.allclose(found[0], GOLDEN[0], rtol=1e-4) and np.isfinite(found).all()
+    np.testing.assert_allclose(found[0, :2], GOLDEN[0][:2], rtol=0.02)  # later steps start from other weights
+    assert np.isfinite(found).all() and not np.allclose(found, GOLDEN, rtol=1e-4)
     assert all(p.dtype == torch.float32 for p in run.objective.parameters())
 
 
@@ -163,7 +163,7 @@ class Readings(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("log_every", "read_at"), [(2, {2, 4, 5}), (100, {5})])
-def test_numbers_are_read_back_only_when_logging_or_saving(tmp_path, log_every, read_at):
+def test_numbers_are_read_back_only_when_logging_or_validating(tmp_path, log_every, read_at):
     run = make_run(tmp_path, f"base.log_every={log_every}", "base.pretrain=1", "base.save_every=100")
     with Readings(run) as readings:
         train_main.fit(run)
