@@ -109,7 +109,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
-# Every figure of docs/performance.md; the tables go to runs/bench/results.md.
+# The figures of docs/performance.md, "Against the released code"; the tables go to runs/bench/results.md.
 bench: $(VENV)/.installed
 	$(PY) -m benchmarks.suite --device cpu --out runs/bench
 

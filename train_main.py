@@ -18,8 +18,8 @@ from data.training import TrainingData, distillation_data
 from evaluation.verification import read_verification
 from model.ai_kd import Objective
 from model.build import embedding_dim
+from model.label_refinement import CentreSums
 from model.objectives import build_objective
-from model.refinement import CentreSums
 from utils import checkpoint, cli, distributed, optim
 from utils.clock import Clock
 from utils.config import beside, load_config
@@ -249,9 +249,10 @@ def embed_once(run: Run) -> None:
 @torch.no_grad()
 def find_centres(run: Run) -> None:
     """Let the teacher embed the best images of each identity, for refined labels; a resumed run has the centres."""
-    refinement, centres = run.objective.kept().get("refinement"), run.data.centres
-    if refinement is None or refinement.complete:
+    centres = run.data.centres
+    if centres is None or run.objective.refinement.complete:
         return
+    refinement = run.objective.refinement
     sums = CentreSums(refinement)
     with progress(total=len(centres.rows), desc="centres", unit="img", disable=not _talks(run.cfg)) as bar:
         for batch in run.data.centre_batches():

@@ -24,11 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import inference
-from benchmarks.measuring import Report, alternate, parser
+from benchmarks.measuring import Report, alternate, network_module, parser
 from benchmarks.pictures import write_picture
 from data.images import decode_rgb
 from data.score_pass import measure_left, with_workers
-from model.ai_kd import spearman
 from model.build import build_student
 from model.scoring import checked_contract
 from model.sharing import CropStudent, describe, to_onnx
@@ -36,6 +35,7 @@ from utils.config import load_config
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig
 from utils.precision import pick_device
+from utils.rank_correlation import spearman
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SIZE = (112, 112)
@@ -112,9 +112,7 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
         (folder / f"faces/{i // 100:04d}").mkdir(parents=True, exist_ok=True)
         write_picture(folder / f"faces/{i // 100:04d}/{i % 100:02d}.jpg", SIZE, rng)
     model = yaml.safe_load((CONFIGS / "model_config.yaml").read_text())
-    known = {"compact": "model.compact.CompactNet", "mobilefacenet": "model.mobilefacenet.MobileFaceNet"}
-    module = known.get(options.network, f"model.iresnet.{options.network}")
-    model["features"] = {"module": module, "weights": None}
+    model["features"] = {"module": network_module(options.network), "weights": None}
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     model_cfg = load_config(ModelConfig, folder / "model.yaml")
     torch.manual_seed(0)
@@ -156,7 +154,7 @@ def report_differences(report: Report, released: Released, variants: dict[str, O
         scores = variant.scores
         found = np.array([scores[path] for path in sorted(scores)])
         report.add(f"{name}: largest difference of a score", float(np.abs(found - wanted).max()))
-        report.add(f"{name}: Spearman", f"{spearman(torch.from_numpy(found), torch.from_numpy(wanted)):.6f}")
+        report.add(f"{name}: Spearman", f"{spearman(found, wanted):.6f}")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from model.ai_kd import WrapperModel
-from model.build import build_backbone
+from model.build import build_backbone, embedding_dim
 from model.label_sources import SOURCES, FrozenNetwork, LabelSource
 from model.mlp import MLP, LinearHead
 from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
@@ -29,7 +29,7 @@ POPULATION = 5000
 def sources(network: FrozenNetwork, tap: str, names: list[str]) -> dict[str, LabelSource]:
     """Build those of the named sources that label an image by itself."""
     heads = {"cr_fiqa": LinearHead, "student": MLP}
-    trained = {name: WrapperModel(network.module, head(embedding_dim(network))) for name, head in heads.items()}
+    trained = {name: WrapperModel(network.module, head(embedding_dim(network.module))) for name, head in heads.items()}
     dropout = SerFiqConfig(dropout=DropoutConfig(rate=0.4))
     made = {
         "magnitude": SOURCES["magnitude"](network),
@@ -40,12 +40,6 @@ def sources(network: FrozenNetwork, tap: str, names: list[str]) -> dict[str, Lab
         "faceqan": SOURCES["faceqan"](network, FaceQanConfig(), 0),
     }
     return {title: source for title, source in made.items() if source.name in names}
-
-
-@torch.no_grad()
-def embedding_dim(network: FrozenNetwork) -> int:
-    """Return D."""
-    return network.embed(network.blank(1)).shape[1]
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -129,6 +129,12 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def network_module(name: str) -> str:
+    """Return the `module:` of a network's short name: compact, mobilefacenet, or a function of model.iresnet."""
+    known = {"compact": "model.compact.CompactNet", "mobilefacenet": "model.mobilefacenet.MobileFaceNet"}
+    return known.get(name, f"model.iresnet.{name}")
+
+
 def parser(doc: str, rounds: int = 3) -> argparse.ArgumentParser:
     """Return a parser with the options every script has."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

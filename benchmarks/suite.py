@@ -110,7 +110,7 @@ def _shown(value: float | str) -> str:
 
 
 def missing_packages() -> list[str]:
-    """Return what requirements.txt has and this Python lacks: some scripts will not run."""
+    """Return which packages the scripts of the set import and this Python lacks."""
     names = ("torch", "torchvision", "numpy", "pydantic", "yaml", "cv2", "pyarrow", "skimage", "onnxruntime", "pytest")
     return [name for name in names if importlib.util.find_spec(name) is None]
 

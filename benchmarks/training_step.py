@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Report, Timing, alternate, parser, timed
+from benchmarks.measuring import Report, Timing, alternate, network_module, parser, timed
 from model.ai_kd import WrapperModel
 from model.objectives import build_objective
 from utils import optim
@@ -112,9 +112,7 @@ def read_recipe(options: argparse.Namespace, *more: str) -> tuple[TrainConfig, M
     if options.limit is not None:
         overrides.append(f"optimizer.group_2.limit={options.limit}")
     cfg = load_config(TrainConfig, CONFIGS / "train_config.yaml", overrides)
-    networks = {"compact": "model.compact.CompactNet"}
-    module = networks.get(options.network, f"model.iresnet.{options.network}")
-    model = [f"features.module={module}", "features.weights=null"]
+    model = [f"features.module={network_module(options.network)}", "features.weights=null"]
     return cfg, load_config(ModelConfig, CONFIGS / "model_config.yaml", model)
 
 
@@ -239,7 +237,7 @@ def main() -> None:
     """Measure and print."""
     options_of = parser(__doc__)
     options_of.add_argument("--device", default="cpu")
-    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, or compact")
+    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
     options_of.add_argument("--limit", type=int, help="trained tensors of the backbone; the recipe's 100 without")
     options_of.add_argument("--batches", type=int, nargs="+", default=[8])
     options_of.add_argument("--steps", type=int, default=2, help="steps per contestant and round")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data.centres import CentreImages, centre_images
 from data.datasets import DistillationBatch, DistillationDataset
+from data.identity_centres import CentreImages, centre_images
 from data.index import FaceIndex, build_index, split
 from data.loaders import BatchLoader, Shard, train_loader, validation_loader
 from data.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache

@@ -3,15 +3,14 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from evaluation.bootstrap import LEVELS, Comparison, IdentityResampling, bootstrap, compare, interval
 from evaluation.edc import PAUC, Curve, PooledSteps, RankedPairs, ScoredPairs, fixed_threshold, verification_accuracy
 from evaluation.pairs import PairSet
 from utils.config.evaluate import EvaluationSection
+from utils.rank_correlation import spearman
 
 GRID_STEP = 0.005
 """Distance of the points at which the band of a curve is known."""
@@ -165,30 +164,3 @@ class Agreement:
 def agreement(aligned: np.ndarray, perturbed: np.ndarray) -> tuple[float, float]:
     """Return Spearman's rank correlation and the mean absolute change."""
     return spearman(aligned, perturbed), float(np.mean(np.abs(perturbed - aligned)))
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Spearman's rank correlation; ties share their mean rank, NaN where a side is constant or empty."""
-    ranks = rankdata(a), rankdata(b)
-    return float("nan") if not len(a) or any(np.ptp(rank) == 0 for rank in ranks) else float(np.corrcoef(*ranks)[0, 1])
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Hold how far two methods rank the images of a data set alike."""
-
-    dataset: str
-    method_a: str
-    method_b: str
-    spearman: float
-    images: int
-    """Images that both methods score."""
-
-
-def correlations(dataset: str, quality: Mapping[str, np.ndarray]) -> list[Correlation]:
-    """Compare every two methods, each with its scores (N,), on the images where neither is NaN."""
-    found = []
-    for a, b in combinations(quality, 2):
-        both = np.isfinite(quality[a]) & np.isfinite(quality[b])
-        found.append(Correlation(dataset, a, b, spearman(quality[a][both], quality[b][both]), int(both.sum())))
-    return found

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from data.keys import KeyTable
-from evaluation.analysis import spearman
 from evaluation.face_set import FaceSet
 from evaluation.pairs import PairSet
 from evaluation.tables import Table, figure
 from utils.errors import DataError
+from utils.rank_correlation import spearman
 
 BINS = 3
 """Bins of equal size along each nuisance, beside the clean images where kinds are known."""

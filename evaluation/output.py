@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation import nuisance, plots, tables
-from evaluation.analysis import Agreement, Correlation, Measure, Panel
+from evaluation import correlation, nuisance, plots, tables
+from evaluation.analysis import Agreement, Measure, Panel
+from evaluation.correlation import Correlation
 from evaluation.protocol import Outcome
 from evaluation.protocol import __doc__ as protocol_text
 from evaluation.report import Section, write_report
@@ -75,7 +76,7 @@ class Output:
             "edc.csv": (tables.EDC_COLUMNS, tables.edc_rows(single, self.grid)),
             "differences.csv": (tables.DIFFERENCE_COLUMNS, tables.difference_rows(self.panels, limits)),
             "robustness.csv": (tables.ROBUSTNESS_COLUMNS, tables.robustness_rows(seeds, self.agreements, limits)),
-            "correlation.csv": (tables.CORRELATION_COLUMNS, tables.correlation_rows(self.correlations)),
+            "correlation.csv": (correlation.CORRELATION_COLUMNS, correlation.correlation_rows(self.correlations)),
         }
         if self.nuisances:
             files["nuisance.csv"] = (nuisance.NUISANCE_COLUMNS, nuisance.nuisance_rows(self.nuisances))
@@ -89,7 +90,7 @@ class Output:
         found = tables.pauc_tables(self.panels, self.section)
         found += [tables.difference_table(self.panels, limit) for limit in self.section.discard_limits]
         found += [tables.agreement_table(self.agreements)] if self.agreements else []
-        found += tables.correlation_tables(self.correlations)
+        found += correlation.correlation_tables(self.correlations)
         found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels)]
         return [table for table in found if table.rows]
 
@@ -103,7 +104,7 @@ class Output:
         shown = [tables.set_table(self.aligned), *tables.pauc_tables(self.panels, section)]
         shown += [tables.difference_table(self.panels, limit)]
         shown += [tables.agreement_table(self.agreements)] if self.agreements else []
-        shown += tables.correlation_tables(self.correlations) + nuisance.nuisance_tables(self.nuisances)
+        shown += correlation.correlation_tables(self.correlations) + nuisance.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
         with atomic_write(self.folder / "summary.md", "w") as stream:
             stream.write(text)
@@ -137,14 +138,14 @@ class Output:
 
     def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
         remarks = [remark for outcome in self.outcomes for remark in outcome.remarks]
-        correlation = tables.correlation_tables(self.correlations)
+        alike = correlation.correlation_tables(self.correlations)
         misaligned = " ".join(protocol_text.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
         versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
         parts = [
             Section("Error versus discard", _READING.format(rule=_RULES[self.section.rule]), images=[pictures["edc"]]),
             Section("pAUC", tables=tables.pauc_tables(self.aligned, self.section)),
             Section("Differences", tables=self._differences(self.aligned)),
-            Section("Agreement of methods", tables=correlation),
+            Section("Agreement of methods", tables=alike),
         ]
         if misaligned:
             others = [panel for panel in self.panels if panel.condition.alignment != "aligned"]

@@ -19,14 +19,13 @@ from data.labels import read_scores
 from evaluation.analysis import (
     Agreement,
     Condition,
-    Correlation,
     Measure,
     PairScores,
     Panel,
     agreement,
-    correlations,
     merge_seeds,
 )
+from evaluation.correlation import Correlation, correlations
 from evaluation.crop_pass import ALIGNED, CropPass, Measured, View
 from evaluation.embeddings import ImageModel, cosines, read_embeddings, unit_rows
 from evaluation.face_set import FaceSet, with_images

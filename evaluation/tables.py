@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.analysis import Agreement, Condition, Correlation, Panel, comparison
+from evaluation.analysis import Agreement, Condition, Panel, comparison
 from evaluation.bootstrap import interval
 from utils.config.evaluate import EvaluationSection
 from utils.errors import DataError
@@ -31,8 +31,6 @@ EDC_COLUMNS = [*"dataset recognition method alignment p discard fnmr low high".s
 DIFFERENCE_COLUMNS = "dataset recognition alignment p discard_limit method_a method_b difference low high".split()
 DIFFERENCE_COLUMNS += ["probability_a_better"]
 ROBUSTNESS_COLUMNS = "dataset recognition method alignment p seed discard_limit pauc spearman mean_abs_change".split()
-
-CORRELATION_COLUMNS = "dataset method_a method_b spearman images".split()
 
 
 @dataclass(frozen=True)
@@ -112,12 +110,6 @@ def robustness_rows(panels: Iterable[Panel], agreements: Sequence[Agreement], li
             place = [panel.dataset, panel.recognition, method, *_condition_cells(panel.condition), panel.condition.seed]
             for limit in limits:
                 yield [*place, limit, result.pauc[limit].normalised, *facts]
-
-
-def correlation_rows(found: Iterable[Correlation]) -> Iterable[list]:
-    """Yield the rows of correlation.csv: every two methods of a data set."""
-    for one in found:
-        yield [one.dataset, one.method_a, one.method_b, one.spearman, one.images]
 
 
 def pauc_tables(panels: Sequence[Panel], section: EvaluationSection) -> list[Table]:
@@ -232,23 +224,6 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
         rows.append([key[0], key[1], crops, f"{rho.mean():.3f}{spread}", f"{change:.4g}"])
     columns = ["data set", "method", "crops", "Spearman (over seeds)", "mean absolute change"]
     return Table("Scores of misaligned crops against those of aligned crops", columns, rows)
-
-
-def correlation_tables(found: Sequence[Correlation]) -> list[Table]:
-    """Lay out how alike the methods rank the images: one symmetric matrix per data set."""
-    made = []
-    for dataset in dict.fromkeys(one.dataset for one in found):
-        own = {(one.method_a, one.method_b): one for one in found if one.dataset == dataset}
-        methods = list(dict.fromkeys(method for pair in own for method in pair))
-        rows = []
-        for a in methods:
-            pairs = [own.get((a, b)) or own.get((b, a)) for b in methods]
-            rows.append([a, *("" if one is None else figure(one.spearman) for one in pairs)])
-        counts = sorted({one.images for one in own.values()})
-        images = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
-        note = f"Spearman's rank correlation over the images that both methods score: {images}."
-        made.append(Table(f"{dataset}: how alike the methods rank", ["method", *methods], rows, note))
-    return made
 
 
 def signed(value: float) -> str:

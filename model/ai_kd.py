@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.build import embedding_dim
+from model.label_refinement import LabelRefinement
 from model.losses import build_loss
 from model.preprocess import normalise
-from model.refinement import LabelRefinement
 from utils.config.train import LossConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError
+from utils.rank_correlation import spearman
 
 
 class WrapperModel(nn.Module):
@@ -199,17 +200,7 @@ class AIKDObjective(nn.Module):
             quality_B = values[f"quality_{kind}"]
             metrics[f"consistency_{kind}"] = values[f"consistency_{kind}"].double().mean().item()
             metrics[f"quality_{kind}"] = self.quality_loss(quality_B.double(), values["label"].double()).item()
-            metrics[f"spearman_{kind}"] = spearman(quality_B, values["label"])
+            metrics[f"spearman_{kind}"] = spearman(quality_B.cpu(), values["label"].cpu())
         metrics["quality_mean"] = (metrics["quality_aligned"] + metrics["quality_misaligned"]) / 2
         metrics["selection"] = metrics[f"quality_{self.select_on}"]
         return metrics
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Return the rank correlation of two vectors; NaN when one of them is constant."""
-    from scipy.stats import rankdata
-
-    ranks = torch.stack([torch.as_tensor(rankdata(x.cpu().double().numpy())) for x in (a, b)])
-    if len(a) < 2 or (ranks.std(dim=1) == 0).any():
-        return float("nan")
-    return torch.corrcoef(ranks)[0, 1].item()

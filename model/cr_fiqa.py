@@ -9,12 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.ai_kd import WrapperModel, spearman
+from model.ai_kd import WrapperModel
 from model.cosface import CosFaceObjective
 from model.losses import build_loss
 from model.preprocess import normalise
 from utils.config.train import LossConfig
 from utils.contract import InputContract
+from utils.rank_correlation import spearman
 
 Ratio = Literal["paper", "released"]
 EPSILON = 1e-9
@@ -111,5 +112,5 @@ class CRFIQAObjective(CosFaceObjective):
         """Return verification metrics, or mean losses with the rank correlation of prediction and ratio."""
         metrics = super().summarise(values)
         if self.judge is None:
-            metrics["spearman"] = spearman(values["predicted"], values["ratio"])
+            metrics["spearman"] = spearman(values["predicted"].cpu(), values["ratio"].cpu())
         return metrics

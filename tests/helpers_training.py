@@ -10,8 +10,12 @@ import numpy as np
 import torch
 import yaml
 
+import train_main
 from data.alignment import TEMPLATE_112
 from model.compact import CompactNet
+from utils.config import load_config
+from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"num_features": 8, "width": 4}
@@ -98,3 +102,12 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Tell whether two state_dicts are equal to the last bit."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def observed_run(config: Path, *overrides: str) -> train_main.Run:
+    """Build a run on the CPU whose `seen` lists how many crops each pass of the teacher takes."""
+    cfg = load_config(TrainConfig, config, overrides)
+    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    run.seen = []
+    run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))
+    return run

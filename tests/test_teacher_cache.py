@@ -13,10 +13,7 @@ from data.datasets import VALIDATION_EPOCH
 from data.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
 from model.preprocess import normalise
-from tests.helpers_training import TINY, tensors, write_setup
-from utils.config import load_config
-from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
+from tests.helpers_training import TINY, observed_run, tensors, write_setup
 from utils.errors import ConfigError, DataError
 from utils.run_log import read_metrics
 
@@ -29,11 +26,7 @@ SLOW = ("optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
 
 
 def make_run(config, *overrides):
-    cfg = load_config(TrainConfig, config, ("base.epochs=1", *overrides))
-    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
-    run.seen = []
-    run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))
-    return run
+    return observed_run(config, "base.epochs=1", *overrides)
 
 
 def train(config, *overrides):
