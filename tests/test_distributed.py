@@ -15,6 +15,8 @@ from utils import cli, distributed
 from utils.run_log import read_metrics
 
 TIMES = {"img_per_s", "data_share"}
+SLOW = ("optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
+"""Rates at which a rounding error stays one."""
 LENGTH = ("base.epochs=3", "dataloader.train.params.batch_size=6", "optimizer.freeze_bn=all")
 WITHIN = 1e-5
 
@@ -105,9 +107,8 @@ def test_refined_labels_in_two_processes(setup, tmp_path):
 
 @pytest.mark.slow
 def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path, restored):
-    """The rates are small: over many steps the order of two sums would grow into a difference."""
     config, _ = setup
-    slow = ("base.epochs=20", "optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
+    slow = ("base.epochs=20", *SLOW)
     assert train(config, *slow, f"base.save_path={tmp_path / 'whole'}") == 0
     out = (*slow, f"base.save_path={tmp_path / 'run'}", "base.resume=auto")
     pair = torchrun(2, "train_main.py", "-c", config, *LENGTH, *out)
@@ -125,8 +126,8 @@ def test_two_processes_fill_one_teacher_cache(setup, tmp_path):
     one, two = (
         (f"base.save_path={tmp_path / name}", f"model.teacher_cache={tmp_path / name}-cache") for name in ("one", "two")
     )
-    assert train(config, *one) == 0
-    code, stderr = train_in_two(config, *two)
+    assert train(config, *SLOW, *one) == 0
+    code, stderr = train_in_two(config, *SLOW, *two)
     assert code == 0, stderr
     assert_same_run(tmp_path / "two", tmp_path / "one")
     found = [next(tmp_path.glob(f"{name}-cache/*/embeddings.f16")) for name in ("one", "two")]
