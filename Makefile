@@ -109,15 +109,17 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
-# The figures of docs/performance.md, "Against the released code"; the tables go to runs/bench/results.md.
-bench: $(VENV)/.installed
-	$(PY) -m benchmarks.suite --device cpu --out runs/bench
-
-# The same on a CUDA GPU, with the tests that need one. OUT=FOLDER chooses where the results go.
+# The figures of docs/performance.md, "Against the released code". OUT=FOLDER takes log.txt, results.json and results.md;
+# ONLY="NAME ..." runs some of the scripts and keeps the other figures that OUT holds.
 OUT ?= runs/bench
+SUITE = -m benchmarks.suite --out $(OUT) $(if $(ONLY),--only $(ONLY))
+bench: $(VENV)/.installed
+	$(PY) $(SUITE) --device cpu
+
+# The same on a CUDA GPU, with the tests that need one.
 bench-gpu:
 	@python=$(PYTHON); $$python -c 'import torch' 2>/dev/null || { make $(VENV)/.installed && python=$(PY); }; \
-	$$python -m benchmarks.suite --device cuda --out $(OUT)
+	$$python $(SUITE) --device cuda
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis

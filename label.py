@@ -79,7 +79,7 @@ def build(cfg: LabelConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     source = build_source(cfg, model_cfg, device, allow_modules)
     for line in filter(None, (source.network.remark, source.remark)):
         logger.info(line)
-    run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, weight, folder), len(folder.names))
+    run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, weight, folder, source), len(folder.names))
     if distributed.is_main():
         logger.info(run.open())
         for name in OUTPUTS:
@@ -101,7 +101,9 @@ def sampled(folder: ImageFolder, cfg: LabelConfig) -> ImageFolder:
     return folder._replace(names=folder.names.take(rows), landmarks=landmarks)
 
 
-def request(cfg: LabelConfig, model_cfg: ModelConfig, weight: str | None, folder: ImageFolder) -> dict[str, Any]:
+def request(
+    cfg: LabelConfig, model_cfg: ModelConfig, weight: str | None, folder: ImageFolder, source: LabelSource
+) -> dict[str, Any]:
     """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
     name = cfg.source.name
     settings = getattr(cfg.source, name, None)
@@ -112,6 +114,7 @@ def request(cfg: LabelConfig, model_cfg: ModelConfig, weight: str | None, folder
             **(settings.model_dump(mode="json") if settings else {}),
         },
         "seed": cfg.base.seed,
+        "draws": source.network.device.type if source.draws_on_device else None,
         "weights_sha256": sha256_file(weight) if weight else None,
         "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
         "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),

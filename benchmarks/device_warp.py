@@ -59,7 +59,7 @@ def gather_crops(batch: FlatBatch, size_px: int = CROP_SIZE_PX) -> Tensor:
 def _positions(matrices_KB23: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
     """Return where each pixel of the crops lies in its image: x and y, (K, B, size, size) float64."""
     linear, shift = matrices_KB23[..., :2], matrices_KB23[..., 2:]
-    inverse = torch.linalg.inv(linear)
+    inverse = torch.linalg.inv_ex(linear).inverse  # inv would wait for the device to see whether it could
     shift = -inverse @ shift
     grid = torch.arange(size_px, device=matrices_KB23.device, dtype=torch.float64)
     u, v = grid[None, :], grid[:, None]

@@ -1,14 +1,16 @@
 """Images per second from files to scores: ours and the released loop, alternating.
 
     python -m benchmarks.inference [--network iresnet100] [--images 128] [--rounds 3] [--with onnx compiled]
-    python -m benchmarks.inference --device cuda --images 20000 --batch 512 --with bf16 onnx compiled
+    python -m benchmarks.inference --device cuda --images 8192 --batch 512 --with bf16 onnx compiled
 
 Makes 112x112 JPEGs and a student with random weights. Networks are loaded before the clock starts; it runs from listing
 the folder to the written scores. `onnx` scores with a file of export.py, `compiled` puts torch.compile around the
 network (a trial: inference.py does not do it), `bf16` is base.precision=bf16. Differences are from the released scores.
+On CUDA the released loop is timed with TF32 convolutions, torch's default, and its scores are those without, as ours.
 """
 
 import argparse
+import copy
 import logging
 import os
 import pickle
@@ -64,13 +66,19 @@ class Released:
         self.student, self.folder, self.device = student.to(device).eval(), folder, device
         self.scores: dict[str, np.ndarray] = {}
 
-    @torch.no_grad()
     def __call__(self) -> int:
         """Score the folder."""
+        return self.score(tf32=True)
+
+    @torch.no_grad()
+    def score(self, tf32: bool) -> int:
+        """Score the folder, on CUDA with or without TF32 convolutions; a Scorer has switched them off."""
         self.scores = {}
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
         for images, paths in DataLoader(ReleasedFolder(self.folder / "faces"), batch_size=128):
             _, quality_B = self.student(images.to(self.device))
             self.scores.update(zip(paths, quality_B.cpu().numpy(), strict=True))
+        torch.backends.cudnn.allow_tf32 = before
         with open(self.folder / "released.pkl", "wb") as stream:
             pickle.dump(self.scores, stream)
         return len(self.scores)
@@ -106,7 +114,7 @@ class Ours:
 
 
 def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
-    """Write crops, weights, configuration and, where it is wanted, the ONNX file; return the student."""
+    """Write crops, weights and configuration; return the student."""
     rng = np.random.default_rng(0)
     for i in range(options.images):
         (folder / f"faces/{i // 100:04d}").mkdir(parents=True, exist_ok=True)
@@ -118,36 +126,46 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
     student = build_student(model_cfg, (), True).eval()
     torch.save(student.state_dict(), folder / "student.pth")
-    if "onnx" in options.extra:
-        contract, _ = checked_contract(model_cfg, folder / "student.pth")
-        record = describe(model_cfg, contract, method="aikd", weights_sha256="")
-        (folder / "student.onnx").write_bytes(to_onnx(CropStudent(student, contract), record))
     return student
 
 
-def contestants(folder: Path, options: argparse.Namespace, report: Report) -> dict[str, Ours]:
-    """Return ours and the variants that work here."""
+def write_onnx(folder: Path, student: nn.Module) -> None:
+    """Write the file that export.py writes."""
+    model_cfg = load_config(ModelConfig, folder / "model.yaml")
+    contract, _ = checked_contract(model_cfg, folder / "student.pth")
+    record = describe(model_cfg, contract, method="aikd", weights_sha256="")
+    (folder / "student.onnx").write_bytes(to_onnx(CropStudent(student, contract), record))
+
+
+def contestants(folder: Path, student: nn.Module, options: argparse.Namespace, report: Report) -> dict[str, Ours]:
+    """Return ours and the variants that work here, each having scored the folder once; name those that do not."""
     plain = [f"model.config={folder / 'model.yaml'}", f"model.weight={folder / 'student.pth'}"]
     batch = [] if options.batch is None else [f"dataloader.params.batch_size={options.batch}"]
     overrides = {"ours": plain, "bf16": [*plain, "base.precision=bf16"], "compiled": plain}
     overrides["onnx"] = [f"model.weight={folder / 'student.onnx'}"]
-    found = {}
-    for name in ("ours", *options.extra):
-        place = f"base.save_path={folder / 'out' / name}"
-        title = name if name == "ours" else f"ours, {name}"
-        found[title] = Ours(folder, options.device, place, *overrides[name], *batch)
-        if name == "compiled":
-            found[title].job.scorer.network.compile()
-            try:
-                found[title]()
-            except Exception as error:  # whatever the compiler's tools raise
-                del found[title]
-                report.add("torch.compile", f"does not work here: {' '.join(str(error).split())[:160]}")
+    found = {"ours": Ours(folder, options.device, f"base.save_path={folder / 'out/ours'}", *plain, *batch)}
+    for name in options.extra:
+        try:
+            if name == "onnx":
+                write_onnx(folder, student)
+            place = f"base.save_path={folder / 'out' / name}"
+            variant = Ours(folder, options.device, place, *overrides[name], *batch)
+            if variant.job.scorer.device.type != variant.device.type:
+                report.add(f"ours, {name}", f"not measured: it computes on the {variant.job.scorer.device.type} here")
+                continue
+            if name == "compiled":
+                variant.job.scorer.network.compile()
+            variant()
+            found[f"ours, {name}"] = variant
+        except Exception as error:  # whatever an optional package or the compiler's tools raise
+            report.add(f"ours, {name}", f"does not work here: {' '.join(str(error).split())[:160]}")
     return found
 
 
 def report_differences(report: Report, released: Released, variants: dict[str, Ours]) -> None:
     """Add how far each variant's scores are from the released loop's."""
+    if released.device.type == "cuda":
+        released.score(tf32=False)
     wanted = np.array([released.scores[path] for path in sorted(released.scores)])
     report.add("standard deviation of the scores", float(wanted.std()))
     for name, variant in variants.items():
@@ -171,8 +189,9 @@ def main() -> None:
     device = pick_device(options.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        released = Released(write_inputs(folder, options), folder, device)
-        variants = contestants(folder, options, report)
+        student = write_inputs(folder, options)
+        variants = contestants(folder, copy.deepcopy(student), options, report)
+        released = Released(student, folder, device)
 
         def decode() -> int:
             paths = sorted((folder / "faces").rglob("*.jpg"))

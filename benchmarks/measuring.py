@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "pillow", "scikit-image", "onnxruntime")
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "opencv-python-headless", "pillow", "scikit-image")
+PACKAGES += ("onnxruntime", "onnxruntime-gpu")
 
 
 class Timing(NamedTuple):

@@ -1,16 +1,19 @@
-"""Run all benchmarks of a machine and put their figures together: python -m benchmarks.suite [--device cuda] [--quick].
+"""Run all benchmarks of a machine and put their figures together.
 
-`make bench` runs it on a CPU, `make bench-gpu` on a CUDA GPU, where it also runs the tests that need one. What each
-script prints goes to OUT/NAME.txt, its figures to OUT/NAME.json, all of them to OUT/results.md. A script that fails, as
-for want of a package, is named with its last line; the others still run, and the exit code is 1.
+    python -m benchmarks.suite [--device cuda] [--quick] [--out OUT] [--only NAME ...]
+
+`make bench` runs it on a CPU, `make bench-gpu` on a CUDA GPU, where it also runs the tests that need one. What the
+scripts print goes to OUT/log.txt, their figures to OUT/results.json and, as tables, to OUT/results.md, after each
+script. `--only` runs some and keeps the figures of the others that OUT holds. A script that fails, as for want of a
+package, is named with its last line; the others still run, and the exit code is 1.
 """
 
 import argparse
-import importlib.util
+import importlib
 import json
-import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,16 +46,12 @@ CPU = (
     benchmark("index"),
 )
 GPU_TESTS = Step("gpu_tests", ("-m", "pytest", "-q", "-rs", "-m", "gpu", "tests"), has_json=False)
-CUDA = (
+ON_GPU = ("--device", "cuda")
+CUDA = (  # the index needs no GPU
     GPU_TESTS,
-    benchmark(
-        "training_step", "--device", "cuda", "--batches", "64", "128", "256", "512", "--steps", "20", "--compile"
-    ),
-    benchmark("data_path", "--device", "cuda"),
-    benchmark(
-        "inference", "--device", "cuda", "--images", "20000", "--batch", "512", "--with", "bf16", "onnx", "compiled"
-    ),
-    benchmark("index"),
+    benchmark("data_path", *ON_GPU),
+    benchmark("training_step", *ON_GPU, "--batches", "64", "128", "256", "512", "--steps", "10", "--compile", "256"),
+    benchmark("inference", *ON_GPU, "--images", "8192", "--batch", "512", "--with", "bf16", "onnx", "compiled"),
 )
 QUICK = (
     benchmark("training_step", "--network", "compact", "--limit", "9", "--batches", "2", "4", "--steps", "1"),
@@ -62,24 +61,27 @@ QUICK = (
 )
 
 
-def run(step: Step, folder: Path) -> dict[str, object]:
-    """Run one step; return its figures, or the line it failed with."""
-    extra = ["--json", str(folder / f"{step.name}.json")] if step.has_json else []
-    command = [sys.executable, *step.arguments, *extra]
-    print(f"\n== python {' '.join(step.arguments)}", flush=True)
-    lines = []
-    with (
-        open(folder / f"{step.name}.txt", "w") as log,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-    ):
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            log.write(line)
-            lines.append(line.strip())
+def run(step: Step, log: Path) -> dict[str, object]:
+    """Run one step, adding what it prints to the log; return its figures, or the line it failed with."""
     result: dict[str, object] = {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
-    if extra and os.path.exists(extra[1]):
-        result |= json.loads(Path(extra[1]).read_text())
+    print(f"\n== {result['command']}", flush=True)
+    lines = []
+    with tempfile.TemporaryDirectory() as temporary, open(log, "a") as stream:
+        figures = Path(temporary) / "figures.json"
+        extra = ["--json", str(figures)] if step.has_json else []
+        stream.write(f"\n== {result['command']}\n")
+        command = [sys.executable, *step.arguments, *extra]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                stream.write(line)
+                stream.flush()
+                lines.append(line.strip())
+        if figures.exists():
+            result |= json.loads(figures.read_text())
     if process.returncode:
         result["failed"] = next((line for line in reversed(lines) if line), f"exit code {process.returncode}")
     elif not extra:
@@ -110,9 +112,24 @@ def _shown(value: float | str) -> str:
 
 
 def missing_packages() -> list[str]:
-    """Return which packages the scripts of the set import and this Python lacks."""
-    names = ("torch", "torchvision", "numpy", "pydantic", "yaml", "cv2", "pyarrow", "skimage", "onnxruntime", "pytest")
-    return [name for name in names if importlib.util.find_spec(name) is None]
+    """Return which packages the scripts of the set import and this Python lacks, or has without what they need."""
+    names = ("torchvision", "numpy", "pydantic", "yaml", "cv2", "pyarrow", "skimage", "scipy", "tqdm", "pytest")
+    names += ("hypothesis", "onnx", "onnxscript", "onnxruntime")
+    missing = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            missing.append(name if error.name == name else f"{name} ({error})")
+    return missing
+
+
+def earlier(path: Path) -> dict[str, dict]:
+    """Return the results that a file holds, by name."""
+    try:
+        return {result["name"]: result for result in json.loads(path.read_text())}
+    except FileNotFoundError:
+        return {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,19 +138,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/bench")
     parser.add_argument("--quick", action="store_true", help="tiny networks and sets: does every script run?")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these scripts alone")
     options = parser.parse_args(argv)
     steps = CPU if options.device == "cpu" else CUDA
     if options.quick:
         steps = tuple(step._replace(arguments=(*step.arguments, "--rounds", "1")) for step in QUICK)
+    if unknown := set(options.only) - {step.name for step in steps}:
+        known = ", ".join(step.name for step in steps)
+        parser.error(f"--only {' '.join(sorted(unknown))}: no such script in this set; there are {known}")
     options.out.mkdir(parents=True, exist_ok=True)
     if missing := missing_packages():
         print(f"not installed here: {', '.join(missing)}; what needs them is named as not finished")
-    results = []
-    for step in steps:
-        results.append(run(step, options.out.resolve()))
+    found = earlier(options.out / "results.json") if options.only else {}
+    wanted = [step for step in steps if not options.only or step.name in options.only]
+    for step in wanted:
+        found[step.name] = run(step, options.out / "log.txt")
+        results = [found[known.name] for known in steps if known.name in found]
         (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         (options.out / "results.md").write_text(markdown(results))
-    failed = [result["name"] for result in results if "failed" in result]
+    failed = [step.name for step in wanted if "failed" in found[step.name]]
     print(f"\nfigures: {options.out / 'results.md'}" + (f"; did not finish: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 

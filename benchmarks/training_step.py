@@ -1,7 +1,7 @@
 """Images per second of one training step of AI-KD: ours and the released step, alternating.
 
-    python -m benchmarks.training_step [--batches 8] [--steps 2] [--rounds 3] [--compile] [--network iresnet100]
-    python -m benchmarks.training_step --device cuda --batches 64 128 256 512 --steps 20 --compile
+    python -m benchmarks.training_step [--batches 8] [--steps 2] [--rounds 3] [--compile [8]] [--network iresnet100]
+    python -m benchmarks.training_step --device cuda --batches 64 128 256 512 --steps 10 --compile 256
 
 Random weights, random crops that lie in (pinned) memory already; configs/train_config.yaml is the recipe. Ours takes
 uint8 crops through the objective, the partition and the optimiser that train_main.py uses; `cached` has the teacher's
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import copy
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -183,10 +184,6 @@ def measure(options: argparse.Namespace, report: Report) -> dict[tuple[str, int]
     if device.type == "cpu":
         half = Ours(read_recipe(options, "base.precision=bf16")[0], model_cfg, device)
         contestants |= {"ours, bf16": half.step, "ours, bf16, cached": half.step}
-    if options.compile:
-        compiled = Ours(cfg, model_cfg, device)
-        compiled.objective.compile_networks()
-        contestants[COMPILED] = compiled.step
     flops = count_flops(ours, to_device(make_batches(4, device)[0], device))
     peak = matmul_flops(device)
     kind = "bf16" if device.type == "cuda" else "fp32"
@@ -202,8 +199,8 @@ def measure(options: argparse.Namespace, report: Report) -> dict[tuple[str, int]
             for name, step in contestants.items():
                 batch = floats if name == "released" else known if "cached" in name else bytes_
                 works[name] = repeated(step, batch, options.steps)
-            if COMPILED in works:
-                compile_now(works, report)
+            if options.compile is not None and size in (options.compile or options.batches):
+                compile_now(works, Ours(cfg, model_cfg, device), bytes_, options.steps, report)
             with waiting_is_an_error(device):
                 ours.step(bytes_)
             timings = alternate(works, options.rounds, device)
@@ -217,15 +214,20 @@ def measure(options: argparse.Namespace, report: Report) -> dict[tuple[str, int]
     return rates
 
 
-def compile_now(works: dict[str, Callable[[], int]], report: Report) -> None:
-    """Compile, or say why not and go on without."""
+def compile_now(works: dict[str, Callable[[], int]], ours: Ours, batch: Batch, steps: int, report: Report) -> None:
+    """Add the compiled step, compiled for this batch size alone as in training, or say why there is none."""
+    torch.compiler.reset()
+    ours.objective.compile_networks()
+    started = time.perf_counter()
     try:
-        works[COMPILED]()
+        ours.step(batch)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the compiler's tools raise
-        del works[COMPILED]
         report.add("torch.compile", f"does not work here: {' '.join(str(error).split())[:160]}")
+        return
+    report.add(f"batch {len(batch.label)}: first compiled step", time.perf_counter() - started, "s")
+    works[COMPILED] = repeated(ours.step, batch, steps)
 
 
 def median_rate(timings: list[Timing]) -> float:
@@ -241,7 +243,9 @@ def main() -> None:
     options_of.add_argument("--limit", type=int, help="trained tensors of the backbone; the recipe's 100 without")
     options_of.add_argument("--batches", type=int, nargs="+", default=[8])
     options_of.add_argument("--steps", type=int, default=2, help="steps per contestant and round")
-    options_of.add_argument("--compile", action="store_true", help="measure ours with torch.compile as well")
+    options_of.add_argument(
+        "--compile", type=int, nargs="*", metavar="BATCH", help="measure torch.compile too; these sizes, all without"
+    )
     options = options_of.parse_args()
     report = Report("training_step", options)
     rates = measure(options, report)

@@ -26,7 +26,8 @@ def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device
     elif contract.channels != "RGB":
         raise ContractError(f"channel order {contract.channels!r} is not known; use RGB or BGR")
     x = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    if len(set(contract.mean)) == 1 and len(set(contract.std)) == 1:  # scalars need no copy to the device
+    if len(set(contract.mean)) == 1 and len(set(contract.std)) == 1:
         return x.sub_(contract.mean[0]).div_(contract.std[0])
-    mean, std = torch.tensor((contract.mean, contract.std), dtype=torch.float32, device=x.device).view(2, 3, 1, 1)
-    return x.sub_(mean).div_(std)
+    for channel, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):  # numbers need no copy
+        x[:, channel].sub_(mean).div_(std)
+    return x

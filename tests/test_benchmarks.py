@@ -1,6 +1,7 @@
 """The benchmark scripts run, on tiny networks and sets, and their figures arrive in one table. No time is asserted."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -22,8 +23,8 @@ FIGURES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("step", suite.QUICK, ids=lambda step: step.name)
 def test_every_script_runs_and_gives_its_figures(step, tmp_path):
-    result = suite.run(step._replace(arguments=(*step.arguments, "--rounds", "1")), tmp_path)
-    assert "failed" not in result, (tmp_path / f"{step.name}.txt").read_text()
+    result = suite.run(step._replace(arguments=(*step.arguments, "--rounds", "1")), tmp_path / "log.txt")
+    assert "failed" not in result, (tmp_path / "log.txt").read_text()
     rows = {row["what"]: row["value"] for row in result["rows"]}
     assert set(FIGURES[step.name]) <= set(rows)
     if step.name == "inference":
@@ -43,6 +44,50 @@ def test_a_script_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch, 
     results = json.loads((tmp_path / "results.json").read_text())
     assert "nothing_of_that_name" in results[0]["failed"] and results[1]["rows"][0]["value"] == "3 passed"
     assert "**Did not finish:** ModuleNotFoundError" in (tmp_path / "results.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"log.txt", "results.json", "results.md"}
+
+
+def test_one_script_alone_keeps_the_figures_of_the_others(tmp_path, monkeypatch, capsys):
+    def say(name, words):
+        return suite.Step(name, ("-c", f"print({words!r})"), has_json=False)
+
+    def outcomes():
+        return [result["rows"][0]["value"] for result in json.loads((tmp_path / "results.json").read_text())]
+
+    monkeypatch.setattr(suite, "CPU", (say("a", "first"), say("b", "second")))
+    assert suite.main(["--out", str(tmp_path), "--only", "b"]) == 0
+    assert outcomes() == ["second"]
+    monkeypatch.setattr(suite, "CPU", (say("a", "third"), say("b", "fourth")))
+    assert suite.main(["--out", str(tmp_path), "--only", "a"]) == 0
+    assert outcomes() == ["third", "second"]
+    assert (tmp_path / "log.txt").read_text().split() == "== python -c print('second') second".split() + (
+        "== python -c print('third') third".split()
+    )
+    with pytest.raises(SystemExit):
+        suite.main(["--out", str(tmp_path), "--only", "c"])
+    assert "--only c: no such script in this set; there are a, b" in capsys.readouterr().err
+
+
+def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "pyarrow.py").write_text("import nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
+    assert [name for name in suite.missing_packages() if "pyarrow" in name] == [
+        "pyarrow (No module named 'nothing_of_that_name')"
+    ]
+
+
+@pytest.mark.slow
+def test_a_variant_that_does_not_work_is_named_and_the_others_are_measured(tmp_path, monkeypatch):
+    """Without onnxscript there is no ONNX file."""
+    (tmp_path / "onnxscript.py").write_text("raise ImportError('no onnxscript here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    step = next(step for step in suite.QUICK if step.name == "inference")
+    arguments = [part for part in step.arguments if part not in ("--with", "bf16")]
+    result = suite.run(step._replace(arguments=(*arguments, "--rounds", "1", "--with", "onnx")), tmp_path / "log.txt")
+    assert "failed" not in result, (tmp_path / "log.txt").read_text()
+    rows = {row["what"]: row["value"] for row in result["rows"]}
+    assert rows["ours, onnx"].startswith("does not work here: ") and rows["ours / released"] > 0
 
 
 def test_ratios_are_taken_round_by_round(tmp_path, capsys):
@@ -75,5 +120,6 @@ def test_gathered_crops_are_those_of_the_warp():
 
 def test_the_gpu_set_is_the_cpu_set_on_a_gpu_with_the_gpu_tests():
     scripts = {step.arguments[1] for step in suite.CUDA if step.has_json}
-    assert scripts == {step.arguments[1] for step in suite.CPU} == {step.arguments[1] for step in suite.QUICK}
+    assert scripts | {"benchmarks.index"} == {step.arguments[1] for step in suite.CPU}  # it needs no GPU
+    assert {step.arguments[1] for step in suite.CPU} == {step.arguments[1] for step in suite.QUICK}
     assert suite.GPU_TESTS in suite.CUDA

@@ -149,22 +149,26 @@ def test_bf16_on_a_cpu_is_close_and_only_when_asked_for(tmp_path):
     assert all(p.dtype == torch.float32 for p in run.objective.parameters())
 
 
+WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select"}
+
+
 class Readings(TorchDispatchMode):
-    """Note after which step a number was read off a tensor: on a GPU each such reading waits for the device."""
+    """Note after which step something was read off a tensor: on a GPU each such reading waits for the device."""
 
     def __init__(self, run):
         super().__init__()
         self.run, self.steps = run, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
+        if function.overloadpacket.__name__ in WAITING:
             self.steps.add(self.run.step)
         return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("log_every", "read_at"), [(2, {2, 4, 5}), (100, {5})])
-def test_numbers_are_read_back_only_when_logging_or_validating(tmp_path, log_every, read_at):
-    run = make_run(tmp_path, f"base.log_every={log_every}", "base.pretrain=1", "base.save_every=100")
+@pytest.mark.parametrize("average", [(), ("ema.every=step", "ema.decay=0.9")], ids=["validation", "step"])
+def test_numbers_are_read_back_only_when_logging_or_validating(tmp_path, log_every, read_at, average):
+    run = make_run(tmp_path, f"base.log_every={log_every}", "base.pretrain=1", "base.save_every=100", *average)
     with Readings(run) as readings:
         train_main.fit(run)
     assert readings.steps == read_at

@@ -294,6 +294,12 @@ def test_another_request_starts_anew(setup):
     assert requests["source"]["dropout"] == {"rate": 0.3, "before": None} and requests["source"]["passes"] == 5
 
 
+@pytest.mark.parametrize(("source", "kind"), [("ser_fiq", "cpu"), ("faceqan", "cpu"), ("sdd_fiqa", None)])
+def test_a_run_goes_on_only_on_a_device_that_draws_the_same_numbers(setup, source, kind):
+    assert run(setup, source) == 0
+    assert json.loads((setup / "out" / "run.json").read_text())["request"]["draws"] == kind
+
+
 def test_a_network_of_the_users_own_labels(setup):
     features = {"module": "tests.helpers_tiny_networks.tiny_net", "weights": None, "params": {"size_px": 112}}
     model = {"features": features}

@@ -22,16 +22,20 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, source: nn.Module) -> None:
-        """Take in the present weights of `source`, whose BatchNorms must be in their training modes."""
-        averaged = _averaged_names(source)
+        """Take in the present weights of `source`, whose BatchNorms must be in their training modes.
+
+        Nothing is read back from the device.
+        """
         target = self.network.state_dict()
-        for name, new in source.state_dict().items():
-            old = target[name]
-            if self.updates == 0 or self.alpha == 0 or name not in averaged:
-                if not torch.equal(old, new):
-                    old.copy_(new)
-            else:
-                old.add_(new - old, alpha=1 - self.alpha)
+        if self.updates == 0:
+            for name, new in source.state_dict().items():
+                target[name].copy_(new)
+        else:
+            averaged, copied = _moving(source)
+            old = [target[name] for name in averaged]
+            torch._foreach_add_(old, torch._foreach_sub(list(averaged.values()), old), alpha=1 - self.alpha)
+            for name, new in copied.items():
+                target[name].copy_(new)
         self.updates += 1
 
     def state_dict(self) -> dict:
@@ -44,9 +48,12 @@ class WeightAverage:
         self.updates = state["updates"]
 
 
-def _averaged_names(source: nn.Module) -> set[str]:
-    names = {name for name, parameter in source.named_parameters() if parameter.requires_grad}
+def _moving(source: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return what training changes, by name: numbers to average, and BatchNorms' counters."""
+    averaged = {name: parameter for name, parameter in source.named_parameters() if parameter.requires_grad}
+    copied = {}
     for prefix, module in source.named_modules():
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
-            names |= {f"{prefix}.running_mean".lstrip("."), f"{prefix}.running_var".lstrip(".")}
-    return names
+        if isinstance(module, _BatchNorm) and module.training:
+            for name, buffer in module.named_buffers(prefix, recurse=False):
+                (averaged if buffer.is_floating_point() else copied)[name] = buffer
+    return averaged, copied

@@ -53,6 +53,8 @@ class LabelSource:
     """What values the labels can take."""
     needs: ClassVar[str]
     """What the network or the folder must offer beyond embeddings."""
+    draws_on_device: ClassVar[bool] = False
+    """Whether the network's device makes random numbers; the CPU's are others than a GPU's."""
     remark: str = ""
     """One sentence the user should read once, or nothing."""
 

@@ -26,6 +26,7 @@ class FaceQan(LabelSource):
 
     name = "faceqan"
     range = "[-1, 1], mostly above 0"
+    draws_on_device = True
     needs = "gradients"
 
     def __init__(self, network: FrozenNetwork, cfg: FaceQanConfig, seed: int):

@@ -25,6 +25,7 @@ class SerFiq(LabelSource):
 
     name = "ser_fiq"
     range = "[0.38, 1]"
+    draws_on_device = True
     needs = "a network trained with dropout, else imposed dropout"
 
     def __init__(self, network: FrozenNetwork, cfg: SerFiqConfig, seed: int):
@@ -83,6 +84,8 @@ class SerFiq(LabelSource):
         """Try on two blank images whether the batch may grow at the first dropout."""
         try:
             self._embed_dropped(self.network.blank(2), ["", ""], share_trunk=True)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # shapes disagree: something leads around the dropout
             return False
         return True
