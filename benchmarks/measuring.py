@@ -69,7 +69,10 @@ class Report:
         self.path: Path | None = getattr(options, "json", None)
         self.name, self.rows = name, []
         self.options = {key: value for key, value in vars(options).items() if key != "json"}
-        self.machine = machine(torch.device(getattr(options, "device", "cpu")))
+        device = torch.device(getattr(options, "device", "cpu"))
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SystemExit(f"--device {device}: PyTorch finds no CUDA GPU on this machine")
+        self.machine = machine(device)
         print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in self.machine.items()), flush=True)
 
     def add(self, what: str, value: float | str, unit: str = "", rounds: list[float] | None = None) -> None:

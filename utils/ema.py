@@ -32,8 +32,11 @@ class WeightAverage:
                 target[name].copy_(new)
         else:
             averaged, copied = _moving(source)
-            old = [target[name] for name in averaged]
-            torch._foreach_add_(old, torch._foreach_sub(list(averaged.values()), old), alpha=1 - self.alpha)
+            if self.alpha == 0:  # the weights themselves, to the bit
+                copied |= averaged
+            else:
+                old = [target[name] for name in averaged]
+                torch._foreach_add_(old, torch._foreach_sub(list(averaged.values()), old), alpha=1 - self.alpha)
             for name, new in copied.items():
                 target[name].copy_(new)
         self.updates += 1
