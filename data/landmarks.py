@@ -47,10 +47,10 @@ def read_landmarks(path: str | Path) -> LandmarkTable:
     return LandmarkTable(keys, values.reshape(-1, 5, 2))
 
 
-def _pick(names: list[str]) -> tuple[int, tuple[int, ...]] | None:
+def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
     for wanted in (HEADER[1:], [f"p{n}{axis}" for n in range(1, 6) for axis in "xy"]):
         if set(wanted) <= set(names):
-            name = next((i for i, column in enumerate(names) if column in _NAMES), 0)
+            name = next((i for i, column in enumerate(names) if column in _NAMES), None)
             return name, tuple(names.index(column) for column in wanted)
     return None
 
