@@ -16,9 +16,11 @@ from scipy.stats import percentileofscore
 
 from data import score_files
 from data.alignment import TEMPLATE_112, align
+from data.landmarks import read_landmarks, write_landmarks_csv
 from data.score_files import percentiles
 from model.ai_kd import WrapperModel
 from model.mlp import LinearHead
+from tests.helpers_faces import spoil_landmarks
 from tests.helpers_images import (
     crop_pixels,
     jpeg_bytes,
@@ -222,6 +224,25 @@ def test_images_without_landmarks_stop_the_run_or_are_listed(setup, capsys):
     assert infer(setup, *extra, "dataset.on_missing=skip") == 0
     assert list(scores_of(setup / "out")) == ["a/1.png", "a/2.png"]
     assert rows_of(setup / "out/failures.csv") == [{"path": "a/3.png", "reason": "no landmarks"}]
+
+
+@pytest.mark.parametrize("looks", ["the eyes are exchanged", "they are fractions of the image, not pixels"])
+def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(setup, capsys, looks):
+    write_landmarks(setup, ["a/1.png", "a/2.png", "b/1.png"])
+    spoil_landmarks(setup / "landmarks.csv", looks)
+    assert infer(setup, "dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv") == 2
+    error = capsys.readouterr().err
+    assert f"{setup}/landmarks.csv: 100% of the landmarks" in error and looks in error
+    assert error.count("\n") == 1 and not (setup / "out").exists()
+
+
+def test_landmarks_that_are_often_unlike_a_face_are_said(setup, caplog):
+    write_landmarks(setup, ["a/1.png", "a/2.png", "b/1.png"])
+    keys, points = read_landmarks(setup / "landmarks.csv")
+    points[0] = points[0, :, ::-1]
+    write_landmarks_csv(setup / "landmarks.csv", keys, points)
+    assert infer(setup, "dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv") == 0
+    assert caplog.text.count("33% of the landmarks are unlike a face in template order; are these profiles?") == 1
 
 
 def test_a_crop_that_is_not_square_is_squeezed_with_a_warning(setup, caplog):

@@ -24,6 +24,7 @@ from data.landmarks import read_landmarks
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP, LinearHead
+from tests.helpers_faces import spoil_landmarks
 from tests.helpers_processes import kill_the_last, torchrun
 from tests.helpers_tiny_networks import randomised
 from tests.helpers_training import ROOT, TINY, write_faces, write_setup
@@ -323,6 +324,14 @@ def test_mistakes_are_one_sentence_with_exit_code_2(setup, capsys, overrides, se
     assert cli.run(lambda: label.main(argv)) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(setup, capsys):
+    spoil_landmarks(setup / "landmarks.csv", "left and right are exchanged")
+    assert cli.run(lambda: label.main(["-c", str(setup / "label_config.yaml")])) == 2
+    error = capsys.readouterr().err
+    assert f"{setup}/landmarks.csv: 100% of the landmarks" in error and "left and right are exchanged" in error
+    assert error.count("\n") == 1 and not (setup / "out").exists()
 
 
 def test_a_folder_without_one_good_image_is_an_error_that_keeps_the_reasons(setup, capsys):

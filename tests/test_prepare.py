@@ -318,6 +318,14 @@ def test_check_tells_landmarks_in_another_order(tmp_path, photographs, capsys):
     (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(swapped))
     assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 0
     assert "1 of 2 images have points unlike a face in template order, first: 'a.png'" in capsys.readouterr().out
+    for scale, looks in ((1, "left and right are exchanged"), (0.005, "they are fractions of the image")):
+        wrong = {f"train/n1/{name}": (TEMPLATE_112[[1, 0, 2, 4, 3]] * scale).tolist() for name in "ab"}
+        (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(wrong))
+        assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 2
+        out, err = capsys.readouterr()
+        assert "2 of 2 images have points unlike a face" in out
+        assert err.count("\n") == 1 and "100% of the landmarks are no face" in err
+        assert (scale < 1) or looks in err
 
 
 def test_check_of_a_folder_that_matches_nothing_is_a_sentence(tmp_path, photographs, capsys):
