@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from data.alignment import (
     CROP_SIZE_PX,
+    MIN_SPAN_PX,
     TEMPLATE_112,
     AlignmentError,
     estimate_similarity,
@@ -263,9 +264,11 @@ def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
 
 
 def checked(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return the landmarks as float64 if they and the image have a rectangle in common."""
+    """Return the landmarks as float64 if they and the image have a rectangle in common and they are pixels."""
     landmarks = np.array(landmarks_52, np.float64)
     x, y = landmarks.T.tolist()
+    if 0 < max(max(x) - min(x), max(y) - min(y)) < MIN_SPAN_PX:
+        raise AlignmentError(f"landmarks span less than {MIN_SPAN_PX:g} px; are they fractions of the image?")
     height, width = image.shape[:2]
     if max(x) < 0 or max(y) < 0 or min(x) > width - 1 or min(y) > height - 1:
         raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")

@@ -1,6 +1,7 @@
 """Samples: the crops against cv2 called by hand, the keys of every random draw, and what broken files do."""
 
 import pickle
+import re
 from dataclasses import replace
 
 import cv2
@@ -264,6 +265,16 @@ def test_failures_carry_their_reason(index, tmp_path):
         (5, "empty file"),
     )
     np.testing.assert_array_equal(batch.images[1], crop_by_hand(index.path(6), landmarks[6]))
+
+
+def test_landmarks_as_fractions_of_the_image_give_no_crop(index):
+    landmarks = index.landmarks / [90, 100]
+    batch = FaceCrops(index.root, index.keys, aligned_cfg(index.root, input="landmarks"), landmarks)[0]
+    reason = "landmarks span less than 2 px; are they fractions of the image?"
+    assert batch.failures == ((0, reason),) and batch.rows == []
+    index.landmarks[1] /= 100
+    with pytest.raises(DataError, match=re.escape(reason)):
+        DistillationDataset(index, 1, SOURCE, DECODE)[0, 1]
 
 
 def test_landmark_input_needs_all_landmarks(index):
