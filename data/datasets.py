@@ -71,6 +71,8 @@ class CropBatch(NamedTuple):
     failures: Failures
     not_square: tuple[int, ...]
     """Rows whose file was squeezed into a square."""
+    resized: tuple[int, ...] = ()
+    """Rows whose file was square, but of another size."""
 
 
 class _IndexedFaces(Dataset):
@@ -216,36 +218,40 @@ class FaceCrops(Dataset):
 
     def __getitems__(self, wanted: Sequence[int]) -> CropBatch:
         crops = np.empty((len(wanted), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
-        rows, failures, not_square = [], [], []
+        rows, failures, not_square, resized = [], [], [], []
         for row in map(int, wanted):
             try:
-                if not self._cut(row, crops[len(rows)]):
-                    not_square.append(row)
+                height, width = self._cut(row, crops[len(rows)])
                 rows.append(row)
+                if height != width:
+                    not_square.append(row)
+                elif height != CROP_SIZE_PX:
+                    resized.append(row)
             except (ImageError, AlignmentError) as error:
                 failures.append((row, str(error)))
-        return CropBatch(rows, torch.from_numpy(crops[: len(rows)]), tuple(failures), tuple(not_square))
+        images = torch.from_numpy(crops[: len(rows)])
+        return CropBatch(rows, images, tuple(failures), tuple(not_square), tuple(resized))
 
-    def _cut(self, row: int, out: np.ndarray) -> bool:
-        """Fill `out`; False when the file had to be squeezed into a square."""
+    def _cut(self, row: int, out: np.ndarray) -> tuple[int, int]:
+        """Fill `out`; return the height and width of the crop before it was resized."""
         name = self.names[row]
         if self.landmarks is not None and not np.isfinite(self.landmarks[row]).all():
             raise AlignmentError("no landmarks")
         image = decode_rgb(os.path.join(self.root, name), exif=self.exif, max_pixels=self.max_pixels)
         if self.landmarks is None:
-            square = image.shape[0] == image.shape[1]
+            size = image.shape[:2]
             image = resize_crop(image)
             if self.perturb is None:
                 out[:] = image
-                return square
+                return size
             landmarks = TEMPLATE_112
         else:
-            square = True
+            size = CROP_SIZE_PX, CROP_SIZE_PX
             landmarks = checked(self.landmarks[row], image)
         if self.perturb is not None:
             landmarks = self.perturb(landmarks, name)
         warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out)
-        return square
+        return size
 
 
 def resize_crop(image: np.ndarray) -> np.ndarray:

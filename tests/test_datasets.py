@@ -225,7 +225,7 @@ def test_an_aligned_crop_is_used_as_it_is(tmp_path):
     write_image(tmp_path / "a.png", image)
     batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
     assert batch.rows == [0]
-    assert batch.failures == batch.not_square == ()
+    assert batch.failures == batch.not_square == batch.resized == ()
     np.testing.assert_array_equal(batch.images[0], image)
 
 
@@ -236,7 +236,8 @@ def test_other_sizes_are_resized_as_the_released_transform_does(tmp_path, size):
     batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
     np.testing.assert_array_equal(batch.images[0], np.asarray(resize(Image.fromarray(image), [112, 112])))
     np.testing.assert_array_equal(resize_crop(image), batch.images[0])
-    assert batch.not_square == (() if size[0] == size[1] else (0,))
+    square = size[0] == size[1]
+    assert (batch.not_square, batch.resized) == (((), (0,)) if square else ((0,), ()))
 
 
 def test_landmark_input_aligns_as_training_does(index):

@@ -253,7 +253,29 @@ def test_a_crop_that_is_not_square_is_squeezed_with_a_warning(setup, caplog):
     assert scores_of(setup / "out")["large.png"] == pytest.approx(
         expected(np.full((112, 112, 3), 90, np.uint8)), abs=1e-5
     )
-    assert json.loads((setup / "out/run.json").read_text())["counts"]["not_square"] == 1
+    counts = json.loads((setup / "out/run.json").read_text())["counts"]
+    assert (counts["not_square"], counts["resized"]) == (1, 1)
+    assert "1 images were not square and have been squeezed" in caplog.text
+    assert caplog.text.count(RESIZED) == 1
+
+
+RESIZED = (
+    "1 images were not 112x112 and were resized; if they are photographs rather than aligned crops, use "
+    "dataset.input=landmarks"
+)
+
+
+def test_resizing_is_said_of_photographs_only(setup, caplog):
+    write_crops(setup / "faces", 2)
+    write_landmarks(setup, ["a/1.png", "a/2.png"])
+    assert infer(setup, "dataset.loc=" + str(setup / "faces/a")) == 0
+    assert RESIZED.replace("1 images", "2 images") in caplog.text
+    caplog.clear()
+    extra = ["dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv", "dataset.on_missing=skip"]
+    assert infer(setup, *extra) == 0 and "resized" not in caplog.text
+    for path in (setup / "faces/a").iterdir():
+        path.unlink()
+    assert infer(setup) == 0 and "resized" not in caplog.text
 
 
 # ---- weights and contract

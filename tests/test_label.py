@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -324,6 +325,18 @@ def test_mistakes_are_one_sentence_with_exit_code_2(setup, capsys, overrides, se
     assert cli.run(lambda: label.main(argv)) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_photographs_labelled_whole_are_counted(setup, caplog):
+    for path in sorted((setup / "images").rglob("*.jpg"))[:2]:
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (150, 150)))
+    whole = ("dataset.input=aligned", "dataset.landmarks=null", "base.verbose=1")
+    with caplog.at_level("INFO"):
+        assert run(setup, "magnitude", *whole) == 0
+    assert "11 images were not square and have been squeezed" in caplog.text
+    assert caplog.text.count("2 images were not 112x112 and were resized; if they are photographs") == 1
+    counts = json.loads((setup / "out/run.json").read_text())["counts"]
+    assert (counts["not_square"], counts["resized"]) == (11, 2)
 
 
 def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(setup, capsys):
