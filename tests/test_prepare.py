@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 import prepare
-from data.alignment import TEMPLATE_112
+from data.alignment import TEMPLATE_112, align
 from data.detector import FaceDetector, largest_face
 from data.labels import read_scores
 from data.landmark_run import JOURNAL
 from data.landmarks import read_landmarks
+from tests import helpers_inference
 from tests.helpers_detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
 from utils import cli
 from utils.config import load_config
@@ -217,6 +218,23 @@ def test_a_folder_without_faces_and_one_without_images(tmp_path, photographs, mo
     (photographs / "n2/dark.png").unlink()
     assert run(tmp_path, **detect_sections(photographs, model)) == 2
     assert "no image below this folder" in capsys.readouterr().err
+
+
+def test_photographs_are_scored_with_the_landmarks_found(tmp_path, photographs, model, capsys):
+    helpers_inference.write_setup(tmp_path)
+    assert run(tmp_path, **detect_sections(photographs, model)) == 0
+    found = tmp_path / "out/landmarks.csv"
+    score = (f"dataset.loc={photographs}", "dataset.input=landmarks", f"dataset.landmarks={found}")
+    score += (f"base.save_path={tmp_path / 'scores'}",)
+    assert helpers_inference.infer(tmp_path, *score) == 2
+    assert "2 of 5 images have no landmarks" in capsys.readouterr().err and not (tmp_path / "scores").exists()
+    assert helpers_inference.infer(tmp_path, *score, "dataset.on_missing=skip") == 0
+    scores = helpers_inference.scores_of(tmp_path / "scores")
+    assert list(scores) == ["n1/a.png", "n1/b.jpg", 'n2/é, "x"\n.png']
+    crop = align(cv2.imread(str(photographs / "n1/a.png"))[:, :, ::-1].copy(), at((4, 3)))
+    assert scores["n1/a.png"] == pytest.approx(helpers_inference.expected(crop), abs=1e-4)
+    failures = rows(tmp_path / "scores/failures.csv")[1:]
+    assert failures == [["n2/dark.png", "no landmarks"], ["n3/broken.jpg", "no landmarks"]]
 
 
 def journal_lines(folder):
