@@ -14,7 +14,7 @@ import torch
 
 from data.folders import ImageFolder, open_folder
 from data.score_files import Scored, write_failures, write_scores
-from data.score_pass import measure_left, with_workers
+from data.score_pass import measure_left, warn_of_sizes, with_workers
 from data.score_run import ScoreRun
 from model.onnx_scorer import OnnxScorer, is_onnx
 from model.scoring import Scorer, load_scorer
@@ -133,6 +133,7 @@ def conclude(job: Job, images: int, started: float) -> int:
         "scored": len(rows),
         "failed": len(state.reasons),
         "not_square": state.not_square,
+        "resized": state.resized,
         "other_files": job.folder.other_files,
     }
     session = {"images": images, "seconds": round(seconds, 3)}
@@ -163,8 +164,7 @@ def facts(job: Job) -> dict[str, Any]:
 
 def summarise(cfg: InferenceConfig, counts: dict[str, int], paths: list[Path]) -> None:
     """Log what needs a look and where the files are."""
-    if counts["not_square"]:
-        logger.warning(f"{counts['not_square']} images were not square and have been squeezed: not aligned crops?")
+    warn_of_sizes(counts)
     if counts["failed"]:
         report = logger.error if cfg.base.strict else logger.warning
         report(f"{counts['failed']} images have no score; the reasons are in {paths[0]}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from data.folders import ImageFolder, open_folder
 from data.keys import KeyTable
 from data.score_files import csv_cell, dump_dict, write_failures
-from data.score_pass import measure_left, with_workers
+from data.score_pass import measure_left, warn_of_sizes, with_workers
 from data.score_run import PARTIAL, ScoreRun
 from model.label_sources import LabelSource, PopulationSource, build_source
 from model.label_sources.base import keyed_seed
@@ -170,6 +170,7 @@ def conclude(job: Job, images: int, started: float) -> int:
         "labelled": len(rows),
         "failed": len(reasons),
         "not_square": state.not_square,
+        "resized": state.resized,
         "other_files": job.folder.other_files,
     }
     session = {"images": images, "seconds": round(time.perf_counter() - started, 3)}
@@ -228,8 +229,7 @@ def summarise(job: Job, counts: dict[str, int], labels: np.ndarray) -> None:
         f"{job.source.name}: labelled {counts['labelled']} of {counts['images']} images, "
         f"min {low:.4g}, median {middle:.4g}, max {high:.4g}; higher = better"
     )
-    if counts["not_square"]:
-        logger.warning(f"{counts['not_square']} images were not square and have been squeezed: not aligned crops?")
+    warn_of_sizes(counts)
     if counts["failed"]:
         report = logger.error if job.cfg.base.strict else logger.warning
         report(f"{counts['failed']} images have no label; the reasons are in {job.run.path / 'failures.csv'}")

@@ -13,8 +13,9 @@ from data.detector import FaceDetector
 from data.index import FaceIndex, build_index
 from data.labels import read_scores, write_scores_csv
 from data.landmark_run import LandmarkRun, detect_folder
-from data.landmarks import MISFIT_LIMIT_PX, misfit_px, read_landmarks, write_landmarks_csv
+from data.landmarks import read_landmarks, write_landmarks_csv
 from data.listing import list_compactly
+from data.misfit import MISFIT_LIMIT_PX, misfit_px, require_faces
 from data.synthetic import contact_sheet, render_populations
 from utils import cli
 from utils.config import load_config
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(cfg: PrepareConfig) -> None:
-    """Print how landmarks and labels cover the images, and write coverage.json; what is missing is an error."""
+    """Print how landmarks and labels cover the images, and write coverage.json; fail where training would."""
     index, coverage = build_index(cfg.dataset.model_copy(update={"on_missing": "skip"}))
     lines = coverage.lines()
     if index.landmarks is not None:
@@ -47,6 +48,8 @@ def check(cfg: PrepareConfig) -> None:
         json.dump({**coverage.to_dict(), "report": lines}, stream, indent=2)
     if cfg.dataset.on_missing == "error":
         coverage.require_complete()
+    if index.landmarks is not None:
+        require_faces(cfg.dataset.landms_location, index.landmarks)
 
 
 def unlike_faces(index: FaceIndex) -> list[str]:

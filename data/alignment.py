@@ -20,6 +20,9 @@ TEMPLATE_112 = np.array(
 """Where the five landmarks lie in a 112x112 ArcFace crop."""
 TEMPLATE_112.setflags(write=False)
 
+MIN_SPAN_PX = 2.0
+"""Landmarks closer together than this are no face; fractions of the image are."""
+
 _TINY = 1e-12
 _OPENCV_5 = int(cv2.__version__.split(".")[0]) >= 5
 _RGBA_LIMIT = 3 * 150_000

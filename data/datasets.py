@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from data.alignment import (
     CROP_SIZE_PX,
+    MIN_SPAN_PX,
     TEMPLATE_112,
     AlignmentError,
     estimate_similarity,
@@ -70,6 +71,8 @@ class CropBatch(NamedTuple):
     failures: Failures
     not_square: tuple[int, ...]
     """Rows whose file was squeezed into a square."""
+    resized: tuple[int, ...] = ()
+    """Rows whose file was square, but of another size."""
 
 
 class _IndexedFaces(Dataset):
@@ -215,36 +218,40 @@ class FaceCrops(Dataset):
 
     def __getitems__(self, wanted: Sequence[int]) -> CropBatch:
         crops = np.empty((len(wanted), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
-        rows, failures, not_square = [], [], []
+        rows, failures, not_square, resized = [], [], [], []
         for row in map(int, wanted):
             try:
-                if not self._cut(row, crops[len(rows)]):
-                    not_square.append(row)
+                height, width = self._cut(row, crops[len(rows)])
                 rows.append(row)
+                if height != width:
+                    not_square.append(row)
+                elif height != CROP_SIZE_PX:
+                    resized.append(row)
             except (ImageError, AlignmentError) as error:
                 failures.append((row, str(error)))
-        return CropBatch(rows, torch.from_numpy(crops[: len(rows)]), tuple(failures), tuple(not_square))
+        images = torch.from_numpy(crops[: len(rows)])
+        return CropBatch(rows, images, tuple(failures), tuple(not_square), tuple(resized))
 
-    def _cut(self, row: int, out: np.ndarray) -> bool:
-        """Fill `out`; False when the file had to be squeezed into a square."""
+    def _cut(self, row: int, out: np.ndarray) -> tuple[int, int]:
+        """Fill `out`; return the height and width of the crop before it was resized."""
         name = self.names[row]
         if self.landmarks is not None and not np.isfinite(self.landmarks[row]).all():
             raise AlignmentError("no landmarks")
         image = decode_rgb(os.path.join(self.root, name), exif=self.exif, max_pixels=self.max_pixels)
         if self.landmarks is None:
-            square = image.shape[0] == image.shape[1]
+            size = image.shape[:2]
             image = resize_crop(image)
             if self.perturb is None:
                 out[:] = image
-                return square
+                return size
             landmarks = TEMPLATE_112
         else:
-            square = True
+            size = CROP_SIZE_PX, CROP_SIZE_PX
             landmarks = checked(self.landmarks[row], image)
         if self.perturb is not None:
             landmarks = self.perturb(landmarks, name)
         warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out)
-        return square
+        return size
 
 
 def resize_crop(image: np.ndarray) -> np.ndarray:
@@ -263,9 +270,11 @@ def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
 
 
 def checked(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return the landmarks as float64 if they and the image have a rectangle in common."""
+    """Return the landmarks as float64 if they and the image have a rectangle in common and they are pixels."""
     landmarks = np.array(landmarks_52, np.float64)
     x, y = landmarks.T.tolist()
+    if 0 < max(max(x) - min(x), max(y) - min(y)) < MIN_SPAN_PX:
+        raise AlignmentError(f"landmarks span less than {MIN_SPAN_PX:g} px; are they fractions of the image?")
     height, width = image.shape[:2]
     if max(x) < 0 or max(y) < 0 or min(x) > width - 1 or min(y) > height - 1:
         raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")

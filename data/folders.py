@@ -1,6 +1,7 @@
 """An image folder to run a network over: its names and, where it has them, its landmarks."""
 
 import hashlib
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,11 @@ from data.datasets import CropPerturbation, FaceCrops
 from data.keys import KeyTable, match
 from data.landmarks import read_landmarks
 from data.listing import list_compactly
+from data.misfit import require_faces
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class ImageFolder(NamedTuple):
@@ -42,7 +46,8 @@ class ImageFolder(NamedTuple):
 def open_folder(cfg: CropInputConfig) -> ImageFolder:
     """List the folder and join its landmark file.
 
-    Raises DataError when the folder is missing, or when images have no landmarks and `on_missing` is error.
+    Raises DataError when the folder is missing, when images have no landmarks and `on_missing` is error, or when most
+    landmarks are in a wrong order or unit.
     """
     listing = list_compactly(cfg.loc)
     landmarks = _landmarks(cfg, listing.keys) if cfg.input == "landmarks" else None
@@ -64,7 +69,9 @@ def _landmarks(cfg: CropInputConfig, names: KeyTable) -> np.ndarray:
             "fix the prefix with dataset.key_root, or set dataset.on_missing: skip to list them in failures.csv"
         )
     points = np.full((len(names), 5, 2), np.nan, np.float32)
-    points[rows >= 0] = table.points[rows[rows >= 0]]
+    points[rows >= 0] = found = table.points[rows[rows >= 0]]
+    for line in require_faces(cfg.landmarks, found):
+        logger.warning(line)
     return points
 
 

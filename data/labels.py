@@ -42,10 +42,11 @@ def read_scores(path: str | Path) -> ScoreTable:
     return ScoreTable(keys, np.ascontiguousarray(values[:, 0]))
 
 
-def _pick(names: list[str]) -> tuple[int, tuple[int, ...]] | None:
-    score = next((names.index(column) for column in _SCORES if column in names), None)
+def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
+    """Choose the columns; of several scores the first known one, but only beside a known name."""
+    scores = [names.index(column) for column in _SCORES if column in names]
     name = next((names.index(column) for column in _NAMES if column in names), None)
-    return None if score is None or name is None else (name, (score,))
+    return None if not scores or (name is None and len(scores) > 1) else (name, (scores[0],))
 
 
 def _read_pickle(path: Path) -> ScoreTable:
@@ -80,7 +81,7 @@ def _read_parquet(path: Path) -> ScoreTable:
     try:
         columns = pa.parquet.read_schema(path).names
         picked = _pick([name.lower() for name in columns])
-        if picked is None:
+        if picked is None or picked[0] is None:
             raise DataError(f"{path}: has columns {', '.join(columns)}; expected path and quality")
         table = pa.parquet.read_table(path, columns=[columns[picked[0]], columns[picked[1][0]]])
         names = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])

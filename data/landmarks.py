@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.alignment import TEMPLATE_112
 from data.keys import KeyTable
 from data.text_tables import Columns, one_line, read_text_table
 from utils.errors import DataError
@@ -20,8 +19,6 @@ from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle
 
 HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
-MISFIT_LIMIT_PX = 13.0
-"""misfit_px above this is no face in template order."""
 _BLOCK = 4096
 _PICKLES = {".pkl", ".pickle", ".p"}
 _NAMES = {"path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id"}
@@ -47,10 +44,10 @@ def read_landmarks(path: str | Path) -> LandmarkTable:
     return LandmarkTable(keys, values.reshape(-1, 5, 2))
 
 
-def _pick(names: list[str]) -> tuple[int, tuple[int, ...]] | None:
+def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
     for wanted in (HEADER[1:], [f"p{n}{axis}" for n in range(1, 6) for axis in "xy"]):
         if set(wanted) <= set(names):
-            name = next((i for i, column in enumerate(names) if column in _NAMES), 0)
+            name = next((i for i, column in enumerate(names) if column in _NAMES), None)
             return name, tuple(names.index(column) for column in wanted)
     return None
 
@@ -104,20 +101,6 @@ def _five_by_two(value: object) -> np.ndarray | None:
 
 def _text(name: str | bytes) -> str:
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
-
-
-def misfit_px(points_NK2: np.ndarray) -> np.ndarray:
-    """Return how far each face is from the template after the best similarity, RMS over its points, 112 px crop.
-
-    Frontal faces come to 1-4, strong poses to 12, points in another order or with x and y exchanged to 14 and more.
-    """
-    z_NK = points_NK2[..., 0].astype(np.float64) + 1j * points_NK2[..., 1]
-    z_NK = z_NK - z_NK.mean(axis=1, keepdims=True)
-    target_K = TEMPLATE_112[:, 0] + 1j * TEMPLATE_112[:, 1]
-    target_K = target_K - target_K.mean()
-    power_N = np.maximum((np.abs(z_NK) ** 2).sum(axis=1), np.finfo(np.float64).tiny)
-    turn_N = (z_NK.conj() * target_K).sum(axis=1) / power_N
-    return np.sqrt((np.abs(target_K - turn_N[:, None] * z_NK) ** 2).mean(axis=1))
 
 
 def write_landmarks_csv(path: str | Path, names: Iterable[str], points: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from data.keys import KeyTable
 from data.loaders import Shard, train_loader, validation_loader
 from data.matching import find_match
 from data.recordio import EncodedImages, RecordIndex
-from data.training import TrainingData, digest
+from data.training import TrainingData, digest, index_remarks
 from utils.config.sections import CropInputConfig
 from utils.config.train import DatasetConfig, TrainConfig
 from utils.errors import DataError
@@ -88,7 +88,7 @@ def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = 
 
 def _folders(cfg: DatasetConfig) -> _Images:
     index, coverage = build_identity_index(cfg)
-    return _Images(index, coverage.lines(), digest(index))
+    return _Images(index, [*coverage.lines(), *index_remarks(index, cfg)], digest(index))
 
 
 def _records(cfg: DatasetConfig) -> _Images:

@@ -2,12 +2,13 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data.alignment import CROP_SIZE_PX
 from data.folders import ImageFolder
 from data.loaders import crop_batches
 from data.score_run import Outcome, ScoreRun
@@ -48,6 +49,17 @@ def measure_left(
                 logger.warning(f"{folder.names[rows[batch.not_square[0]]]!r} is not square; is it an aligned crop?")
             bar.update(len(outcome.quality))
     return left
+
+
+def warn_of_sizes(counts: Mapping[str, int]) -> None:
+    """Say how many images did not have the size of an aligned crop."""
+    if counts["not_square"]:
+        logger.warning(f"{counts['not_square']} images were not square and have been squeezed: not aligned crops?")
+    if counts["resized"]:
+        logger.warning(
+            f"{counts['resized']} images were not {CROP_SIZE_PX}x{CROP_SIZE_PX} and were resized; if they are "
+            "photographs rather than aligned crops, use dataset.input=landmarks"
+        )
 
 
 def with_workers(loader: InferenceLoaderParams, device: torch.device) -> InferenceLoaderParams:

@@ -41,6 +41,8 @@ class Progress:
     """Why a row has no score."""
     not_square: int = 0
     """Crops that had to be squeezed into a square."""
+    resized: int = 0
+    """Square crops of another size."""
 
     @classmethod
     def empty(cls, count: int) -> "Progress":
@@ -57,6 +59,7 @@ class Progress:
         self.done[rows] = True
         self.reasons.update({first + int(offset): str(reason) for offset, reason in batch["failures"].items()})
         self.not_square += int(batch["not_square"])
+        self.resized += int(batch.get("resized", 0))
 
 
 class Outcome(NamedTuple):
@@ -68,6 +71,8 @@ class Outcome(NamedTuple):
     """Place in the batch -> reason."""
     not_square: int
     """Crops that had to be squeezed into a square."""
+    resized: int
+    """Square crops of another size."""
 
     @classmethod
     def of(cls, batch: CropBatch, quality: np.ndarray, start: int) -> "Outcome":
@@ -79,7 +84,7 @@ class Outcome(NamedTuple):
                 values[row - start] = value
             else:
                 failures[row - start] = f"the network returned {value}"
-        return cls(values, failures, len(batch.not_square))
+        return cls(values, failures, len(batch.not_square), len(batch.resized))
 
 
 class ScoreRun:

@@ -1,7 +1,8 @@
 """Text files of names and numbers, one row per image: read fast by blocks, or slowly to name the bad line.
 
 Comma-separated rows may quote the name (commas, quotes and line breaks inside); rows separated by
-tabs, semicolons or blanks hold the numbers at their end, so that names may contain the separator.
+tabs, semicolons or blanks hold the numbers at their end, so that names may contain the separator,
+unless a header names more columns than these. Except after a comma, numbers may have a decimal comma.
 Both readers give the same table; the slow one is the definition, the fast one stops at anything odd.
 """
 
@@ -34,11 +35,13 @@ class Layout(NamedTuple):
     header: bool
     """Whether the first row holds column names."""
     name: int
-    """Column of the name (comma only)."""
+    """Column of the name, where all rows have `width` columns."""
     values: tuple[int, ...]
-    """Columns of the numbers; counted from the end of the row, -1 last, unless comma separated."""
+    """Columns of the numbers; counted from the end of the row, -1 last, without `width`."""
     width: int | None
-    """Columns every row has (comma only)."""
+    """Columns every row has; None: the name may contain the separator."""
+    decimal: str = "."
+    """Decimal mark, point or comma."""
 
 
 class Columns(NamedTuple):
@@ -48,8 +51,8 @@ class Columns(NamedTuple):
     """Words for an error: `a quality` or `5 landmarks`."""
     count: int
     """Numbers per row."""
-    pick: Callable[[list[str]], tuple[int, tuple[int, ...]] | None]
-    """From lower-case column names: column of the name and of the numbers, or None."""
+    pick: Callable[[list[str]], tuple[int | None, tuple[int, ...]] | None]
+    """From lower-case column names: column of the name, None where no known one is there, and those of the numbers."""
     dtype: type = np.float64
     """Numbers are parsed as float64 and kept as this."""
 
@@ -63,8 +66,9 @@ def read_text_table(path: str | Path, columns: Columns) -> tuple[KeyTable, np.nd
     path = Path(path)
     try:
         layout = find_layout(path, columns)
-        table = _read_fast(path, layout, columns.dtype)
-        keys, values = table if table is not None else _read_slow(path, layout, columns)
+        keys, values = _read(path, layout, columns)
+        if not layout.header and layout.width == columns.count + 2:
+            _require_percentiles(path, values[:, 0], _read(path, layout._replace(values=(2,)), columns)[1][:, 0])
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
     if not len(keys):
@@ -100,45 +104,104 @@ def one_line(value: object, limit: int = 80) -> str:
 
 
 def find_layout(path: Path, columns: Columns) -> Layout:
-    """Find the separator and the header from the first two rows."""
+    """Find the separator, the header and the decimal mark from the first two rows."""
     with open(path, **_TEXT) as stream:
         lines = [line.strip() for line in islice((line for line in _lines(stream) if line.strip()), 2)]
     if not lines:
         raise DataError(f"{path}: holds no rows; expected a name and {columns.what} in each")
-    rows = _first_rows(path) or [lines[:1]]
-    named = columns.pick([cell.strip().lower() for cell in rows[0]])
-    if named is not None and not any(map(_is_number, rows[0])):
-        return Layout(",", True, *named, len(rows[0]))
-    plain = (0, tuple(range(1, columns.count + 1)))
-    width = columns.count + 1
-    for separator in ("\t", ",", ";", " "):
-        if separator == ",":
-            split = [row if len(row) in (width, width + (columns.count == 1)) and row[0] else None for row in rows]
-        else:
-            split = [_cells_from_right(line, separator, columns.count) for line in lines]
-        numeric = [row is not None and all(map(_is_number, row[1:])) for row in split]
-        header = not numeric[0] and (split[0] is None or _may_be_header(split[0]))
-        if numeric[0] or (header and len(numeric) > 1 and numeric[1]):
-            if separator == ",":
-                return Layout(",", header, *plain, len(split[header]))
-            return Layout(separator, header, 0, tuple(range(-columns.count, 0)), None)
+    rows = _first_rows(path, ",") or [lines[:1]]
+    for separator in "\t,; ":
+        split = rows if separator == "," else [_cells_from_right(line, separator, columns.count) for line in lines]
+        layout = _by_header(path, separator, columns) or _by_place(path, separator, columns, split)
+        if layout is not None:
+            return layout
     header = len(rows) > 1 and _may_be_header(rows[0])
-    if len(rows[0]) == width:  # a damaged first row of an ordinary CSV: let the reader name it
-        return Layout(",", header, *plain, width)
-    row = rows[header]
-    raise DataError(
-        f"{path}, line {1 + header}: found {len(row)} columns, a name with {columns.what} takes {width}: "
+    if len(rows[0]) == columns.count + 1:  # a damaged first row of an ordinary CSV: let the reader name it
+        return Layout(",", header, *_plain(columns), columns.count + 1)
+    raise _wrong_width(path, 1 + header, rows[header], columns)
+
+
+def _by_header(path: Path, separator: str, columns: Columns) -> Layout | None:
+    """Return the layout of a table whose first row names its columns; DataError where the names leave it open."""
+    rows = _first_rows(path, separator)
+    if not rows or any(map(_may_be_number, rows[0])):
+        return None
+    names, second = [cell.strip().lower() for cell in rows[0]], rows[1] if len(rows) > 1 else []
+    picked = columns.pick(names)
+    wide = len(names) == len(second) > columns.count + 1 and _may_be_header(rows[0])
+    if separator == " ":  # there, names with blanks look like columns
+        wide = wide and all(map(_may_be_number, second[1:]))
+    known = picked is not None and (picked[0] is not None or picked[1] != _plain(columns)[1])
+    if not wide and not (known and separator == ","):
+        return None
+    name, values = picked or (None, (0,))
+    if name is None and (0 in values or (wide and _may_be_number(second[0]))):
+        raise DataError(
+            f"{path}: cannot tell the columns of the name and {columns.what} among {', '.join(names)[:80]}; "
+            "see README for what to call them"
+        )
+    return Layout(separator, True, name or 0, values, len(names), _decimal_mark([second[i : i + 1] for i in values]))
+
+
+def _by_place(path: Path, separator: str, columns: Columns, split: list[list[str] | None]) -> Layout | None:
+    """Return the layout of a table that holds a name, then numbers; an own CSV may end in a percentile."""
+    if separator == ",":
+        widths = (columns.count + 1, columns.count + 1 + (columns.count == 1))
+        split = [row if len(row) in widths and row[0] else None for row in split]
+    numeric = [row is not None and all(map(_may_be_number, row[1:])) for row in split]
+    header = not numeric[0] and (split[0] is None or _may_be_header(split[0]))
+    if not numeric[header : header + 1] == [True]:
+        return None
+    name, decimal = split[header][0], _decimal_mark([row[1:] for row in split if row])
+    if separator == ",":
+        if any(_ends_in_number(name, other, split[0] is None) for other in "\t; "):
+            return None  # `a.jpg;0,53`
+        return Layout(",", header, *_plain(columns), len(split[header]), decimal)
+    if _ends_in_number(name, separator):
+        raise _wrong_width(path, 1 + header, [*name.split(separator), *split[header][1:]], columns)
+    return Layout(separator, header, 0, tuple(range(-columns.count, 0)), None, decimal)
+
+
+def _plain(columns: Columns) -> tuple[int, tuple[int, ...]]:
+    return 0, tuple(range(1, columns.count + 1))
+
+
+def _wrong_width(path: Path, line: int, row: list[str], columns: Columns) -> DataError:
+    return DataError(
+        f"{path}, line {line}: found {len(row)} columns, a name with {columns.what} takes {columns.count + 1}: "
         f"{','.join(row)[:80]!r}; see README for the formats"
     )
 
 
-def _first_rows(path: Path) -> list[list[str]]:
+def _ends_in_number(name: str, separator: str, sure: bool = False) -> bool:
+    """Tell whether the end of a name is rather a column of its own; after a blank it is only behind an image's name."""
+    first, _, last = name.rpartition(separator)
+    named = sure or separator != " " or Path(first.lower()).suffix in IMAGE_SUFFIXES
+    return bool(first) and named and _may_be_number(last)
+
+
+def _require_percentiles(path: Path, quality: np.ndarray, percentile: np.ndarray) -> None:
+    """Refuse a third column without a name unless it ranks as the second does, in [0, 100]: inference.py's own."""
+    order = np.lexsort((percentile, quality))
+    up, step = np.diff(quality[order]) > 0, np.diff(percentile[order])
+    if (step < 0).any() or (step[~up] > 0).any() or not ((percentile >= 0) & (percentile <= 100)).all():
+        raise DataError(
+            f"{path}: has no header, and the third column is not the percentile of the second; "
+            "name the columns in a first row, path,quality and so on"
+        )
+
+
+def _first_rows(path: Path, separator: str) -> list[list[str]]:
     """Return the first two rows of a CSV; none where the text is no CSV at all."""
     with open(path, **_TEXT) as stream:
         try:
-            return list(islice((row for row in csv.reader(stream) if row), 2))
+            return list(islice((row for row in _reader(stream, separator) if row), 2))
         except csv.Error:
             return []
+
+
+def _reader(stream: IO[str], separator: str):
+    return csv.reader(stream, delimiter=separator, skipinitialspace=separator == " ")
 
 
 def _may_be_header(row: list[str]) -> bool:
@@ -153,6 +216,19 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return "_" not in text
+
+
+def _may_be_number(text: str) -> bool:
+    return _is_number(text) or _is_number(_point(text, ","))
+
+
+def _decimal_mark(rows: list[list[str]]) -> str:
+    return "," if any("," in cell for row in rows for cell in row) else "."
+
+
+def _point(text: str, decimal: str) -> str:
+    """Return a number with a decimal point; where the comma is the mark, a point is none."""
+    return text if decimal == "." else text.translate({ord(","): ".", ord("."): ","})
 
 
 def _bare(text: str) -> str:
@@ -172,7 +248,8 @@ def _lines(stream: IO[str]) -> Iterator[str]:
 
 def iterate_rows(path: Path, layout: Layout, columns: Columns) -> Iterator[tuple[int, str, list[float]]]:
     """Yield (line number, name, numbers) of every row; DataError at the first bad one."""
-    rows = _comma_rows(path) if layout.separator == "," else _tail_rows(path, layout.separator, columns.count)
+    cut = layout.separator, columns.count
+    rows = _tail_rows(path, *cut) if layout.width is None else _column_rows(path, layout.separator)
     width = layout.width or columns.count + 1
     for number, cells in islice(rows, int(layout.header), None):
         place = f"{path}, line {number}"
@@ -184,12 +261,13 @@ def iterate_rows(path: Path, layout: Layout, columns: Columns) -> Iterator[tuple
         name = cells[layout.name]
         if not name:
             raise DataError(f"{place}: the name is empty; mend or remove the row")
-        yield number, name, [_number(f"{place}, {name[:80]!r}", _bare(cells[column])) for column in layout.values]
+        texts = [_bare(cells[column]) for column in layout.values]
+        yield number, name, [_number(f"{place}, {name[:80]!r}", text, layout.decimal) for text in texts]
 
 
-def _comma_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _column_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     with open(path, **_TEXT) as stream:
-        reader = csv.reader(stream)
+        reader = _reader(stream, separator)
         try:
             yield from ((reader.line_num, row) for row in reader if row)
         except csv.Error as error:
@@ -203,10 +281,11 @@ def _tail_rows(path: Path, separator: str, count: int) -> Iterator[tuple[int, li
                 yield number, _cells_from_right(line, separator, count) or [line]
 
 
-def _number(place: str, text: str) -> float:
-    if not _is_number(text):
+def _number(place: str, text: str, decimal: str) -> float:
+    pointed = _point(text, decimal)
+    if not _is_number(pointed):
         raise DataError(f"{place}: {text[:40]!r} is no number; mend or remove the row")
-    if not np.isfinite(value := float(text)):
+    if not np.isfinite(value := float(pointed)):
         raise DataError(f"{place}: {text!r} is not finite; mend or remove the row")
     return value
 
@@ -214,6 +293,11 @@ def _number(place: str, text: str) -> float:
 def _line_of(path: Path, layout: Layout, columns: Columns, row: int) -> str:
     number, _, _ = next(islice(iterate_rows(path, layout, columns), int(row), None))
     return f", line {number}"
+
+
+def _read(path: Path, layout: Layout, columns: Columns) -> tuple[KeyTable, np.ndarray]:
+    table = _read_fast(path, layout, columns.dtype) if layout.decimal == "." else None
+    return _read_slow(path, layout, columns) if table is None else table
 
 
 def _read_slow(path: Path, layout: Layout, columns: Columns) -> tuple[KeyTable, np.ndarray]:
@@ -234,7 +318,7 @@ def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.nd
     values = np.empty((rows, len(layout.values)), dtype)
     used = filled = 0
     try:
-        for names, numbers in (_comma_blocks if layout.separator == "," else _tail_blocks)(path, layout):
+        for names, numbers in (_tail_blocks if layout.width is None else _column_blocks)(path, layout):
             keys = KeyTable.from_arrow(names)
             size = keys.offsets[-1] - keys.offsets[0]
             stop = filled + len(keys)
@@ -276,13 +360,13 @@ def _read_options(layout: Layout, names: list[str]) -> pyarrow.csv.ReadOptions:
     )
 
 
-def _comma_blocks(path: Path, layout: Layout) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
+def _column_blocks(path: Path, layout: Layout) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
     columns = [f"c{i}" for i in range(layout.width)]
     name, values = columns[layout.name], [columns[i] for i in layout.values]
     reader = pyarrow.csv.open_csv(
         path,
         _read_options(layout, columns),
-        pyarrow.csv.ParseOptions(newlines_in_values=True),
+        pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
             column_types={name: pa.large_binary(), **dict.fromkeys(values, pa.float64())},
             include_columns=[name, *values],

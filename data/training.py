@@ -12,8 +12,9 @@ from data.datasets import DistillationBatch, DistillationDataset
 from data.identity_centres import CentreImages, centre_images
 from data.index import FaceIndex, build_index, split
 from data.loaders import BatchLoader, Shard, train_loader, validation_loader
+from data.misfit import require_faces
 from data.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
-from utils.config.train import TrainConfig
+from utils.config.train import DatasetConfig, TrainConfig
 from utils.errors import DataError
 
 
@@ -64,6 +65,7 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
     """Join images, landmarks and labels for AI-KD and split them; raises DataError when nothing fits."""
     dataset_cfg, seed = cfg.dataset, cfg.base.seed
     index, coverage = build_index(dataset_cfg)
+    remarks = index_remarks(index, dataset_cfg)
     parts, centres, centre_loader = split(index.labels, dataset_cfg.val_percent), None, None
     if cfg.loss.refinement is not None:
         centres, parts = centre_images(index, parts, cfg.loss.refinement)
@@ -85,6 +87,7 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
         epochs=cfg.base.epochs,
         report=[
             *coverage.lines(),
+            *remarks,
             f"{len(train_rows)} images to train on, {len(val_rows)} to validate on",
             *_centre_lines(centres, cfg),
         ],
@@ -98,6 +101,11 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> TrainingData:
         centre_loader=centre_loader,
     )
     return _checked(data, dataset_cfg.image_location)
+
+
+def index_remarks(index: FaceIndex, cfg: DatasetConfig) -> list[str]:
+    """Return a line on landmarks unlike faces, if there are many; DataError where their order or unit is wrong."""
+    return [] if index.landmarks is None else require_faces(cfg.landms_location, index.landmarks)
 
 
 def _centre_lines(centres: CentreImages | None, cfg: TrainConfig) -> list[str]:

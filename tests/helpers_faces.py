@@ -1,6 +1,7 @@
 """Small image folders and the indexes over them, for tests of what reads images."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,27 @@ from data.alignment import TEMPLATE_112
 from data.datasets import FaceCrops
 from data.index import FaceIndex
 from data.keys import KeyTable
+from data.landmarks import read_landmarks, write_landmarks_csv
+
+WRONG_ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "left and right are exchanged": lambda points: points[:, [1, 0, 2, 4, 3]],
+    "x and y are exchanged": lambda points: points[:, :, ::-1],
+    "the eyes are exchanged": lambda points: points[:, [1, 0, 2, 3, 4]],
+    "the mouth corners are exchanged": lambda points: points[:, [0, 1, 2, 4, 3]],
+    "they are x1..x5,y1..y5": lambda points: points.transpose(0, 2, 1).reshape(-1, 5, 2),
+    "they are y1..y5,x1..x5": lambda points: points[:, :, ::-1].transpose(0, 2, 1).reshape(-1, 5, 2),
+    "the nose comes first": lambda points: points[:, [2, 0, 1, 3, 4]],
+    "the nose comes last": lambda points: points[:, [0, 1, 3, 4, 2]],
+    "the mouth comes before the eyes": lambda points: points[:, [3, 4, 2, 0, 1]],
+    "they are fractions of the image, not pixels": lambda points: points / 200,
+}
+"""What a user may have done to landmarks (N, 5, 2), by the words it is named with."""
+
+
+def spoil_landmarks(path: Path, looks: str) -> None:
+    """Write a landmark file again, its points in a wrong order or unit."""
+    keys, points = read_landmarks(path)
+    write_landmarks_csv(path, keys, WRONG_ORDERS[looks](points))
 
 
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

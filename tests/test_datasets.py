@@ -1,6 +1,7 @@
 """Samples: the crops against cv2 called by hand, the keys of every random draw, and what broken files do."""
 
 import pickle
+import re
 from dataclasses import replace
 
 import cv2
@@ -224,7 +225,7 @@ def test_an_aligned_crop_is_used_as_it_is(tmp_path):
     write_image(tmp_path / "a.png", image)
     batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
     assert batch.rows == [0]
-    assert batch.failures == batch.not_square == ()
+    assert batch.failures == batch.not_square == batch.resized == ()
     np.testing.assert_array_equal(batch.images[0], image)
 
 
@@ -235,7 +236,8 @@ def test_other_sizes_are_resized_as_the_released_transform_does(tmp_path, size):
     batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
     np.testing.assert_array_equal(batch.images[0], np.asarray(resize(Image.fromarray(image), [112, 112])))
     np.testing.assert_array_equal(resize_crop(image), batch.images[0])
-    assert batch.not_square == (() if size[0] == size[1] else (0,))
+    square = size[0] == size[1]
+    assert (batch.not_square, batch.resized) == (((), (0,)) if square else ((0,), ()))
 
 
 def test_landmark_input_aligns_as_training_does(index):
@@ -264,6 +266,16 @@ def test_failures_carry_their_reason(index, tmp_path):
         (5, "empty file"),
     )
     np.testing.assert_array_equal(batch.images[1], crop_by_hand(index.path(6), landmarks[6]))
+
+
+def test_landmarks_as_fractions_of_the_image_give_no_crop(index):
+    landmarks = index.landmarks / [90, 100]
+    batch = FaceCrops(index.root, index.keys, aligned_cfg(index.root, input="landmarks"), landmarks)[0]
+    reason = "landmarks span less than 2 px; are they fractions of the image?"
+    assert batch.failures == ((0, reason),) and batch.rows == []
+    index.landmarks[1] /= 100
+    with pytest.raises(DataError, match=re.escape(reason)):
+        DistillationDataset(index, 1, SOURCE, DECODE)[0, 1]
 
 
 def test_landmark_input_needs_all_landmarks(index):

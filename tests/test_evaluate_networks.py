@@ -14,6 +14,7 @@ from model.compact import CompactNet
 from tests.helpers_evaluation import csv_rows as rows
 from tests.helpers_evaluation import run_evaluate as run
 from tests.helpers_evaluation import write_population
+from tests.helpers_faces import spoil_landmarks
 from tests.helpers_inference import STUDENT, TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,6 +163,12 @@ def test_an_image_a_source_cannot_score_is_named_with_its_reason(tmp_path, capsy
         "scores": {"SDD-FIQA": {"source": str(tmp_path / "label.yaml")}},
     }
     (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
+    whole = (tmp_path / "landmarks.csv").read_bytes()
+    spoil_landmarks(tmp_path / "landmarks.csv", "the nose comes last")
+    assert run(tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "100% of the landmarks" in error and "the nose comes last" in error and not (tmp_path / "out").exists()
+    (tmp_path / "landmarks.csv").write_bytes(whole)
     missing = "no score of SDD-FIQA, first 'id4/0.png' (its identity has no other image)"
     assert run(tmp_path, "evaluation.rule=pooled_rethreshold") == 2  # discards non-mated pairs too
     assert missing in capsys.readouterr().err

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import safe_open
 
 import export
@@ -20,7 +22,16 @@ import train_main
 from model.build import trained_student
 from model.sharing import recorded_model
 from tests import helpers_inference, helpers_training
-from tests.helpers_images import write_crops
+from tests.helpers_images import (
+    ORIENTATION,
+    crop_pixels,
+    jpeg_bytes,
+    write_broken,
+    write_bytes,
+    write_crops,
+    write_image,
+    write_twins,
+)
 from tests.helpers_inference import STUDENT, assert_scores, expected_of, infer, scores_of
 from utils import cli
 from utils.contract import InputContract, load_contract, save_contract
@@ -95,7 +106,35 @@ def test_the_example_scores_without_torch(setup):
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert_scores({row["path"]: np.float32(row["quality"]) for row in rows}, expected_of(names))
-    assert len((ROOT / "examples/score_onnx.py").read_text().splitlines()) < 45
+    assert len((ROOT / "examples/score_onnx.py").read_text().splitlines()) < 60
+
+
+def test_the_example_scores_every_kind_of_file_as_inference_does(setup):
+    faces = setup / "faces"
+    write_twins(faces, crop_pixels(3, 150))
+    write_image(faces / "wide.png", crop_pixels(4, 128)[:100])
+    write_bytes(faces / "photo.jpe", jpeg_bytes(crop_pixels(5, 140)))
+    turned = Image.Exif()
+    turned[ORIENTATION] = 8
+    write_image(faces / "a/turned.JPG", crop_pixels(6), exif=turned, quality=95)
+    write_image(faces / "a.b/turned.tif", crop_pixels(6), tiffinfo={ORIENTATION: 6})
+    grey16 = crop_pixels(7)[:, :, 0].astype(np.uint16) * 250 + 99
+    write_bytes(faces / "grey16.png", cv2.imencode(".png", grey16)[1].tobytes())
+    write_image(faces / "grey16.tiff", grey16)
+    write_image(faces / "float.tiff", np.ones((112, 112), np.float32))
+    broken = write_broken(faces)
+    (faces / "folder.png").mkdir()
+    weight = f"model.weight={setup}/export/student.onnx"
+    assert infer(setup, weight) == 0
+    command = [sys.executable, ROOT / "examples/score_onnx.py", setup / "export/student.onnx", faces]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {row["path"]: float(row["quality"]) for row in csv.DictReader(io.StringIO(done.stdout))}
+    wanted = scores_of(setup / "out")
+    assert list(found) == list(wanted) and len(found) == 13
+    assert [found[name] for name in wanted] == pytest.approx(list(wanted.values()), abs=1e-5)
+    assert max(found.values()) - min(found.values()) > 0.01
+    assert sorted(line.split(": ")[0] for line in done.stderr.splitlines()) == sorted([*broken, "float.tiff"])
 
 
 def test_quality_and_embedding_of_100_images_are_those_of_torch_in_batches_of_any_size(setup):

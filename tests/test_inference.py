@@ -16,9 +16,11 @@ from scipy.stats import percentileofscore
 
 from data import score_files
 from data.alignment import TEMPLATE_112, align
+from data.landmarks import read_landmarks, write_landmarks_csv
 from data.score_files import percentiles
 from model.ai_kd import WrapperModel
 from model.mlp import LinearHead
+from tests.helpers_faces import spoil_landmarks
 from tests.helpers_images import (
     crop_pixels,
     jpeg_bytes,
@@ -224,6 +226,25 @@ def test_images_without_landmarks_stop_the_run_or_are_listed(setup, capsys):
     assert rows_of(setup / "out/failures.csv") == [{"path": "a/3.png", "reason": "no landmarks"}]
 
 
+@pytest.mark.parametrize("looks", ["the eyes are exchanged", "they are fractions of the image, not pixels"])
+def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(setup, capsys, looks):
+    write_landmarks(setup, ["a/1.png", "a/2.png", "b/1.png"])
+    spoil_landmarks(setup / "landmarks.csv", looks)
+    assert infer(setup, "dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv") == 2
+    error = capsys.readouterr().err
+    assert f"{setup}/landmarks.csv: 100% of the landmarks" in error and looks in error
+    assert error.count("\n") == 1 and not (setup / "out").exists()
+
+
+def test_landmarks_that_are_often_unlike_a_face_are_said(setup, caplog):
+    write_landmarks(setup, ["a/1.png", "a/2.png", "b/1.png"])
+    keys, points = read_landmarks(setup / "landmarks.csv")
+    points[0] = points[0, :, ::-1]
+    write_landmarks_csv(setup / "landmarks.csv", keys, points)
+    assert infer(setup, "dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv") == 0
+    assert caplog.text.count("33% of the landmarks are unlike a face in template order; are these profiles?") == 1
+
+
 def test_a_crop_that_is_not_square_is_squeezed_with_a_warning(setup, caplog):
     write_image(setup / "faces/wide.png", crop_pixels(1, 128)[:100])
     write_image(setup / "faces/large.png", np.full((200, 200, 3), 90, np.uint8))
@@ -232,7 +253,29 @@ def test_a_crop_that_is_not_square_is_squeezed_with_a_warning(setup, caplog):
     assert scores_of(setup / "out")["large.png"] == pytest.approx(
         expected(np.full((112, 112, 3), 90, np.uint8)), abs=1e-5
     )
-    assert json.loads((setup / "out/run.json").read_text())["counts"]["not_square"] == 1
+    counts = json.loads((setup / "out/run.json").read_text())["counts"]
+    assert (counts["not_square"], counts["resized"]) == (1, 1)
+    assert "1 images were not square and have been squeezed" in caplog.text
+    assert caplog.text.count(RESIZED) == 1
+
+
+RESIZED = (
+    "1 images were not 112x112 and were resized; if they are photographs rather than aligned crops, use "
+    "dataset.input=landmarks"
+)
+
+
+def test_resizing_is_said_of_photographs_only(setup, caplog):
+    write_crops(setup / "faces", 2)
+    write_landmarks(setup, ["a/1.png", "a/2.png"])
+    assert infer(setup, "dataset.loc=" + str(setup / "faces/a")) == 0
+    assert RESIZED.replace("1 images", "2 images") in caplog.text
+    caplog.clear()
+    extra = ["dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv", "dataset.on_missing=skip"]
+    assert infer(setup, *extra) == 0 and "resized" not in caplog.text
+    for path in (setup / "faces/a").iterdir():
+        path.unlink()
+    assert infer(setup) == 0 and "resized" not in caplog.text
 
 
 # ---- weights and contract

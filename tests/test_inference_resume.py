@@ -67,7 +67,7 @@ def test_bad_files_are_named_with_a_reason_and_good_ones_scored_right(setup):
     for row in failures:
         assert words[row["path"]] in row["reason"], row
     counts = json.loads((setup / "out/run.json").read_text())["counts"]
-    assert counts == {"images": 12, "scored": 6, "failed": 6, "not_square": 0, "other_files": 1}
+    assert counts == {"images": 12, "scored": 6, "failed": 6, "not_square": 0, "resized": 0, "other_files": 1}
 
 
 def test_unscored_images_exit_3_when_strict(setup, capsys):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from data.landmarks import read_landmarks
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP, LinearHead
+from tests.helpers_faces import spoil_landmarks
 from tests.helpers_processes import kill_the_last, torchrun
 from tests.helpers_tiny_networks import randomised
 from tests.helpers_training import ROOT, TINY, write_faces, write_setup
@@ -329,6 +331,26 @@ def test_mistakes_are_one_sentence_with_exit_code_2(setup, capsys, overrides, se
     assert cli.run(lambda: label.main(argv)) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_photographs_labelled_whole_are_counted(setup, caplog):
+    for path in sorted((setup / "images").rglob("*.jpg"))[:2]:
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (150, 150)))
+    whole = ("dataset.input=aligned", "dataset.landmarks=null", "base.verbose=1")
+    with caplog.at_level("INFO"):
+        assert run(setup, "magnitude", *whole) == 0
+    assert "11 images were not square and have been squeezed" in caplog.text
+    assert caplog.text.count("2 images were not 112x112 and were resized; if they are photographs") == 1
+    counts = json.loads((setup / "out/run.json").read_text())["counts"]
+    assert (counts["not_square"], counts["resized"]) == (11, 2)
+
+
+def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(setup, capsys):
+    spoil_landmarks(setup / "landmarks.csv", "left and right are exchanged")
+    assert cli.run(lambda: label.main(["-c", str(setup / "label_config.yaml")])) == 2
+    error = capsys.readouterr().err
+    assert f"{setup}/landmarks.csv: 100% of the landmarks" in error and "left and right are exchanged" in error
+    assert error.count("\n") == 1 and not (setup / "out").exists()
 
 
 def test_a_folder_without_one_good_image_is_an_error_that_keeps_the_reasons(setup, capsys):

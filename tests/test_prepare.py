@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 import prepare
-from data.alignment import TEMPLATE_112
+from data.alignment import TEMPLATE_112, align
 from data.detector import FaceDetector, largest_face
 from data.labels import read_scores
 from data.landmark_run import JOURNAL
 from data.landmarks import read_landmarks
+from tests import helpers_inference
 from tests.helpers_detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
 from utils import cli
 from utils.config import load_config
@@ -219,6 +220,23 @@ def test_a_folder_without_faces_and_one_without_images(tmp_path, photographs, mo
     assert "no image below this folder" in capsys.readouterr().err
 
 
+def test_photographs_are_scored_with_the_landmarks_found(tmp_path, photographs, model, capsys):
+    helpers_inference.write_setup(tmp_path)
+    assert run(tmp_path, **detect_sections(photographs, model)) == 0
+    found = tmp_path / "out/landmarks.csv"
+    score = (f"dataset.loc={photographs}", "dataset.input=landmarks", f"dataset.landmarks={found}")
+    score += (f"base.save_path={tmp_path / 'scores'}",)
+    assert helpers_inference.infer(tmp_path, *score) == 2
+    assert "2 of 5 images have no landmarks" in capsys.readouterr().err and not (tmp_path / "scores").exists()
+    assert helpers_inference.infer(tmp_path, *score, "dataset.on_missing=skip") == 0
+    scores = helpers_inference.scores_of(tmp_path / "scores")
+    assert list(scores) == ["n1/a.png", "n1/b.jpg", 'n2/é, "x"\n.png']
+    crop = align(cv2.imread(str(photographs / "n1/a.png"))[:, :, ::-1].copy(), at((4, 3)))
+    assert scores["n1/a.png"] == pytest.approx(helpers_inference.expected(crop), abs=1e-4)
+    failures = rows(tmp_path / "scores/failures.csv")[1:]
+    assert failures == [["n2/dark.png", "no landmarks"], ["n3/broken.jpg", "no landmarks"]]
+
+
 def journal_lines(folder):
     path = folder / JOURNAL
     return path.read_bytes().count(b"\n") - 1 if path.exists() else -1
@@ -318,6 +336,14 @@ def test_check_tells_landmarks_in_another_order(tmp_path, photographs, capsys):
     (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(swapped))
     assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 0
     assert "1 of 2 images have points unlike a face in template order, first: 'a.png'" in capsys.readouterr().out
+    for scale, looks in ((1, "left and right are exchanged"), (0.005, "they are fractions of the image")):
+        wrong = {f"train/n1/{name}": (TEMPLATE_112[[1, 0, 2, 4, 3]] * scale).tolist() for name in "ab"}
+        (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(wrong))
+        assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 2
+        out, err = capsys.readouterr()
+        assert "2 of 2 images have points unlike a face" in out
+        assert err.count("\n") == 1 and "100% of the landmarks are no face" in err
+        assert (scale < 1) or looks in err
 
 
 def test_check_of_a_folder_that_matches_nothing_is_a_sentence(tmp_path, photographs, capsys):

@@ -1,5 +1,8 @@
 """Every shipped YAML is read by the schema of its script, and none is forgotten here."""
 
+import re
+import shlex
+
 import pytest
 
 from tests.helpers_training import ROOT
@@ -23,6 +26,8 @@ SCHEMAS = {
     "prepare_config": PrepareConfig,
 }
 SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": LabelConfig, "synthetic": PrepareConfig}
+SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": LabelConfig, "prepare": PrepareConfig}
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
@@ -56,3 +61,24 @@ def test_every_main_configuration_is_there():
 def test_training_configurations_name_a_model_that_is_there(name):
     cfg = load_config(TrainConfig, ROOT / f"configs/{name}.yaml")
     load_config(ModelConfig, ROOT / cfg.model.config)
+
+
+def documented_commands():
+    """Yield (script, arguments) of each command on a shipped configuration in README and docs."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        for script, arguments in re.findall(
+            r"^(?:python|torchrun) .*?(\w+)\.py +-c +(configs/.*)$", text, re.MULTILINE
+        ):
+            if script in SCRIPTS:
+                yield script, shlex.split(arguments, comments=True)
+
+
+def test_documented_commands_fit_their_configurations():
+    commands = list(documented_commands())
+    assert {script for script, _ in commands} == set(SCRIPTS)
+    for script, (config, *overrides) in commands:
+        overrides = overrides[: overrides.index("--allow-module")] if "--allow-module" in overrides else overrides
+        cfg = load_config(SCRIPTS[script], ROOT / config, overrides)
+        if config == "configs/label_config.yaml" and cfg.source.name == "ser_fiq":
+            assert cfg.source.ser_fiq.dropout.rate, f"{overrides}: the shipped network has no dropout of its own"

@@ -9,9 +9,12 @@ import torch
 import yaml
 
 import train_main
+from data.landmarks import read_landmarks, write_landmarks_csv
 from model.build import trained_student
 from model.compact import CompactNet
-from tests.helpers_training import TINY, run_script, same_bytes, tensors, write_setup
+from tests.helpers_faces import spoil_landmarks
+from tests.helpers_recognition import write_run
+from tests.helpers_training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
@@ -359,3 +362,27 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, capsys, over
     error = capsys.readouterr().err
     assert code == 2 and sentence in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["aikd", "cosface"])
+def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(tmp_path, capsys, method):
+    config = write_setup(tmp_path) if method == "aikd" else write_run(tmp_path, method)
+    if method == "cosface":
+        write_faces(tmp_path, 20)
+    spoil_landmarks(tmp_path / "landmarks.csv", "x and y are exchanged")
+    where = [f"dataset.image_location={tmp_path}/images", f"dataset.landms_location={tmp_path}/landmarks.csv"]
+    assert train_main.cli.run(lambda: train_main.main(["-c", str(config), *where])) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/landmarks.csv: 100% of the landmarks") and error.count("\n") == 1
+    assert "x and y are exchanged" in error and not (tmp_path / "run").exists()
+
+
+def test_many_landmarks_unlike_faces_are_one_line_of_the_report(tmp_path):
+    config = write_setup(tmp_path, count=20)
+    keys, points = read_landmarks(tmp_path / "landmarks.csv")
+    points[:4] = points[:4, :, ::-1]
+    write_landmarks_csv(tmp_path / "landmarks.csv", keys, points)
+    report = make_run(config).data.report
+    assert [line for line in report if "unlike a face" in line] == [
+        f"{tmp_path}/landmarks.csv: 20% of the landmarks are unlike a face in template order; are these profiles?"
+    ]
