@@ -126,6 +126,8 @@ def _by_header(path: Path, separator: str, columns: Columns) -> Layout | None:
     rows = _first_rows(path, separator)
     if not rows or any(map(_may_be_number, rows[0])):
         return None
+    if separator == "," and any(all(_ends_in_number(row[-1], other, sure=True) for row in rows) for other in "\t; "):
+        return None  # `a,b;0.5`
     names, second = [cell.strip().lower() for cell in rows[0]], rows[1] if len(rows) > 1 else []
     picked = columns.pick(names)
     wide = len(names) == len(second) > columns.count + 1 and _may_be_header(rows[0])

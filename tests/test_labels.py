@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data import text_tables
@@ -244,6 +244,8 @@ def test_the_fast_and_the_slow_reader_agree_on_csv(tmp_path, monkeypatch, rows, 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(plain, number), min_size=1, max_size=6), st.sampled_from("\t; "), st.integers(3, 60))
+@example([("a,,a", "0.0"), ("a,,a", "0.0")], ";", 3)
+@example([("a,,a", "0.0"), ("a,,a", "0.0")], " ", 3)
 def test_the_fast_and_the_slow_reader_agree_on_text(tmp_path, monkeypatch, rows, separator, block_bytes):
     path = written(tmp_path, "".join(f"{name}{separator}{text}\n" for name, text in rows))
     monkeypatch.setattr(text_tables, "_BLOCK_BYTES", block_bytes * 20)
