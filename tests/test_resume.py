@@ -5,6 +5,8 @@ import os
 import random
 import signal
 import time
+from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +142,33 @@ def test_other_labels_are_another_run(tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(ConfigError, match=r"inputs\.index_sha256"):
         train_main.main(["-c", str(config), "base.resume=auto"])
+
+
+def test_a_bad_image_stops_a_run_that_goes_on_by_each_way_its_message_names(tmp_path, capsys):
+    config = write_setup(tmp_path)
+    assert train(config, f"base.save_path={tmp_path / 'whole'}") == 0
+    data = train_main.build(*_configs(config), (), train_main.torch.device("cpu")).data
+    image = Path(data.train.source.path(int(list(islice(data.batches_from(0), 6))[5].row[0])))
+    good = image.read_bytes()
+    image.write_bytes(b"no image")
+    for name in ("skipped", "mended"):
+        assert train(config, f"base.save_path={tmp_path / name}") == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {image}: ") and error.count("\n") == 1
+        for way in ("dataset.on_missing=skip", "base.resume=auto", "removed", "new run"):
+            assert way in error
+        assert [row["step"] for row in metrics(tmp_path / name)] == [1, 2, 3, 4, 5]
+    assert train(config, f"base.save_path={tmp_path / 'skipped'}", "dataset.on_missing=skip", "base.resume=auto") == 0
+    assert train(config, f"base.save_path={tmp_path / 'left_out'}", "dataset.on_missing=skip") == 0
+    assert_same_run(tmp_path / "skipped", tmp_path / "left_out")
+    whole = metrics(tmp_path / "whole")
+    assert metrics(tmp_path / "skipped")[:5] == whole[:5] and metrics(tmp_path / "skipped")[5:] != whole[5:]
+    image.write_bytes(good)
+    assert train(config, f"base.save_path={tmp_path / 'mended'}", "base.resume=auto") == 0
+    assert_same_run(tmp_path / "mended", tmp_path / "whole")
+    image.unlink()
+    assert train(config, f"base.save_path={tmp_path / 'mended'}", "dataset.on_missing=skip", "base.resume=auto") == 2
+    assert "the run there has inputs.images = 40, this one 39" in capsys.readouterr().err
 
 
 def test_a_broken_resume_file_is_named(tmp_path):

@@ -21,12 +21,16 @@ FREE_KEYS = (
     "base.log_every",
     "base.max_steps",
     "dataset.cache",
+    "dataset.on_missing",
     "dataloader.train.params.num_workers",
     "dataloader.train.params.pin_memory",
     "dataloader.val.params",
     "wandb",
 )
-"""Keys that may differ between the two halves of a resumed run: they do not change what is computed."""
+"""Keys that may differ between the two halves of a resumed run: they do not change what is computed.
+
+With on_missing, an image that is skipped now would have stopped the first half; the index is compared by its hash.
+"""
 
 
 class RunFolder:
