@@ -1,11 +1,14 @@
-"""Runs of several processes as torchrun starts them, and the sudden death of one."""
+"""Runs of several processes as torchrun starts them, the sudden death of one, and runs on a disk that fills up."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.helpers_training import ROOT
 
@@ -29,3 +32,14 @@ def kill_the_last(launcher: subprocess.Popen, log: Path, lines: int) -> None:
     os.kill(int(children[-1]), signal.SIGKILL)
     launcher.communicate(timeout=300)
     assert launcher.returncode != 0, "the run ended before one process could be killed"
+
+
+def run_on_small_disk(folder: Path, size_bytes: int, script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script of the repository while `folder` is a disk of that size, which is gone afterwards."""
+    folder.mkdir(exist_ok=True)
+    mounted = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", str(size_bytes), str(folder)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], **options).returncode:
+        pytest.skip("needs a mount namespace")
+    return subprocess.run([*command, sys.executable, script, *map(str, arguments)], **options)

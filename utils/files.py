@@ -41,6 +41,13 @@ def _umask() -> int:
     return mask
 
 
+def allocate(stream: IO[bytes], size: int) -> None:
+    """Give a file to be mapped its size, on disk where the system can: one with holes kills when the disk is full."""
+    stream.truncate(size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), 0, size)
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
