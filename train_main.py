@@ -372,4 +372,4 @@ def _talks(cfg: TrainConfig) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, go_on="go on with base.resume=auto"))

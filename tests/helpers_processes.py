@@ -34,11 +34,11 @@ def kill_the_last(launcher: subprocess.Popen, log: Path, lines: int) -> None:
     assert launcher.returncode != 0, "the run ended before one process could be killed"
 
 
-def run_on_small_disk(folder: Path, size_bytes: int, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script of the repository while `folder` is a disk of that size, which is gone afterwards."""
+def run_on_disk(kind: str, folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script of the repository while `folder` is a disk of its own; `kind`: ro (read-only) or size=BYTES."""
     folder.mkdir(exist_ok=True)
-    mounted = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", str(size_bytes), str(folder)]
+    mounted = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", kind, str(folder)]
     options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
     if shutil.which("unshare") is None or subprocess.run([*command, "true"], **options).returncode:
         pytest.skip("needs a mount namespace")
