@@ -22,9 +22,9 @@ from model.label_refinement import CentreSums
 from model.objectives import build_objective
 from utils import checkpoint, cli, distributed, optim
 from utils.clock import Clock
-from utils.config import beside, load_config
+from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
+from utils.config.train import UNUSED, TrainConfig
 from utils.contract import InputContract
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, DataError, UserError
@@ -272,6 +272,9 @@ def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
         lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")
     if precision.name != "fp16" and cfg.grad_scaler.params:
         lines.append("grad_scaler.params: without effect; losses are scaled in fp16 only")
+    reasons = dict.fromkeys(UNUSED[cfg.base.method], f"base.method: {cfg.base.method}")
+    reasons["ema.decay" if cfg.ema.every == "validation" else "ema.ema_alpha"] = f"ema.every: {cfg.ema.every}"
+    lines += [f"{key}: without effect with {why}" for key, why in reasons.items() if not is_default(cfg, key)]
     return lines
 
 

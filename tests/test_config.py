@@ -61,6 +61,8 @@ def test_released_recipe_is_the_shipped_one():
         ("dataset.quality_location=null", "dataset.quality_location is needed by method aikd"),
         ("optimizer.group_1=null", "optimizer has no group_1"),
         ("scheduler.module=torch.optim.lr_scheduler.StepLR", "scheduler.module: input should be"),
+        ("scheduler.milestones=[1]", "scheduler: milestones and gamma need module: torch.optim.lr_scheduler.Mul"),
+        ("scheduler.gamma=0.5", "scheduler: milestones and gamma need module: torch.optim.lr_scheduler.Mul"),
         ("ema.module=os.system", "ema.module: input should be 'torch.optim.swa_utils.SWALR'"),
     ],
 )

@@ -120,6 +120,14 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def is_default(config: BaseModel, key: str) -> bool:
+    """Tell whether the value at a dotted key is the one it has when it is left out."""
+    *sections, name = key.split(".")
+    for section in sections:
+        config = getattr(config, section)
+    return getattr(config, name) == type(config).model_fields[name].get_default(call_default_factory=True)
+
+
 def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     details = error.errors(include_url=False)
     unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, is_default
 from utils.config.sections import DecodeConfig, LoaderConfig, LoaderParams, ModuleSpec, PerturbationConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -151,6 +151,14 @@ class SchedulerConfig(StrictModel):
     gamma: PositiveFloat = 0.1
     """Factor of one drop."""
 
+    @model_validator(mode="after")
+    def _drops_are_of_multi_step(self) -> "SchedulerConfig":
+        if self.module.endswith("LambdaLR") and not (is_default(self, "milestones") and is_default(self, "gamma")):
+            raise ValueError(
+                "milestones and gamma need module: torch.optim.lr_scheduler.MultiStepLR; name it or remove them"
+            )
+        return self
+
 
 class ScalerConfig(StrictModel):
     """Loss scaling, used only where fp16 is."""
@@ -274,3 +282,29 @@ class TrainConfig(StrictModel):
         if not self.optimizer.groups:
             raise ValueError("optimizer has no group_1; nothing would be trained")
         return self
+
+
+_DISTILLATION = (
+    "base.select_on",
+    "dataset.quality_location",
+    "dataset.misalign",
+    "dataset.perturbation",
+    "dataset.label_scaling",
+    "dataset.higher_is_better",
+    "loss.consistency",
+)
+_RECOGNITION = (
+    "dataset.format",
+    "dataset.flip",
+    "dataset.val_pairs",
+    "dataset.val_location",
+    "dataset.val_landms_location",
+    "loss.recognition",
+    "loss.ratio",
+)
+UNUSED = {
+    "aikd": _RECOGNITION,
+    "cosface": (*_DISTILLATION, "loss.quality", "loss.ratio"),
+    "crfiqa": _DISTILLATION,
+}
+"""METHOD: keys it does not read."""
