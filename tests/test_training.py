@@ -338,6 +338,17 @@ def test_official_yaml_trains_and_scores(tmp_path):
     assert len((tmp_path / "scores/quality-scores.csv").read_text().splitlines()) == 41
 
 
+def test_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
+    write_setup(tmp_path)
+    home = tmp_path / "home"
+    (tmp_path / "images").rename((home / "images").parent.mkdir() or home / "images")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["base.save_path=~/runs/x", "dataset.image_location=~/images", "base.max_steps=1"]
+    assert train_main.main(["-c", str(tmp_path / "train_config.yaml"), *arguments]) == 0
+    assert (home / "runs/x/aikd-last.pth").is_file() and not (tmp_path / "~").exists()
+
+
 MARGIN = "{module: model.margins.CosFaceHead}"
 
 

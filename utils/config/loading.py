@@ -1,6 +1,7 @@
 """Read a YAML file plus dotted overrides into a typed schema; every mistake is one sentence."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from utils.errors import ConfigError
 
@@ -26,6 +27,8 @@ def _flag(value: Any) -> Any:
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder; `~` is the home folder."""
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
