@@ -198,8 +198,9 @@ def begin(run: Run) -> None:
     state = run.folder.open()
     if distributed.total(state is not None) not in (0, distributed.world_size()):
         raise DataError(f"{run.folder.path}: the processes find different runs there; all must share one folder")
-    if state is None and distributed.is_main():
-        run.folder.start()
+    if state is None and distributed.is_main() and run.folder.start():
+        place = f"{run.folder.path}, which stays in {run.folder.previous}"
+        logger.info(f"replaces the finished run in {place} until this one has weights")
     distributed.barrier()
     if state is not None:
         run.restore(state)
@@ -332,6 +333,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
     if selection < run.best or math.isinf(run.best):  # without a usable selection the latest is the best
         run.best = run.best if math.isnan(selection) else selection
         run.folder.save_weights("best", state, run.contract, facts)
+    run.folder.drop_previous()
     if scheduled:
         run.folder.save_resume(run.state(finished=False))
     run.log.draw_curves(run.objective.terms._fields, at_most_every_s=60)

@@ -341,7 +341,8 @@ def test_official_yaml_trains_and_scores(tmp_path):
 def test_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
     write_setup(tmp_path)
     home = tmp_path / "home"
-    (tmp_path / "images").rename((home / "images").parent.mkdir() or home / "images")
+    home.mkdir()
+    (tmp_path / "images").rename(home / "images")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
     arguments = ["base.save_path=~/runs/x", "dataset.image_location=~/images", "base.max_steps=1"]
