@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import yaml
 
 import train_main
 from tests.helpers_training import run_script, same_bytes, tensors, write_setup
@@ -170,6 +171,34 @@ def test_a_bad_image_stops_a_run_that_goes_on_by_each_way_its_message_names(tmp_
     image.unlink()
     assert train(config, f"base.save_path={tmp_path / 'mended'}", "dataset.on_missing=skip", "base.resume=auto") == 2
     assert "the run there has inputs.images = 40, this one 39" in capsys.readouterr().err
+
+
+def test_the_configuration_a_run_wrote_starts_the_same_run(setup, tmp_path):
+    config, folder = setup
+    recorded = folder / "whole/config.yaml"
+    child = start(recorded, f"base.save_path={tmp_path / 'run'}")
+    child.join()
+    assert child.exitcode == 0
+    assert_same_run(tmp_path / "run", folder / "whole")
+    ours, theirs = (yaml.safe_load((path / "config.yaml").read_text()) for path in (tmp_path / "run", folder / "whole"))
+    assert {**ours["base"], "save_path": ""} == {**theirs["base"], "save_path": ""}
+    assert {**ours, "base": {}} == {**theirs, "base": {}} and {"model_config", "inputs"} <= ours.keys()
+    first, again = (
+        train_main.build(*_configs(path, *LENGTH), (), train_main.torch.device("cpu")) for path in (config, recorded)
+    )
+    assert train_main.ignored(again.cfg, again.precision) == train_main.ignored(first.cfg, first.precision)
+    before = metrics(folder / "whole")
+    assert train(recorded, "base.resume=auto") == 0 and metrics(folder / "whole") == before
+
+
+def test_other_keys_stay_unknown_in_a_recorded_configuration(setup, tmp_path, capsys):
+    _, folder = setup
+    values = yaml.safe_load((folder / "whole/config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, "input": {}}))
+    assert train(tmp_path / "config.yaml") == 2
+    assert "unknown key 'input'" in capsys.readouterr().err
+    assert train(folder / "whole/config.yaml", "model_config.head.params.hidden_dim=8") == 2  # a record, not a setting
+    assert "unknown key 'model_config'" in capsys.readouterr().err
 
 
 FILES = {

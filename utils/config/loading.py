@@ -101,7 +101,9 @@ def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str]
 
     Raises ConfigError naming file, key and, for an unknown key, the nearest known one.
     """
-    return validate(schema, apply_overrides(read_yaml(path), overrides), str(path))
+    records = getattr(schema, "RECORDS", ())
+    values = {key: value for key, value in read_yaml(path).items() if key not in records}
+    return validate(schema, apply_overrides(values, overrides), str(path))
 
 
 def beside(path: str, config: str | Path) -> Path:

@@ -1,6 +1,6 @@
 """train_config.yaml: the official keys, and the new ones beside them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -255,6 +255,9 @@ class WandbConfig(StrictModel):
 
 class TrainConfig(StrictModel):
     """The whole of train_config.yaml."""
+
+    RECORDS: ClassVar = ("model_config", "inputs")
+    """What a run adds to its config.yaml; skipped when that is read."""
 
     base: TrainBase
     dataset: DatasetConfig
