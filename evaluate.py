@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(score_meaning(cfg.thresholds))
         return 0
     require_files(cfg)
+    for line in without_effect(cfg):
+        logger.info(line)
     models = build_models(cfg, command)
     sets = [open_set(cfg, name) for name in cfg.datasets]
     folder = make_folder(cfg.base.save_path, "base.save_path")
@@ -55,6 +57,12 @@ def score_meaning(cfg: ThresholdConfig) -> str:
     name = Path(cfg.scores).name + ("" if cfg.higher_is_better else ", negated so that higher is better")
     found = threshold_table(name, values, cfg.discard), percentile_table(name, values)
     return "\n".join(table.markdown() for table in found)
+
+
+def without_effect(cfg: EvaluateConfig) -> list[str]:
+    """Return one line for each setting that is accepted and has no effect."""
+    named = [name for name, one in cfg.scores.items() if one.runs and not one.higher_is_better]
+    return [f"scores.{name}.higher_is_better: without effect; it is about score files" for name in named]
 
 
 def require_files(cfg: EvaluateConfig) -> None:

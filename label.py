@@ -25,7 +25,7 @@ from utils.config import beside, load_config
 from utils.config.label import LabelConfig
 from utils.config.sections import ModelConfig
 from utils.errors import DataError, UserError
-from utils.files import atomic_write, sha256_file
+from utils.files import allocate, atomic_write, sha256_file
 from utils.precision import pick_device
 
 logger = logging.getLogger("label")
@@ -131,9 +131,7 @@ def open_embeddings(run: ScoreRun, source: PopulationSource) -> np.ndarray:
     size = 4 * shape[0] * shape[1]
     if distributed.is_main() and (not path.exists() or path.stat().st_size != size):
         with run.saving(), open(path, "wb") as stream:
-            stream.truncate(size)
-            if hasattr(os, "posix_fallocate"):  # a disk that is too small is noticed now
-                os.posix_fallocate(stream.fileno(), 0, size)
+            allocate(stream, size)
     distributed.barrier()
     return np.memmap(path, np.float32, "r+", shape=shape)
 

@@ -22,9 +22,9 @@ from model.label_refinement import CentreSums
 from model.objectives import build_objective
 from utils import checkpoint, cli, distributed, optim
 from utils.clock import Clock
-from utils.config import beside, load_config
+from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
+from utils.config.train import UNUSED, TrainConfig
 from utils.contract import InputContract
 from utils.ema import WeightAverage
 from utils.errors import ConfigError, DataError, UserError
@@ -198,8 +198,9 @@ def begin(run: Run) -> None:
     state = run.folder.open()
     if distributed.total(state is not None) not in (0, distributed.world_size()):
         raise DataError(f"{run.folder.path}: the processes find different runs there; all must share one folder")
-    if state is None and distributed.is_main():
-        run.folder.start()
+    if state is None and distributed.is_main() and run.folder.start():
+        place = f"{run.folder.path}, which stays in {run.folder.previous}"
+        logger.info(f"replaces the finished run in {place} until this one has weights")
     distributed.barrier()
     if state is not None:
         run.restore(state)
@@ -272,6 +273,9 @@ def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
         lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")
     if precision.name != "fp16" and cfg.grad_scaler.params:
         lines.append("grad_scaler.params: without effect; losses are scaled in fp16 only")
+    reasons = dict.fromkeys(UNUSED[cfg.base.method], f"base.method: {cfg.base.method}")
+    reasons["ema.decay" if cfg.ema.every == "validation" else "ema.ema_alpha"] = f"ema.every: {cfg.ema.every}"
+    lines += [f"{key}: without effect with {why}" for key, why in reasons.items() if not is_default(cfg, key)]
     return lines
 
 
@@ -329,6 +333,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
     if selection < run.best or math.isinf(run.best):  # without a usable selection the latest is the best
         run.best = run.best if math.isnan(selection) else selection
         run.folder.save_weights("best", state, run.contract, facts)
+    run.folder.drop_previous()
     if scheduled:
         run.folder.save_resume(run.state(finished=False))
     run.log.draw_curves(run.objective.terms._fields, at_most_every_s=60)
@@ -372,4 +377,4 @@ def _talks(cfg: TrainConfig) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, go_on="go on with base.resume=auto"))

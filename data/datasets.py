@@ -99,7 +99,8 @@ class _IndexedFaces(Dataset):
     def _fail(self, row: int, error: Exception) -> tuple[int, str]:
         if not self.skip_broken:
             raise DataError(
-                f"{self.index.path(row)}: {error}; repair or remove the image, or set dataset.on_missing: skip."
+                f"{self.index.path(row)}: {error}; repair it under its name or set dataset.on_missing=skip, then go on "
+                "with base.resume=auto; with the image removed it is a new run"
             )
         return row, str(error)
 

@@ -47,7 +47,7 @@ def settled(path: str | os.PathLike) -> bool:
 def entry_folder(cache: str | os.PathLike, inputs: dict[str, Any]) -> Path:
     """Return where an index made from these inputs is kept."""
     text = json.dumps(inputs, sort_keys=True, ensure_ascii=True)
-    return Path(cache).expanduser() / f"index-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return Path(cache) / f"index-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def open_entry(folder: str | os.PathLike, check: bool = True) -> Entry | None:

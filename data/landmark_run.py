@@ -18,7 +18,7 @@ from data.keys import KeyTable
 from data.landmarks import HEADER, landmark_cells
 from utils.config.sections import DecodeConfig
 from utils.errors import DataError
-from utils.files import atomic_write
+from utils.files import atomic_write, writing
 from utils.progress import progress
 
 JOURNAL = "landmarks.journal.jsonl"
@@ -62,6 +62,7 @@ def detect_folder(
     done = _recover(journal, run)
     rows = iter(range(done, len(run.names)))
     with (
+        writing(journal),
         open(journal, "a", encoding="utf-8") as stream,
         ThreadPoolExecutor(threads) as pool,
         progress(total=len(run.names), initial=done, unit="img", desc="landmarks", verbose=verbose) as bar,

@@ -22,7 +22,7 @@ from data.loaders import Shard, validation_loader
 from utils import distributed
 from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
 from utils.errors import DataError
-from utils.files import atomic_write, make_folder
+from utils.files import allocate, atomic_write, make_folder
 
 _FORMAT = 1
 TO_DO, DONE, NO_CROP = range(3)
@@ -48,7 +48,7 @@ class TeacherCache:
                 (self.path / "facts.json").unlink(missing_ok=True)
                 for name, size in self._sizes().items():
                     with open(self.path / name, "wb") as stream:
-                        stream.truncate(size)
+                        allocate(stream, size)
                 with atomic_write(self.path / "facts.json", "w") as stream:
                     stream.write(text)
             distributed.barrier()

@@ -1,11 +1,14 @@
-"""Runs of several processes as torchrun starts them, and the sudden death of one."""
+"""Runs of several processes as torchrun starts them, the sudden death of one, and runs on a disk that fills up."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.helpers_training import ROOT
 
@@ -29,3 +32,14 @@ def kill_the_last(launcher: subprocess.Popen, log: Path, lines: int) -> None:
     os.kill(int(children[-1]), signal.SIGKILL)
     launcher.communicate(timeout=300)
     assert launcher.returncode != 0, "the run ended before one process could be killed"
+
+
+def run_on_disk(kind: str, folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script of the repository while `folder` is a disk of its own; `kind`: ro (read-only) or size=BYTES."""
+    folder.mkdir(exist_ok=True)
+    mounted = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", kind, str(folder)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], **options).returncode:
+        pytest.skip("needs a mount namespace")
+    return subprocess.run([*command, sys.executable, script, *map(str, arguments)], **options)

@@ -5,6 +5,12 @@ import yaml
 
 from tests.helpers_training import ROOT
 from utils.config import dump_config, load_config
+from utils.config.evaluate import EvaluateConfig, ScoresConfig
+from utils.config.export import ExportConfig
+from utils.config.inference import InferenceConfig
+from utils.config.label import LabelConfig
+from utils.config.loading import _models, validate
+from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
@@ -61,6 +67,8 @@ def test_released_recipe_is_the_shipped_one():
         ("dataset.quality_location=null", "dataset.quality_location is needed by method aikd"),
         ("optimizer.group_1=null", "optimizer has no group_1"),
         ("scheduler.module=torch.optim.lr_scheduler.StepLR", "scheduler.module: input should be"),
+        ("scheduler.milestones=[1]", "scheduler: milestones and gamma need module: torch.optim.lr_scheduler.Mul"),
+        ("scheduler.gamma=0.5", "scheduler: milestones and gamma need module: torch.optim.lr_scheduler.Mul"),
         ("ema.module=os.system", "ema.module: input should be 'torch.optim.swa_utils.SWALR'"),
     ],
 )
@@ -147,3 +155,37 @@ def test_another_contract_is_refused():
     with pytest.raises(ContractError, match=r"a\.pth: the weights were trained with size_px = 96, .* size_px = 112"):
         InputContract().require(InputContract(size_px=96), "a.pth")
     InputContract().require(InputContract.from_dict(InputContract().to_dict()), "a.pth")
+
+
+PATHS_BY_NAME = {"files", "embeddings", "second_landmarks"}
+NO_PATHS = {"device", "project", "module", "key_root", "before", "tap", "licence", "notes"}
+
+
+@pytest.mark.parametrize(
+    "schema", [TrainConfig, ModelConfig, InferenceConfig, LabelConfig, EvaluateConfig, ExportConfig, PrepareConfig]
+)
+def test_every_path_knows_the_home_folder(schema):
+    """A key that holds text is a path, or is listed as none."""
+    models = [schema]
+    for model in models:
+        for name, field in model.model_fields.items():
+            models += [inner for inner in _models(field.annotation) if inner not in models]
+            text = field.annotation in (str, str | None) and name not in NO_PATHS
+            assert not (text or name in PATHS_BY_NAME) or "AfterValidator" in repr(field), f"{model.__name__}.{name}"
+
+
+def test_the_home_folder_is_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = {
+        **MINIMAL,
+        "base": {"save_path": "~/runs/x"},
+        "dataset": {"image_location": "~", "quality_location": "a~b", "landms_location": "template", "key_root": "~/k"},
+    }
+    cfg = validate(TrainConfig, values, "here")
+    assert cfg.base.save_path == f"{tmp_path}/runs/x" and cfg.dataset.image_location == str(tmp_path)
+    assert (cfg.dataset.quality_location, cfg.dataset.landms_location) == ("a~b", "template")
+    assert cfg.dataset.key_root == "~/k"  # begins names in a file
+    scores = validate(ScoresConfig, {"LFW": "~/lfw.csv", "XQLFW": "/xqlfw.csv"}, "here")
+    assert scores.files == {"LFW": f"{tmp_path}/lfw.csv", "XQLFW": "/xqlfw.csv"}
+    features = {"module": "model.iresnet.iresnet18", "weights": "~/r18.pth"}
+    assert validate(ModelConfig, {"features": features}, "here").features.weights == f"{tmp_path}/r18.pth"

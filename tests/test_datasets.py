@@ -130,7 +130,8 @@ def test_a_broken_training_image_stops_the_run_and_is_named(index, tmp_path):
     with pytest.raises(DataError) as caught:
         dataset.__getitems__([(0, 1), (0, 2)])
     assert str(caught.value) == (
-        f"{tmp_path / index.keys[2]}: empty file; repair or remove the image, or set dataset.on_missing: skip."
+        f"{tmp_path / index.keys[2]}: empty file; repair it under its name or set dataset.on_missing=skip, then go on "
+        "with base.resume=auto; with the image removed it is a new run"
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+import evaluate
 from evaluation.embeddings import write_embeddings
 from model.compact import CompactNet
 from tests.helpers_evaluation import csv_rows as rows
@@ -16,6 +17,8 @@ from tests.helpers_evaluation import run_evaluate as run
 from tests.helpers_evaluation import write_population
 from tests.helpers_faces import spoil_landmarks
 from tests.helpers_inference import STUDENT, TINY
+from utils.config import load_config
+from utils.config.evaluate import EvaluateConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FACES = ROOT.parent / "shared" / "faces"
@@ -114,6 +117,23 @@ def test_a_bin_needs_no_other_file(tmp_path):
     (row, _) = rows(tmp_path / "out/pauc.csv")
     assert (row["mated"], row["non_mated"]) == ("30", "30")
     assert len(list((tmp_path / "out/images/toy").iterdir())) == 120
+
+
+def test_a_direction_beside_a_network_is_said_to_have_no_effect(tmp_path):
+    values = {
+        "base": {"save_path": "out"},
+        "datasets": {"toy": {"root": "images", "format": "identities"}},
+        "recognition": {"net": {"module": "CompactNet", "weights": "net.pth"}},
+        "scores": {
+            "q": {"weights": "q.pth", "config": "model.yaml", "higher_is_better": 0},
+            "x": {"source": "label.yaml", "higher_is_better": 0},
+            "file": {"toy": "q.csv", "higher_is_better": 0},
+            "y": {"source": "label.yaml", "higher_is_better": 1},
+        },
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(values))
+    lines = evaluate.without_effect(load_config(EvaluateConfig, tmp_path / "evaluate.yaml"))
+    assert lines == [f"scores.{name}.higher_is_better: without effect; it is about score files" for name in "qx"]
 
 
 @pytest.mark.slow

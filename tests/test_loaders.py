@@ -232,7 +232,7 @@ def test_a_broken_image_is_one_sentence_from_any_worker(broken, workers):
     loader = train_loader(dataset, [0, 1, 0], params(3, shuffle=False, num_workers=workers), 5)
     with pytest.raises(DataError) as caught:
         list(loader)
-    assert str(caught.value).startswith(f"{broken.path(1)}: empty file; repair or remove")
+    assert str(caught.value).startswith(f"{broken.path(1)}: empty file; repair it under its name")
     assert "\n" not in str(caught.value)
 
 

@@ -1,12 +1,16 @@
 """Exact resume: kill a run at any moment, go on, and the bytes are those of the uninterrupted run (CPU)."""
 
+import logging
 import multiprocessing
 import os
 import random
 import signal
 import time
+from itertools import islice
+from pathlib import Path
 
 import pytest
+import yaml
 
 import train_main
 from tests.helpers_training import run_script, same_bytes, tensors, write_setup
@@ -142,6 +146,143 @@ def test_other_labels_are_another_run(tmp_path):
         train_main.main(["-c", str(config), "base.resume=auto"])
 
 
+def test_a_bad_image_stops_a_run_that_goes_on_by_each_way_its_message_names(tmp_path, capsys):
+    config = write_setup(tmp_path)
+    assert train(config, f"base.save_path={tmp_path / 'whole'}") == 0
+    data = train_main.build(*_configs(config), (), train_main.torch.device("cpu")).data
+    image = Path(data.train.source.path(int(list(islice(data.batches_from(0), 6))[5].row[0])))
+    good = image.read_bytes()
+    image.write_bytes(b"no image")
+    for name in ("skipped", "mended"):
+        assert train(config, f"base.save_path={tmp_path / name}") == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {image}: ") and error.count("\n") == 1
+        for way in ("dataset.on_missing=skip", "base.resume=auto", "removed", "new run"):
+            assert way in error
+        assert [row["step"] for row in metrics(tmp_path / name)] == [1, 2, 3, 4, 5]
+    assert train(config, f"base.save_path={tmp_path / 'skipped'}", "dataset.on_missing=skip", "base.resume=auto") == 0
+    assert train(config, f"base.save_path={tmp_path / 'left_out'}", "dataset.on_missing=skip") == 0
+    assert_same_run(tmp_path / "skipped", tmp_path / "left_out")
+    whole = metrics(tmp_path / "whole")
+    assert metrics(tmp_path / "skipped")[:5] == whole[:5] and metrics(tmp_path / "skipped")[5:] != whole[5:]
+    image.write_bytes(good)
+    assert train(config, f"base.save_path={tmp_path / 'mended'}", "base.resume=auto") == 0
+    assert_same_run(tmp_path / "mended", tmp_path / "whole")
+    image.unlink()
+    assert train(config, f"base.save_path={tmp_path / 'mended'}", "dataset.on_missing=skip", "base.resume=auto") == 2
+    assert "the run there has inputs.images = 40, this one 39" in capsys.readouterr().err
+
+
+def test_the_configuration_a_run_wrote_starts_the_same_run(setup, tmp_path):
+    config, folder = setup
+    recorded = folder / "whole/config.yaml"
+    child = start(recorded, f"base.save_path={tmp_path / 'run'}")
+    child.join()
+    assert child.exitcode == 0
+    assert_same_run(tmp_path / "run", folder / "whole")
+    ours, theirs = (yaml.safe_load((path / "config.yaml").read_text()) for path in (tmp_path / "run", folder / "whole"))
+    assert {**ours["base"], "save_path": ""} == {**theirs["base"], "save_path": ""}
+    assert {**ours, "base": {}} == {**theirs, "base": {}} and {"model_config", "inputs"} <= ours.keys()
+    first, again = (
+        train_main.build(*_configs(path, *LENGTH), (), train_main.torch.device("cpu")) for path in (config, recorded)
+    )
+    assert train_main.ignored(again.cfg, again.precision) == train_main.ignored(first.cfg, first.precision)
+    before = metrics(folder / "whole")
+    assert train(recorded, "base.resume=auto") == 0 and metrics(folder / "whole") == before
+
+
+def test_other_keys_stay_unknown_in_a_recorded_configuration(setup, tmp_path, capsys):
+    _, folder = setup
+    values = yaml.safe_load((folder / "whole/config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, "input": {}}))
+    assert train(tmp_path / "config.yaml") == 2
+    assert "unknown key 'input'" in capsys.readouterr().err
+    assert train(folder / "whole/config.yaml", "model_config.head.params.hidden_dim=8") == 2  # a record, not a setting
+    assert "unknown key 'model_config'" in capsys.readouterr().err
+
+
+FILES = {
+    "config.yaml", "metrics.jsonl", "curves.png", "aikd-best.pth", "aikd-best.json", "aikd-last.pth", "aikd-last.json",
+}  # fmt: skip
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in FILES}
+
+
+def test_a_finished_run_stays_until_the_new_one_has_weights(tmp_path, caplog):
+    """The second run meets a bad image in its first batch."""
+    caplog.set_level(logging.INFO, "train")
+    config = write_setup(tmp_path)
+    out, replace = tmp_path / "run", ("base.seed=4", "base.pretrain=0.6")
+    assert train(config) == 0
+    old = contents(out)
+    assert set(old) == FILES and "replaces" not in caplog.text
+    data = train_main.build(*_configs(config, "base.seed=4"), (), train_main.torch.device("cpu")).data
+    image = Path(data.train.source.path(int(next(data.batches_from(0)).row[0])))
+    good = image.read_bytes()
+    image.write_bytes(b"no image")
+    for _ in range(2):  # the second time there is nothing to set aside
+        assert train(config, *replace) == 2
+        assert contents(out / "previous") == old and not list(out.glob("*.pth"))
+        assert metrics(out) == [] and b"seed: 4" in (out / "config.yaml").read_bytes()
+    sentence = f"replaces the finished run in {out}, which stays in {out / 'previous'} until this one has weights"
+    assert caplog.text.count(sentence) == 1
+    image.write_bytes(good)
+    assert train(config, *replace) == 0
+    assert {path.name for path in out.iterdir()} == FILES | {"resume.pt"}
+    assert contents(out)["aikd-last.pth"] != old["aikd-last.pth"]
+    assert train(config, f"base.save_path={tmp_path / 'fresh'}", *replace) == 0
+    assert_same_run(out, tmp_path / "fresh")
+    assert caplog.text.count("replaces") == 1
+
+
+def test_a_resumed_run_drops_the_one_it_replaces_with_its_first_weights(tmp_path):
+    config = write_setup(tmp_path)
+    out, replace = tmp_path / "run", ("base.seed=4", "base.pretrain=0.6")
+    assert train(config) == 0
+    old = contents(out)
+    run = train_main.build(*_configs(config, *LENGTH, *replace), (), train_main.torch.device("cpu"))
+    train_main.begin(run)
+    train_main.save_resume(run)
+    assert contents(out / "previous") == old
+    assert train(config, *replace, "base.resume=auto") == 0
+    assert not (out / "previous").exists() and (out / "aikd-best.pth").exists()
+    assert train(config, f"base.save_path={tmp_path / 'fresh'}", *replace) == 0
+    assert_same_run(out, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("moved", range(8))
+def test_a_kill_while_a_run_is_set_aside_mixes_nothing(tmp_path, moved):
+    """Files are moved one by one, in the order of `files`; whatever a kill left, the next start finishes it."""
+    run = train_main.build(*_configs(write_setup(tmp_path)), (), train_main.torch.device("cpu"))
+    folder, out = run.folder, tmp_path / "run"
+    (out / "previous").mkdir(parents=True)
+    assert {path.name for path in folder.files} == FILES
+    for number, path in enumerate(folder.files):
+        (out / "previous" / path.name if number < moved else path).write_text("old")
+    if moved == len(FILES):
+        (out / "metrics.jsonl").write_text("new")  # a run without weights
+    assert folder.start() == (moved < len(FILES))
+    assert contents(out / "previous") == dict.fromkeys(FILES, b"old")
+    assert set(contents(out)) == {"config.yaml"}
+
+
+@pytest.mark.parametrize("dropped", range(7))
+def test_of_two_earlier_runs_the_later_one_stays(tmp_path, dropped):
+    """A kill came between the first weights of a run and the removal of the one it replaced, or in that removal."""
+    run = train_main.build(*_configs(write_setup(tmp_path)), (), train_main.torch.device("cpu"))
+    folder, out = run.folder, tmp_path / "run"
+    (out / "previous").mkdir(parents=True)
+    for number, path in enumerate(folder.files):
+        if path.name != "curves.png":
+            path.write_text("new")
+        if number >= dropped:
+            (out / "previous" / path.name).write_text("old")
+    assert folder.start()
+    assert contents(out / "previous") == dict.fromkeys(FILES - {"curves.png"}, b"new")
+
+
 def test_a_broken_resume_file_is_named(tmp_path):
     config = write_setup(tmp_path)
     (tmp_path / "run").mkdir()
@@ -152,10 +293,10 @@ def test_a_broken_resume_file_is_named(tmp_path):
         train_main.main(["-c", str(config), "base.resume=auto"])
 
 
-def _configs(config):
+def _configs(config, *overrides):
     from utils.config import load_config
     from utils.config.sections import ModelConfig
     from utils.config.train import TrainConfig
 
-    cfg = load_config(TrainConfig, config)
+    cfg = load_config(TrainConfig, config, overrides)
     return cfg, load_config(ModelConfig, cfg.model.config)

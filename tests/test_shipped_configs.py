@@ -4,8 +4,11 @@ import re
 import shlex
 
 import pytest
+import torch
 
+from evaluate import without_effect
 from tests.helpers_training import ROOT
+from train_main import ignored
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.inference import InferenceConfig
@@ -15,6 +18,7 @@ from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
+from utils.precision import Precision
 
 SCHEMAS = {
     "train_config": TrainConfig,
@@ -51,6 +55,18 @@ def test_shipped_yaml_loads(path):
     cfg = load_config(schema, path)
     if schema is ModelConfig:
         assert InputContract.from_transform(cfg.transform) == InputContract()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_in_a_shipped_yaml_is_without_effect(path):
+    """Apart from what the official YAML names and a CPU does not use, which is said."""
+    if schema_of(path) is TrainConfig:
+        cfg = load_config(TrainConfig, path)
+        lines = ignored(cfg, Precision(torch.device("cpu"), cfg.base, cfg.grad_scaler, 1))
+        said = {"base.amp": cfg.base.amp, "ema.params": path.stem == "train_config", "grad_scaler.params": True}
+        assert [line.partition(":")[0] for line in lines] == [key for key, there in said.items() if there]
+    elif schema_of(path) is EvaluateConfig:
+        assert without_effect(load_config(EvaluateConfig, path)) == []
 
 
 def test_every_main_configuration_is_there():

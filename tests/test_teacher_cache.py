@@ -13,6 +13,7 @@ from data.datasets import VALIDATION_EPOCH
 from data.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
 from model.preprocess import normalise
+from tests.helpers_processes import run_on_disk
 from tests.helpers_training import TINY, observed_run, tensors, write_setup
 from utils.errors import ConfigError, DataError
 from utils.run_log import read_metrics
@@ -169,3 +170,13 @@ def test_mistakes(tmp_path, setup):
             setup[0], "base.method=cosface", "loss.recognition={module: model.margins.CosFaceHead}",
             f"model.teacher_cache={tmp_path}",
         )  # fmt: skip
+
+
+def test_a_disk_that_is_too_small_is_one_sentence(tmp_path):
+    """A file with holes would be mapped, and the process would die of SIGBUS at the first store."""
+    config = write_setup(tmp_path, count=24)
+    kept = tmp_path / "kept"
+    done = run_on_disk("size=4096", kept, "train_main.py", "-c", config, f"model.teacher_cache={kept}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
+    assert f"error: {kept}/teacher-" in done.stderr and "model.teacher_cache" in done.stderr

@@ -341,6 +341,53 @@ def test_official_yaml_trains_and_scores(tmp_path):
     assert len((tmp_path / "scores/quality-scores.csv").read_text().splitlines()) == 41
 
 
+def test_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
+    write_setup(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "images").rename(home / "images")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["base.save_path=~/runs/x", "dataset.image_location=~/images", "base.max_steps=1"]
+    assert train_main.main(["-c", str(tmp_path / "train_config.yaml"), *arguments]) == 0
+    assert (home / "runs/x/aikd-last.pth").is_file() and not (tmp_path / "~").exists()
+
+
+MARGIN = "{module: model.margins.CosFaceHead}"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("aikd", ["dataset.format=recordio", "dataset.flip=1", "dataset.val_pairs=pairs.txt", "dataset.val_location=x",
+                  "dataset.val_landms_location=y", f"loss.recognition={MARGIN}", "loss.ratio=released"]),
+        ("cosface", ["base.select_on=aligned", "dataset.quality_location=q.csv", "dataset.misalign=0",
+                     "dataset.perturbation.radius_px=5", "dataset.label_scaling=rank", "dataset.higher_is_better=0",
+                     "loss.consistency={module: torch.nn.L1Loss}", "loss.quality={module: torch.nn.L1Loss}",
+                     "loss.ratio=released"]),
+        ("crfiqa", ["base.select_on=misaligned", "dataset.misalign=0", "dataset.perturbation.unit=template"]),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_said_one_line_each(tmp_path, method, settings):
+    base = [f"base.method={method}", "grad_scaler.params={}"]
+    if method != "aikd":
+        base += [f"loss.recognition={MARGIN}", "dataset.quality_location=null"]
+    config = write_setup(tmp_path)
+    precision = make_run(config).precision
+    assert train_main.ignored(load_config(TrainConfig, config, base), precision) == []
+    lines = train_main.ignored(load_config(TrainConfig, config, base + settings), precision)
+    for line, setting in zip(lines, settings, strict=True):
+        key, _, rest = line.partition(": ")
+        assert setting.startswith(key) and rest == f"without effect with base.method: {method}"
+
+
+@pytest.mark.parametrize(("every", "unused"), [("step", "ema_alpha"), ("validation", "decay")])
+def test_the_average_follows_one_of_two_rates(tmp_path, every, unused):
+    config = write_setup(tmp_path)
+    run = make_run(config, f"ema={{every: {every}, ema_alpha: 0.5, decay: 0.5}}", "grad_scaler.params={}")
+    assert train_main.ignored(run.cfg, run.precision) == [f"ema.{unused}: without effect with ema.every: {every}"]
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

@@ -1,6 +1,8 @@
 """What a training run leaves in its folder, and how it goes on from there."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,16 @@ FREE_KEYS = (
     "base.log_every",
     "base.max_steps",
     "dataset.cache",
+    "dataset.on_missing",
     "dataloader.train.params.num_workers",
     "dataloader.train.params.pin_memory",
     "dataloader.val.params",
     "wandb",
 )
-"""Keys that may differ between the two halves of a resumed run: they do not change what is computed."""
+"""Keys that may differ between the two halves of a resumed run: they do not change what is computed.
+
+With on_missing, an image that is skipped now would have stopped the first half; the index is compared by its hash.
+"""
 
 
 class RunFolder:
@@ -43,6 +49,20 @@ class RunFolder:
     def resume_path(self) -> Path:
         """Return the path of resume.pt."""
         return self.path / "resume.pt"
+
+    @property
+    def previous(self) -> Path:
+        """Return where a replaced run stays until this one has weights."""
+        return self.path / "previous"
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the paths of everything but resume.pt.
+
+        The best weights are saved, set aside and dropped last: after a kill they tell how far that went.
+        """
+        weights = [self.weights_path(kind).with_suffix(end) for kind in ("last", "best") for end in (".json", ".pth")]
+        return [self.path / name for name in ("config.yaml", "metrics.jsonl", "curves.png")] + weights
 
     def weights_path(self, kind: str) -> Path:
         """Return the path of the best or last weights."""
@@ -73,14 +93,28 @@ class RunFolder:
             )
         return state
 
-    def start(self) -> None:
-        """Remove what an earlier, finished run left, and write the resolved configuration."""
-        for name in ("resume.pt", "metrics.jsonl", "curves.png"):
-            (self.path / name).unlink(missing_ok=True)
-        for kind in ("best", "last"):
-            self.weights_path(kind).unlink(missing_ok=True)
-            self.weights_path(kind).with_suffix(".json").unlink(missing_ok=True)
+    def start(self) -> bool:
+        """Write the resolved configuration; return whether there is an earlier run, which is set aside whole."""
+        best = self.weights_path("best")
+        replaces = best.exists()
+        self.resume_path.unlink(missing_ok=True)
+        if replaces and (self.previous / best.name).exists():  # older still
+            self.drop_previous()
+        for path in self.files:
+            if replaces and path.exists():
+                self.previous.mkdir(exist_ok=True)
+                os.replace(path, self.previous / path.name)
+            else:
+                path.unlink(missing_ok=True)
         self.write_config()
+        return replaces
+
+    def drop_previous(self) -> None:
+        """Remove the run that was set aside."""
+        for path in self.files:
+            (self.previous / path.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or a user keeps something in it
+            self.previous.rmdir()
 
     def write_config(self) -> None:
         """Write config.yaml, the resolved configuration with the model's."""

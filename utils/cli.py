@@ -1,6 +1,7 @@
 """The command line every script shares: -c FILE, dotted overrides, --allow-module."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,8 @@ from typing import NamedTuple
 
 from utils import distributed
 from utils.errors import UserError
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Command(NamedTuple):
@@ -34,14 +37,15 @@ def parse_command(description: str, argv: Sequence[str] | None = None) -> Comman
     return Command(args.config, args.overrides, tuple(args.allow_module))
 
 
-def run(main: Callable[[], int]) -> int:
-    """Run `main`; turn a user's mistake into one sentence on stderr, of one process only, and its exit code."""
+def run(main: Callable[[], int], go_on: str = "run again") -> int:
+    """Run `main`; turn a user's mistake into one sentence on stderr, of one process only, and its exit code.
+
+    So is a full or protected disk; `go_on` says what to do when there is space.
+    """
     try:
         return main()
     except UserError as error:
-        if distributed.first_to_fail():
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return error.exit_code
+        return _report(error)
     except RuntimeError as error:
         reported = distributed.failed_elsewhere(error)
         if reported is None:
@@ -55,3 +59,19 @@ def run(main: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        what = "opened" if isinstance(error, PermissionError) else "written"
+        return _report(
+            UserError(
+                f"{error.filename or 'the output'}: cannot be {what} ({error.strerror}); free space or give the "
+                f"permission and {go_on}, or choose another folder"
+            )
+        )
+
+
+def _report(error: UserError) -> int:
+    if distributed.first_to_fail():
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return error.exit_code

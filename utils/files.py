@@ -12,6 +12,19 @@ from utils.errors import ConfigError
 
 
 @contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Let an OSError of the block name `path`; torch.save hides it behind a RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        found = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(found, OSError):
+            raise
+        found.filename = found.filename or str(path)
+        raise found from None
+
+
+@contextmanager
 def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
     """Open a temporary file beside `path` and rename it onto `path` when the block ends without an error.
 
@@ -23,7 +36,7 @@ def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
     try:
         if "b" not in mode:
             options = {"encoding": "utf-8", "newline": "", **options}
-        with os.fdopen(descriptor, mode, **options) as stream:
+        with writing(path), os.fdopen(descriptor, mode, **options) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -41,6 +54,13 @@ def _umask() -> int:
     return mask
 
 
+def allocate(stream: IO[bytes], size: int) -> None:
+    """Give a file to be mapped its size, on disk where the system can: one with holes kills when the disk is full."""
+    stream.truncate(size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), 0, size)
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
@@ -55,10 +75,12 @@ def _digest(stream: IO[bytes]) -> str:
 
 
 def make_folder(path: str | Path, key: str) -> Path:
-    """Create an output folder; `key` is the configuration key an error names."""
-    path = Path(path)
+    """Create an output folder and try to write there; `key` is the configuration key an error names."""
+    path, task = Path(path), "create"
     try:
         path.mkdir(parents=True, exist_ok=True)
+        task = "write to"
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise ConfigError(f"{key}: cannot create the folder {path} ({error.strerror}); name another one") from error
+        raise ConfigError(f"{key}: cannot {task} the folder {path} ({error.strerror}); name another one") from error
     return path

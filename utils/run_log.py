@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.config.train import WandbConfig
 from utils.errors import ConfigError
-from utils.files import atomic_write
+from utils.files import atomic_write, writing
 
 
 class RunLog:
@@ -50,8 +50,9 @@ class RunLog:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one line; NaN and infinity become null."""
         known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self.stream.write(json.dumps({"step": step, **known}).encode() + b"\n")
-        self.stream.flush()
+        with writing(self.path):
+            self.stream.write(json.dumps({"step": step, **known}).encode() + b"\n")
+            self.stream.flush()
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import DecodeConfig, LoaderConfig
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -15,7 +15,7 @@ class EvaluateBase(StrictModel):
 
     verbose: Flag = True
     """1: progress bar and report; 0: errors only."""
-    save_path: str
+    save_path: UserPath
     """Folder for tables, plots, the report and the cache of embeddings and scores."""
     seed: NonNegativeInt = 42069
     """Seed of the bootstrap and of drawn pairs."""
@@ -50,15 +50,15 @@ class EvaluationSection(StrictModel):
 class PairsConfig(DecodeConfig):
     """One data set: its images and which of them are compared."""
 
-    root: str | None = None
+    root: UserPath | None = None
     """Image folder; may be left out when embeddings and scores are files."""
-    pairs: str | None = None
+    pairs: UserPath | None = None
     """Pairs file or protocol folder; not needed with format: identities."""
     format: Literal["list", "lfw", "cfp_fp", "cfp_ff", "adience", "bin", "identities"] = "list"
     """Layout of `pairs`; identities: pairs are drawn from one folder per identity."""
-    landmarks: str | None = None
+    landmarks: UserPath | None = None
     """Landmark file of `root`; null: the images are aligned crops."""
-    metadata: str | None = None
+    metadata: UserPath | None = None
     """CSV with `path` and known nuisance values, to correlate scores with; prepare.py writes one of rendered faces."""
     key_root: str | None = None
     """Prefix to strip from names in pairs, landmarks and scores; null: found automatically."""
@@ -81,13 +81,13 @@ class PairsConfig(DecodeConfig):
 class RecognitionConfig(StrictModel):
     """One recognition model, or embeddings it gave."""
 
-    embeddings: dict[str, str] = Field(default_factory=dict)
+    embeddings: dict[str, UserPath] = Field(default_factory=dict)
     """DATASET: .npz with arrays `names` and `embeddings`."""
     module: str | None = None
     """Backbone to run, e.g. model.iresnet.iresnet100; not needed for an ONNX file."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Its keyword arguments."""
-    weights: str | None = None
+    weights: UserPath | None = None
     """Weights file (.pth, .pt, .safetensors), or .onnx."""
     channels: Literal["RGB", "BGR"] = "RGB"
     """Channel order the model was trained with; AdaFace: BGR."""
@@ -112,15 +112,15 @@ class RecognitionConfig(StrictModel):
 class ScoresConfig(StrictModel):
     """One quality method: a score file per data set, a trained quality model, or a label source."""
 
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, UserPath] = Field(default_factory=dict)
     """DATASET: score file; the data sets may also stand directly under the method."""
     higher_is_better: Flag = True
     """0: the score files count downwards; scores are negated."""
-    weights: str | None = None
+    weights: UserPath | None = None
     """Weights of a trained quality model; runs on every data set with images, and on perturbed crops."""
-    config: str | None = None
+    config: UserPath | None = None
     """Its model_config.yaml."""
-    source: str | None = None
+    source: UserPath | None = None
     """label_config.yaml of a label source, run here as a scorer."""
 
     @property
@@ -157,14 +157,14 @@ class MisalignmentConfig(StrictModel):
     """One draw per image for each seed; figures are means over them."""
     apply: Annotated[tuple[Literal["quality", "both"], ...], Field(min_length=1)] = ("quality", "both")
     """Who sees the misaligned crops: the quality methods only, or the recognition model too."""
-    second_landmarks: dict[str, str] = Field(default_factory=dict)
+    second_landmarks: dict[str, UserPath] = Field(default_factory=dict)
     """DATASET: landmark file of another detector, evaluated as a condition of its own."""
 
 
 class ThresholdConfig(StrictModel):
     """What a score means: thresholds for wanted discard rates."""
 
-    scores: str | None = None
+    scores: UserPath | None = None
     """Score file; when given, its threshold and percentile tables are printed and nothing else is done."""
     higher_is_better: Flag = True
     """0: the file counts downwards."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath
 
 
 class ExportBase(StrictModel):
@@ -12,7 +12,7 @@ class ExportBase(StrictModel):
 
     verbose: Flag = True
     """1: say what is written; 0: errors only."""
-    save_path: str
+    save_path: UserPath
     """Folder for the exported files."""
     seed: NonNegativeInt = 42069
     """Seed of the random crops the ONNX file is compared on."""
@@ -21,16 +21,16 @@ class ExportBase(StrictModel):
 class ExportModel(StrictModel):
     """The trained student."""
 
-    weight: str
+    weight: UserPath
     """Its weights; what the training run wrote beside them goes into the model card."""
-    config: str | None = None
+    config: UserPath | None = None
     """Path of model_config.yaml; null: as recorded in config.yaml beside the weights."""
 
 
 class CheckConfig(StrictModel):
     """How the ONNX file is compared with torch before it is written."""
 
-    crops: str | None = None
+    crops: UserPath | None = None
     """Folder of aligned crops; null: random ones."""
     count: PositiveInt = 100
     """Crops compared."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import CropInputConfig
 
 
@@ -13,7 +13,7 @@ class InferenceBase(StrictModel):
 
     verbose: Flag = True
     """1: progress bar and report; 0: errors only."""
-    save_path: str
+    save_path: UserPath
     """Folder for scores, failures and run.json."""
     seed: NonNegativeInt = 42069
     """Accepted; scoring draws no random number."""
@@ -44,10 +44,10 @@ class InferenceLoader(StrictModel):
 class TrainedModel(StrictModel):
     """The network and its weights."""
 
-    config: str | None = None
+    config: UserPath | None = None
     """Path of model_config.yaml, from the working directory or beside this file; its own weights are not read. null:
     the file of `weight` says which network it holds (safetensors of export.py). Not read with an ONNX file."""
-    weight: str
+    weight: UserPath
     """Weights of a trained quality model (.pth, .safetensors, .onnx of export.py); their contract is checked."""
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from utils.config.inference import InferenceLoader
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import CropInputConfig
 
 
@@ -14,7 +14,7 @@ class LabelBase(StrictModel):
 
     verbose: Flag = True
     """1: progress bar and report; 0: errors only."""
-    save_path: str
+    save_path: UserPath
     """Folder for labels, failures and run.json."""
     seed: NonNegativeInt = 42069
     """Seed of every draw, together with the image's name; the order of the images has no part in it."""
@@ -36,9 +36,9 @@ class LabelDataset(CropInputConfig):
 class LabelModel(StrictModel):
     """The network behind the labels."""
 
-    config: str
+    config: UserPath
     """Path of model_config.yaml, from the working directory or beside this file."""
-    weight: str | None = None
+    weight: UserPath | None = None
     """Weights file; null: model.features.weights of model_config.yaml. cr_fiqa and student need it."""
 
 

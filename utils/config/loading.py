@@ -1,6 +1,7 @@
 """Read a YAML file plus dotted overrides into a typed schema; every mistake is one sentence."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from utils.errors import ConfigError
 
@@ -26,6 +27,8 @@ def _flag(value: Any) -> Any:
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder; `~` is the home folder."""
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -98,7 +101,9 @@ def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str]
 
     Raises ConfigError naming file, key and, for an unknown key, the nearest known one.
     """
-    return validate(schema, apply_overrides(read_yaml(path), overrides), str(path))
+    records = getattr(schema, "RECORDS", ())
+    values = {key: value for key, value in read_yaml(path).items() if key not in records}
+    return validate(schema, apply_overrides(values, overrides), str(path))
 
 
 def beside(path: str, config: str | Path) -> Path:
@@ -118,6 +123,14 @@ def validate(schema: type[Schema], values: Any, place: str) -> Schema:
 def dump_config(config: BaseModel) -> str:
     """Return the resolved configuration as YAML in the schema's order."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def is_default(config: BaseModel, key: str) -> bool:
+    """Tell whether the value at a dotted key is the one it has when it is left out."""
+    *sections, name = key.split(".")
+    for section in sections:
+        config = getattr(config, section)
+    return getattr(config, name) == type(config).model_fields[name].get_default(call_default_factory=True)
 
 
 def _sentence(schema: type[BaseModel], error: ValidationError) -> str:

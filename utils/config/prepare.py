@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.synthetic import SyntheticConfig
 from utils.config.train import DatasetConfig
 
@@ -17,7 +17,7 @@ class PrepareBase(StrictModel):
     task: Literal["check", "convert", "landmarks", "synthetic"]
     """check: report how landmarks and labels cover the images; convert: any landmark or label file to our CSV;
     landmarks: detect them; synthetic: render faces."""
-    save_path: str = "runs/prepare"
+    save_path: UserPath = "runs/prepare"
     """Folder for what the task writes."""
     verbose: Flag = True
     """1: progress bar and report; 0: errors only."""
@@ -28,14 +28,14 @@ class ConvertConfig(StrictModel):
 
     kind: Literal["landmarks", "labels"]
     """What it holds; written as landmarks.csv or labels.csv."""
-    source: str
+    source: UserPath
     """The file."""
 
 
 class DetectorConfig(StrictModel):
     """OpenCV's FaceDetectorYN."""
 
-    detector: str
+    detector: UserPath
     """YuNet file, face_detection_yunet_2023mar.onnx; see README, "Landmarks"."""
     score_threshold: Share = 0.6
     """Faces below this score do not count."""

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath
 
 
 class ModuleSpec(StrictModel):
@@ -19,7 +19,7 @@ class ModuleSpec(StrictModel):
 class NetworkConfig(ModuleSpec):
     """Name a backbone and the file its weights come from."""
 
-    weights: str | None
+    weights: UserPath | None
     """Weights file (.pth, .pt, .safetensors); null: random, only with base.allow_random_init: 1."""
 
 
@@ -65,11 +65,11 @@ class DecodeConfig(StrictModel):
 class CropInputConfig(DecodeConfig):
     """A folder of images to run a network over."""
 
-    loc: str
+    loc: UserPath
     """Folder."""
     input: Literal["aligned", "landmarks"] = "aligned"
     """Crops that are already aligned, or images with a landmark file."""
-    landmarks: str | None = None
+    landmarks: UserPath | None = None
     """Landmark file of the folder; needed with input: landmarks."""
     key_root: str | None = None
     """Prefix to strip from the names in the landmark file; null: found automatically."""

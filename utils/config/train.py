@@ -1,6 +1,6 @@
 """train_config.yaml: the official keys, and the new ones beside them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from utils.config.loading import Flag, StrictModel
+from utils.config.loading import Flag, StrictModel, UserPath, is_default
 from utils.config.sections import DecodeConfig, LoaderConfig, LoaderParams, ModuleSpec, PerturbationConfig
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -32,7 +32,7 @@ class TrainBase(StrictModel):
     """Passes over the training images."""
     verbose: Flag = True
     """1: progress bar and report; 0: errors only."""
-    save_path: str
+    save_path: UserPath
     """Folder for weights, metrics and the resume file."""
     seed: NonNegativeInt = 42069
     """Seed of initialisation, order and perturbations."""
@@ -67,11 +67,11 @@ class TrainBase(StrictModel):
 class DatasetConfig(DecodeConfig):
     """The training images, their landmarks and labels."""
 
-    image_location: str
+    image_location: UserPath
     """Root folder of the images (or a .rec file with `format: recordio`)."""
-    quality_location: str | None = None
+    quality_location: UserPath | None = None
     """Quality labels, any format of README, "Labels"; needed by AI-KD."""
-    landms_location: str | None = None
+    landms_location: UserPath | None = None
     """Landmark file, or `template` when the images are already aligned 112x112 crops."""
     misalign: Flag = True
     """1: the student sees perturbed crops; 0: the aligned ones."""
@@ -87,17 +87,17 @@ class DatasetConfig(DecodeConfig):
     """Prefix to strip from the names in label and landmark files; null: found automatically."""
     on_missing: Literal["error", "skip"] = "error"
     """Images without label or landmarks, or unreadable: stop, or leave them out and say so."""
-    cache: str | None = None
+    cache: UserPath | None = None
     """Folder for the checked index, reused while the inputs are unchanged; null: none."""
     format: Literal["folders", "recordio"] = "folders"
     """Recognition training: identity folders, or train.rec with its train.idx."""
     flip: Flag = False
     """1: mirror a crop with probability one half (recognition training)."""
-    val_pairs: str | None = None
+    val_pairs: UserPath | None = None
     """Recognition training: pairs to validate on (`imgA imgB 1|0`, LFW's pairs.txt, CFP's Protocol, .bin)."""
-    val_location: str | None = None
+    val_location: UserPath | None = None
     """Folder of the pairs' images; null: image_location, and their identities are not trained on."""
-    val_landms_location: str | None = None
+    val_landms_location: UserPath | None = None
     """Landmark file of val_location; null: its images are aligned crops."""
 
 
@@ -113,9 +113,9 @@ class TrainLoaders(StrictModel):
 class ModelRef(StrictModel):
     """Where the model configuration is."""
 
-    config: str
+    config: UserPath
     """Path of model_config.yaml, from the working directory or beside this file."""
-    teacher_cache: str | None = None
+    teacher_cache: UserPath | None = None
     """AI-KD: folder in which the teacher's embeddings are kept, for every run on the same images; null: none."""
 
 
@@ -150,6 +150,14 @@ class SchedulerConfig(StrictModel):
     """Epochs at which the rate is multiplied by gamma (MultiStepLR)."""
     gamma: PositiveFloat = 0.1
     """Factor of one drop."""
+
+    @model_validator(mode="after")
+    def _drops_are_of_multi_step(self) -> "SchedulerConfig":
+        if self.module.endswith("LambdaLR") and not (is_default(self, "milestones") and is_default(self, "gamma")):
+            raise ValueError(
+                "milestones and gamma need module: torch.optim.lr_scheduler.MultiStepLR; name it or remove them"
+            )
+        return self
 
 
 class ScalerConfig(StrictModel):
@@ -248,6 +256,9 @@ class WandbConfig(StrictModel):
 class TrainConfig(StrictModel):
     """The whole of train_config.yaml."""
 
+    RECORDS: ClassVar = ("model_config", "inputs")
+    """What a run adds to its config.yaml; skipped when that is read."""
+
     base: TrainBase
     dataset: DatasetConfig
     dataloader: TrainLoaders = TrainLoaders()
@@ -274,3 +285,29 @@ class TrainConfig(StrictModel):
         if not self.optimizer.groups:
             raise ValueError("optimizer has no group_1; nothing would be trained")
         return self
+
+
+_DISTILLATION = (
+    "base.select_on",
+    "dataset.quality_location",
+    "dataset.misalign",
+    "dataset.perturbation",
+    "dataset.label_scaling",
+    "dataset.higher_is_better",
+    "loss.consistency",
+)
+_RECOGNITION = (
+    "dataset.format",
+    "dataset.flip",
+    "dataset.val_pairs",
+    "dataset.val_location",
+    "dataset.val_landms_location",
+    "loss.recognition",
+    "loss.ratio",
+)
+UNUSED = {
+    "aikd": _RECOGNITION,
+    "cosface": (*_DISTILLATION, "loss.quality", "loss.ratio"),
+    "crfiqa": _DISTILLATION,
+}
+"""METHOD: keys it does not read."""
