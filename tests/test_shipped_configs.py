@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import get_origin
 
 import pytest
 import torch
@@ -9,14 +10,15 @@ import torch
 from evaluate import without_effect
 from tests.helpers_training import ROOT
 from train_main import ignored
-from utils.config import load_config
+from utils.config import is_default, load_config
 from utils.config.evaluate import EvaluateConfig
+from utils.config.export import ExportConfig
 from utils.config.inference import InferenceConfig
 from utils.config.label import LabelConfig
-from utils.config.loading import read_yaml
+from utils.config.loading import _models, read_yaml
 from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
+from utils.config.train import UNUSED, TrainConfig
 from utils.contract import InputContract
 from utils.precision import Precision
 
@@ -28,7 +30,10 @@ SCHEMAS = {
     "label_config": LabelConfig,
     "evaluate_config": EvaluateConfig,
     "prepare_config": PrepareConfig,
+    "export_config": ExportConfig,
+    "model_config": ModelConfig,
 }
+SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in ("cosface_config", "crfiqa_config")]
 SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": LabelConfig, "synthetic": PrepareConfig}
 SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": LabelConfig, "prepare": PrepareConfig}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,10 +52,7 @@ def schema_of(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_shipped_yaml_loads(path):
-    if path.stem == "export_config":
-        from utils.config.export import ExportConfig as schema
-    else:
-        schema = schema_of(path)
+    schema = schema_of(path)
     assert schema is not None, f"{path}: no schema known"
     cfg = load_config(schema, path)
     if schema is ModelConfig:
@@ -67,6 +69,51 @@ def test_nothing_in_a_shipped_yaml_is_without_effect(path):
         assert [line.partition(":")[0] for line in lines] == [key for key, there in said.items() if there]
     elif schema_of(path) is EvaluateConfig:
         assert without_effect(load_config(EvaluateConfig, path)) == []
+
+
+NOT_SHOWN = {
+    "train_config": (*UNUSED["aikd"], "optimizer.group_4"),  # cosface_config and crfiqa_config show the former
+    "prepare_config": (*UNUSED["aikd"], "dataset.misalign", "dataset.perturbation", "dataset.val_percent"),
+    "evaluate_config": ("dataloader.params.shuffle", "dataloader.params.pin_memory", "scores.files"),
+}
+
+
+def keys_not_shown(schema, values, path=""):
+    """Yield the dotted keys of a schema that `values` lacks, those of nested sections too."""
+    for name, field in schema.model_fields.items():
+        key, models = f"{path}{name}", list(_models(field.annotation))
+        if name not in (values or {}):
+            yield key
+        for model in models:
+            inner = (values or {}).get(name) or {}
+            if get_origin(field.annotation) is dict:  # NAME: section
+                inner = {name: value for one in inner.values() for name, value in one.items()}
+            yield from keys_not_shown(model, inner, f"{key}.")
+
+
+@pytest.mark.parametrize("path", [*map(ROOT.joinpath, SHOWN)], ids=lambda path: path.stem)
+def test_every_key_is_shown_with_its_meaning(path):
+    """As a value, or in a comment, `key: value`."""
+    comments = " ".join(line.partition("#")[2] for line in path.read_text().splitlines())
+    hidden = NOT_SHOWN.get(path.stem, ())
+    for key in keys_not_shown(SCHEMAS[path.stem], read_yaml(path)):
+        name = key.rpartition(".")[2]
+        assert key.startswith(hidden) or re.search(rf"\b{name}: ", comments) or name in ("module", "params"), key
+
+
+def test_what_train_config_does_not_show_the_recognition_configurations_do():
+    text = "".join((ROOT / f"configs/{name}.yaml").read_text() for name in ("cosface_config", "crfiqa_config"))
+    for key in UNUSED["aikd"]:
+        assert f" {key.rpartition('.')[2]}: " in text, key
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["base.log_every", "base.max_steps", "base.compile", "dataset.key_root", "dataset.exif", "dataset.max_pixels",
+     "dataset.cache", "ema.decay", "scheduler.milestones", "scheduler.gamma"],
+)  # fmt: skip
+def test_what_the_released_recipe_does_not_name_is_shown_with_its_default(key):
+    assert is_default(load_config(TrainConfig, ROOT / "configs/train_config.yaml"), key)
 
 
 def test_every_main_configuration_is_there():
