@@ -4,6 +4,7 @@ The order is a function of (seed, epoch) alone. Workers only carry it out, so th
 """
 
 import contextlib
+import logging
 import signal
 import sys
 import threading
@@ -28,6 +29,10 @@ _AHEAD = 4
 """Batches fetched ahead, per worker process or by the threads."""
 _THREADS = 2
 """Decoding threads when there are no worker processes; most of their time is spent outside the GIL."""
+NAMED = 20
+"""Images without a crop that training and validation each name."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class BatchLoader:
     def __init__(self, dataset: Dataset, sampler: EpochSampler, params: LoaderParams):
         self.sampler = sampler
         self.source = _Source(dataset, sampler, params.num_workers, params.pin_memory)
+        self.left_out: set[int] = set()
 
     def steps_per_epoch(self) -> int:
         """Count the batches of an epoch."""
@@ -105,7 +111,20 @@ class BatchLoader:
                     f"{len(batch.failures)} images of one batch give no crop, which leaves less than two to train on; "
                     f"first: {self.source.path(row)} ({reason})."
                 )
+            for row, reason in batch.failures:
+                self._say(row, reason)
             yield batch
+
+    def _say(self, row: int, reason: str) -> None:
+        """Name an image without a crop once; of very many, name the first and count the others."""
+        if row in self.left_out:
+            return
+        self.left_out.add(row)
+        count = len(self.left_out)
+        if count <= NAMED:
+            logger.warning(f"{self.source.path(row)}: {reason}; left out")
+        elif count % 1000 == 0 or count == NAMED + 1:
+            logger.warning(f"{count} images have been left out so far; no longer named one by one")
 
     def __len__(self) -> int:
         return len(self.sampler)

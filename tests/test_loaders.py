@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data import loaders
 from data.datasets import VALIDATION_EPOCH, DistillationDataset, FaceCrops, IdentityDataset
 from data.loaders import EpochSampler, Shard, crop_batches, train_loader, validation_loader
 from tests.helpers_faces import SlowCrops, face_index, smooth_image, write_image
@@ -247,6 +248,22 @@ def test_too_few_readable_images_in_a_batch(broken, workers):
         next(batches)
     kept = list(validation_loader(dataset, [0, 1, 2], params(2)))
     assert [len(batch.row) for batch in kept] == [1, 0]
+
+
+def test_an_image_left_out_is_named_once_and_the_rest_of_many_counted(broken, caplog, monkeypatch):
+    dataset = DistillationDataset(broken, 1, None, DatasetConfig(image_location=broken.root, on_missing="skip"))
+    loader = validation_loader(dataset, [0, 1, 2], params(3))
+    assert len(list(loader)) == len(list(loader)) == 1
+    assert [record.message for record in caplog.records] == [
+        f"{broken.path(row)}: empty file; left out" for row in (1, 2)
+    ]
+    monkeypatch.setattr(loaders, "NAMED", 1)
+    caplog.clear()
+    assert len(list(validation_loader(dataset, [0, 1, 2], params(3)))) == 1
+    assert [record.message for record in caplog.records] == [
+        f"{broken.path(1)}: empty file; left out",
+        "2 images have been left out so far; no longer named one by one",
+    ]
 
 
 def test_a_killed_worker_is_one_clear_error(index):
