@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data.keys import KeyTable
-from data.text_tables import Columns, drop_repeats, one_line, read_text_table
+from data.table_layout import Columns
+from data.text_tables import drop_repeats, one_line, read_text_table
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle

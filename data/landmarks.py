@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.keys import KeyTable
-from data.text_tables import Columns, one_line, read_text_table
+from data.table_layout import Columns
+from data.text_tables import one_line, read_text_table
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle

@@ -1,4 +1,4 @@
-"""data/labels.py and data/text_tables.py: every score format, and an error that names the place for every damage."""
+"""data/labels.py and the text tables below it: every score format, and an error that names the place of the damage."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data import text_tables
+from data import table_layout, text_tables
 from data.labels import read_scores, write_scores_csv
 from utils.errors import DataError
 
@@ -219,8 +219,8 @@ def both_ways(path, monkeypatch):
 
 
 def _layout(path, columns=False):
-    kind = text_tables.Columns("a quality", 1, lambda names: (0, (1,)) if names[:2] == ["path", "quality"] else None)
-    return text_tables.find_layout(path, kind), kind if columns else np.float64
+    kind = table_layout.Columns("a quality", 1, lambda names: (0, (1,)) if names[:2] == ["path", "quality"] else None)
+    return table_layout.find_layout(path, kind), kind if columns else np.float64
 
 
 awkward = st.text(st.sampled_from('ab ,;\t"\n\r.é'), min_size=1, max_size=8).filter(str.strip)
