@@ -102,9 +102,11 @@ $(SOURCES)/evaluation/.done: configs/sources/evaluate.yaml $(STUDENTS)
 	$(PY) evaluate.py -c configs/sources/evaluate.yaml >/dev/null
 	@touch $@
 
+# One process per core (four at most), one thread each.
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

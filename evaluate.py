@@ -8,19 +8,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.labels import read_scores
-from evaluation.embeddings import Recogniser, read_embeddings
-from evaluation.face_set import FaceSet, open_faces, with_second_landmarks
-from evaluation.methods import build_method
-from evaluation.output import Output
-from evaluation.protocol import Models, Protocol
-from evaluation.tables import percentile_table, threshold_table
+from data.tables.scores import read_scores
+from evaluation.protocol.conditions import Models, Protocol
+from evaluation.protocol.embeddings import Recogniser, read_embeddings
+from evaluation.protocol.face_set import FaceSet, open_faces, with_second_landmarks
+from evaluation.protocol.methods import build_method
+from evaluation.report.output import Output
+from evaluation.report.tables import percentile_table, threshold_table
 from utils import cli
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
 from utils.errors import ConfigError, DataError
 from utils.files import make_folder
-from utils.precision import pick_device
+from utils.training.precision import pick_device
 
 logger = logging.getLogger("evaluate")
 

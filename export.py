@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import yaml
 
-from data.folders import open_folder
-from data.loaders import crop_batches
-from model.build import trained_student
-from model.card import Export, RunRecord, model_card
-from model.onnx_scorer import OnnxScorer
-from model.scoring import checked_contract
-from model.sharing import CropStudent, describe, recorded_model, to_onnx, to_safetensors
+from data.samples.folders import open_folder
+from data.samples.loader import crop_batches
+from model.frozen.onnx_scorer import OnnxScorer
+from model.frozen.scoring import checked_contract
+from model.registry import trained_student
+from model.sharing.card import Export, RunRecord, model_card
+from model.sharing.files import CropStudent, describe, recorded_model, to_onnx, to_safetensors
 from utils import cli
 from utils.config import beside, load_config
 from utils.config.export import CheckConfig, ExportConfig

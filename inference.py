@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.folders import ImageFolder, open_folder
-from data.score_files import Scored, write_failures, write_scores
-from data.score_pass import measure_left, warn_of_sizes, with_workers
-from data.score_run import ScoreRun
-from model.onnx_scorer import OnnxScorer, is_onnx
-from model.scoring import Scorer, load_scorer
-from model.sharing import recorded_model
+from data.samples.folders import ImageFolder, open_folder
+from data.tables.score_files import Scored, write_failures, write_scores
+from jobs.score_pass import measure_left, warn_of_sizes, with_workers
+from jobs.score_run import ScoreRun
+from model.frozen.onnx_scorer import OnnxScorer, is_onnx
+from model.frozen.scoring import Scorer, load_scorer
+from model.sharing.files import recorded_model
 from utils import cli, distributed
 from utils.config import beside, load_config
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig
 from utils.errors import DataError
 from utils.files import sha256_file
-from utils.precision import pick_device
+from utils.training.precision import pick_device
 
 logger = logging.getLogger("inference")
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.folders import ImageFolder, open_folder
-from data.keys import KeyTable
-from data.score_files import csv_cell, dump_dict, write_failures
-from data.score_pass import measure_left, warn_of_sizes, with_workers
-from data.score_run import PARTIAL, ScoreRun
+from data.samples.folders import ImageFolder, open_folder
+from data.tables.names import KeyTable
+from data.tables.score_files import csv_cell, dump_dict, write_failures
+from jobs.score_pass import measure_left, warn_of_sizes, with_workers
+from jobs.score_run import PARTIAL, ScoreRun
 from model.label_sources import LabelSource, PopulationSource, build_source
 from model.label_sources.base import keyed_seed
 from utils import cli, distributed
@@ -26,7 +26,7 @@ from utils.config.label import LabelConfig
 from utils.config.sections import ModelConfig
 from utils.errors import DataError, UserError
 from utils.files import allocate, atomic_write, sha256_file
-from utils.precision import pick_device
+from utils.training.precision import pick_device
 
 logger = logging.getLogger("label")
 

@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 
 from data.detector import FaceDetector
-from data.index import FaceIndex, build_index
-from data.labels import read_scores, write_scores_csv
-from data.landmark_run import LandmarkRun, detect_folder
-from data.landmarks import read_landmarks, write_landmarks_csv
-from data.listing import list_compactly
-from data.misfit import MISFIT_LIMIT_PX, misfit_px, require_faces
-from data.synthetic import contact_sheet, render_populations
+from data.index.build import FaceIndex, build_index
+from data.index.landmark_check import MISFIT_LIMIT_PX, misfit_px, require_faces
+from data.sources.folder import list_compactly
+from data.tables.landmarks import read_landmarks, write_landmarks_csv
+from data.tables.scores import read_scores, write_scores_csv
+from jobs.landmarks import LandmarkRun, detect_folder
+from synthetic import contact_sheet, render_populations
 from utils import cli
 from utils.config import load_config
 from utils.config.prepare import PrepareConfig

@@ -12,27 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.loaders import Shard
+from data.distillation import TrainingData, distillation_data
 from data.recognition import recognition_data
-from data.training import TrainingData, distillation_data
-from evaluation.verification import read_verification
+from data.samples.loader import Shard
+from evaluation.measure.verification import read_verification
 from model.ai_kd import Objective
-from model.build import embedding_dim
-from model.label_refinement import CentreSums
-from model.objectives import build_objective
-from utils import checkpoint, cli, distributed, optim
-from utils.clock import Clock
+from model.objectives.build import build_objective
+from model.objectives.refinement import CentreSums
+from model.registry import embedding_dim
+from utils import cli, distributed
 from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import UNUSED, TrainConfig
 from utils.contract import InputContract
-from utils.ema import WeightAverage
 from utils.errors import ConfigError, DataError, UserError
-from utils.precision import Precision, pick_device, to_device
 from utils.progress import progress
-from utils.run_log import RunLog
-from utils.schedule import Plan
-from utils.seeding import seed_everything
+from utils.training import checkpoint, optim
+from utils.training.clock import Clock
+from utils.training.ema import WeightAverage
+from utils.training.precision import Precision, pick_device, to_device
+from utils.training.run_log import RunLog
+from utils.training.schedule import Plan
+from utils.training.seeding import seed_everything
 
 logger = logging.getLogger("train")
 

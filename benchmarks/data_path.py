@@ -22,10 +22,10 @@ from benchmarks.device_warp import FlatBatch, gather_crops
 from benchmarks.measuring import Report, alternate, parser
 from benchmarks.pictures import write_picture
 from data.alignment import TEMPLATE_112, estimate_similarity, perturb_landmarks, warp
-from data.datasets import DistillationDataset
-from data.images import decode_rgb
-from data.index import FaceIndex
-from data.keys import KeyTable
+from data.images.decode import decode_rgb
+from data.index.build import FaceIndex
+from data.samples.datasets import DistillationDataset
+from data.tables.names import KeyTable
 from utils.config.sections import DecodeConfig, PerturbationConfig
 
 SIZE = (240, 200)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from evaluation.edc import edc, fixed_threshold
-from evaluation.embeddings import write_embeddings
+from evaluation.measure.edc import edc, fixed_threshold
+from evaluation.protocol.embeddings import write_embeddings
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES, PER_IDENTITY, DIM = 200_000, 20, 128

@@ -26,7 +26,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from benchmarks.measuring import Report, parser
-from data.index import FaceIndex, build_index
+from data.index.build import FaceIndex, build_index
 from utils.config.train import DatasetConfig
 
 ROWS = 3_141_890

@@ -28,16 +28,16 @@ from torchvision import transforms
 import inference
 from benchmarks.measuring import Report, alternate, network_module, parser
 from benchmarks.pictures import write_picture
-from data.images import decode_rgb
-from data.score_pass import measure_left, with_workers
-from model.build import build_student
-from model.scoring import checked_contract
-from model.sharing import CropStudent, describe, to_onnx
+from data.images.decode import decode_rgb
+from jobs.score_pass import measure_left, with_workers
+from model.frozen.scoring import checked_contract
+from model.registry import build_student
+from model.sharing.files import CropStudent, describe, to_onnx
 from utils.config import load_config
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig
-from utils.precision import pick_device
 from utils.rank_correlation import spearman
+from utils.training.precision import pick_device
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SIZE = (112, 112)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 
-from data.synthetic.population import Task, render_population
+from synthetic.population import Task, render_population
 from utils.config.synthetic import PopulationConfig
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
-from model.build import build_backbone, build_head, embedding_dim
-from model.scoring import Scorer
+from model.frozen.scoring import Scorer
+from model.registry import build_backbone, build_head, embedding_dim
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract
 

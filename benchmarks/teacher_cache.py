@@ -22,16 +22,16 @@ import torch
 import yaml
 
 import train_main
-from data.labels import write_scores_csv
-from data.listing import list_compactly
-from data.synthetic.population import Task, render_population
-from model.build import build_backbone
+from data.sources.folder import list_compactly
+from data.tables.scores import write_scores_csv
+from model.registry import build_backbone
+from synthetic.population import Task, render_population
 from utils.config import load_config
 from utils.config.sections import ModelConfig, ModuleSpec
 from utils.config.synthetic import PopulationConfig
 from utils.config.train import TrainConfig
-from utils.optim import set_lr, set_train_mode
-from utils.precision import to_device
+from utils.training.optim import set_lr, set_train_mode
+from utils.training.precision import to_device
 
 
 def write_inputs(folder: Path, options: argparse.Namespace, images: int) -> None:

@@ -25,14 +25,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Report, Timing, alternate, network_module, parser, timed
 from model.ai_kd import WrapperModel
-from model.objectives import build_objective
-from utils import optim
+from model.objectives.build import build_objective
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
-from utils.precision import Precision, pick_device, to_device
-from utils.seeding import seed_everything
+from utils.training import optim
+from utils.training.precision import Precision, pick_device, to_device
+from utils.training.seeding import seed_everything
 
 COMPILED = "ours, compiled"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data.images import ImageError
+from data.images.decode import ImageError
 from utils.config.prepare import DetectorConfig
 from utils.errors import DataError
 

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data.datasets import IdentityDataset, landmarks_of_crop
-from data.folders import open_folder
-from data.images import decode_rgb
-from data.index import TEMPLATE, FaceIndex, build_identity_index, split
-from data.keys import KeyTable
-from data.loaders import Shard, train_loader, validation_loader
-from data.matching import find_match
-from data.recordio import EncodedImages, RecordIndex
-from data.training import TrainingData, digest, index_remarks
+from data.distillation import TrainingData, digest, index_remarks
+from data.images.decode import decode_rgb
+from data.index.build import TEMPLATE, FaceIndex, build_identity_index, split
+from data.samples.datasets import IdentityDataset, landmarks_of_crop
+from data.samples.folders import open_folder
+from data.samples.loader import Shard, train_loader, validation_loader
+from data.sources.recordio import EncodedImages, RecordIndex
+from data.tables.matching import find_match
+from data.tables.names import KeyTable
 from utils.config.sections import CropInputConfig
 from utils.config.train import DatasetConfig, TrainConfig
 from utils.errors import DataError

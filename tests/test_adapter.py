@@ -6,10 +6,10 @@ import yaml
 from torch.nn import functional
 
 import train_main
-from data.datasets import DistillationBatch
-from model.build import trained_student
+from data.samples.datasets import DistillationBatch
 from model.compact import CompactNet
-from tests.helpers_training import TINY, same_bytes, tensors, write_setup
+from model.registry import trained_student
+from tests.helpers.training import TINY, same_bytes, tensors, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig

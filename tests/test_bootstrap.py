@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation import bootstrap as module
-from evaluation.bootstrap import IdentityResampling, bootstrap, compare, interval
-from evaluation.edc import PooledSteps, RankedPairs, ScoredPairs, edc
+from evaluation.measure import bootstrap as module
+from evaluation.measure.bootstrap import IdentityResampling, bootstrap, compare, interval
+from evaluation.measure.edc import PooledSteps, RankedPairs, ScoredPairs, edc
 
 GRID = np.array([0.0, 0.1, 0.25])
 

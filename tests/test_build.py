@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.build import (
+from model.compact import CompactNet
+from model.iresnet import IResNet
+from model.margins import ArcFaceHead
+from model.mlp import MLP, LinearHead
+from model.registry import (
     BACKBONES,
     build_backbone,
     build_head,
@@ -15,11 +19,7 @@ from model.build import (
     pretrained_backbone,
     trained_student,
 )
-from model.compact import CompactNet
-from model.iresnet import IResNet
-from model.margins import ArcFaceHead
-from model.mlp import MLP, LinearHead
-from tests.helpers_networks import TinyBackbone
+from tests.helpers.networks import TinyBackbone
 from utils.config.sections import ModelConfig, ModuleSpec, NetworkConfig
 from utils.errors import ConfigError, WeightsError
 
@@ -106,7 +106,7 @@ HOSTILE = [
     "subprocess.Popen",
     "torch.hub.load",
     "builtins.eval",
-    "model.build.importlib.import_module",
+    "model.registry.importlib.import_module",
     "model.weights.torch.load",
     "model.iresnet.nn.Module",
     "model.mlp.MLP",

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.helpers_training import ROOT
+from tests.helpers.training import ROOT
 from utils.config import dump_config, load_config
 from utils.config.evaluate import EvaluateConfig, ScoresConfig
 from utils.config.export import ExportConfig

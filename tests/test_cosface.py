@@ -8,17 +8,17 @@ import torch
 import yaml
 
 import train_main
-from data.loaders import Shard
 from data.recognition import recognition_data
-from evaluation.verification import read_verification
-from model.build import pretrained_backbone
-from tests.helpers_recognition import TINY, write_face_records, write_identities, write_run
-from tests.helpers_training import same_bytes, tensors
+from data.samples.loader import Shard
+from evaluation.measure.verification import read_verification
+from model.registry import pretrained_backbone
+from tests.helpers.recognition import TINY, write_face_records, write_identities, write_run
+from tests.helpers.training import same_bytes, tensors
 from utils.config import load_config
 from utils.config.sections import ModelConfig, NetworkConfig
 from utils.config.train import TrainConfig
 from utils.errors import ConfigError, DataError
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 
 def make_run(config, *overrides):

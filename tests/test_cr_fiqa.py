@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import train_main
-from model.build import build_student, pretrained_backbone, trained_student
-from model.cr_fiqa import Certainty, certainty
-from tests.helpers_recognition import TINY, write_identities, write_run
-from tests.helpers_training import ROOT, same_bytes, tensors
+from model.objectives.cr_fiqa import Certainty, certainty
+from model.registry import build_student, pretrained_backbone, trained_student
+from tests.helpers.recognition import TINY, write_identities, write_run
+from tests.helpers.training import ROOT, same_bytes, tensors
 from utils.config import load_config
 from utils.config.sections import ModelConfig, NetworkConfig
 from utils.config.train import TrainConfig
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 
 def make_run(config, *overrides):

@@ -12,7 +12,8 @@ from PIL import Image
 from torchvision.transforms.functional import resize
 
 from data.alignment import TEMPLATE_112, estimate_similarity
-from data.datasets import (
+from data.images.decode import decode_rgb
+from data.samples.datasets import (
     VALIDATION_EPOCH,
     CropPerturbation,
     DistillationDataset,
@@ -20,9 +21,8 @@ from data.datasets import (
     IdentityDataset,
     resize_crop,
 )
-from data.images import decode_rgb
-from data.keys import KeyTable
-from tests.helpers_faces import face_index, smooth_image, write_image
+from data.tables.names import KeyTable
+from tests.helpers.faces import face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig
 from utils.config.train import DatasetConfig
 from utils.errors import DataError

@@ -9,10 +9,10 @@ import torch.multiprocessing
 from torch import nn
 
 import train_main
-from tests.helpers_processes import kill_the_last, torchrun
-from tests.helpers_training import tensors, write_setup
+from tests.helpers.processes import kill_the_last, torchrun
+from tests.helpers.training import tensors, write_setup
 from utils import cli, distributed
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 TIMES = {"img_per_s", "data_share"}
 SLOW = ("optimizer.group_1.lr=0.001", "optimizer.group_2.lr=0.001")
@@ -161,7 +161,7 @@ def test_another_length_of_the_epochs_is_no_resume(setup, tmp_path, monkeypatch,
     config, _ = setup
     out = (f"base.save_path={tmp_path / 'run'}", "base.resume=auto")
     assert train(config, *out, "base.max_steps=2") == 0
-    monkeypatch.setattr("data.loaders.EpochSampler.steps_per_epoch", lambda self: 2)
+    monkeypatch.setattr("data.samples.loader.EpochSampler.steps_per_epoch", lambda self: 2)
     assert train(config, *out) == 2
     assert "inputs.steps_per_epoch = 3, this one 2" in capsys.readouterr().err
 

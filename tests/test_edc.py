@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.edc import (
+from evaluation.measure.edc import (
     Curve,
     PooledSteps,
     RankedPairs,

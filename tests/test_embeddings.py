@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.keys import KeyTable
-from evaluation import embeddings as module
-from evaluation.embeddings import Recogniser, cosines, read_embeddings, unit_rows, write_embeddings
+from data.tables.names import KeyTable
+from evaluation.protocol import embeddings as module
+from evaluation.protocol.embeddings import Recogniser, cosines, read_embeddings, unit_rows, write_embeddings
 from model.compact import CompactNet
-from tests.helpers_tiny_networks import Convolutional
+from tests.helpers.tiny_networks import Convolutional
 from utils.config.evaluate import RecognitionConfig
 from utils.errors import ConfigError, DataError, WeightsError
 
@@ -106,7 +106,7 @@ def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
     torch.manual_seed(0)
     net = Convolutional()
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    cfg = RecognitionConfig(module="tests.helpers_tiny_networks.Convolutional", weights=str(tmp_path / "net.pth"))
+    cfg = RecognitionConfig(module="tests.helpers.tiny_networks.Convolutional", weights=str(tmp_path / "net.pth"))
     with torch.no_grad():
         want = net(torch.from_numpy(network_input(crops)).float())[0].numpy()
     np.testing.assert_allclose(Recogniser(cfg, CPU, ("tests",))(crops, []), want, atol=1e-5)

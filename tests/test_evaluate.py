@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from data.labels import write_scores_csv
-from evaluation import tables
-from evaluation.edc import edc, fixed_threshold
-from evaluation.embeddings import write_embeddings
-from tests.helpers_evaluation import Simulation, csv_rows, run_evaluate
+from data.tables.scores import write_scores_csv
+from evaluation.measure.edc import edc, fixed_threshold
+from evaluation.protocol.embeddings import write_embeddings
+from evaluation.report import tables
+from tests.helpers.evaluation import Simulation, csv_rows, run_evaluate
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 
@@ -61,7 +61,7 @@ def test_tables_show_mean_best_interval_and_the_published_figure(simulation):
         assert cell.startswith(f"**{tables.short(value)}** [")
     published = {
         (r["method"], r["dataset"]): float(r["pauc"])
-        for r in csv_rows(ROOT / "evaluation/published.csv")
+        for r in csv_rows(ROOT / "evaluation/report/published.csv")
         if r["table"] == "proper" and r["fr_model"] == "AdaFace"
     }
     assert f"(published {tables.short(published['AI-KD(DifFIQA(R))', 'LFW'])})" in cells[0]

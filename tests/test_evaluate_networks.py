@@ -10,13 +10,13 @@ import torch
 import yaml
 
 import evaluate
-from evaluation.embeddings import write_embeddings
+from evaluation.protocol.embeddings import write_embeddings
 from model.compact import CompactNet
-from tests.helpers_evaluation import csv_rows as rows
-from tests.helpers_evaluation import run_evaluate as run
-from tests.helpers_evaluation import write_population
-from tests.helpers_faces import spoil_landmarks
-from tests.helpers_inference import STUDENT, TINY
+from tests.helpers.evaluation import csv_rows as rows
+from tests.helpers.evaluation import run_evaluate as run
+from tests.helpers.evaluation import write_population
+from tests.helpers.faces import spoil_landmarks
+from tests.helpers.inference import STUDENT, TINY
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 

@@ -19,10 +19,11 @@ from safetensors import safe_open
 
 import export
 import train_main
-from model.build import trained_student
-from model.sharing import recorded_model
-from tests import helpers_inference, helpers_training
-from tests.helpers_images import (
+from model.registry import trained_student
+from model.sharing.files import recorded_model
+from tests.helpers import inference as helpers_inference
+from tests.helpers import training as helpers_training
+from tests.helpers.images import (
     ORIENTATION,
     crop_pixels,
     jpeg_bytes,
@@ -32,7 +33,7 @@ from tests.helpers_images import (
     write_image,
     write_twins,
 )
-from tests.helpers_inference import STUDENT, assert_scores, expected_of, infer, scores_of
+from tests.helpers.inference import STUDENT, assert_scores, expected_of, infer, scores_of
 from utils import cli
 from utils.contract import InputContract, load_contract, save_contract
 from utils.errors import UserError

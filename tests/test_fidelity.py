@@ -2,7 +2,7 @@
 
 import re
 
-from tests.helpers_training import ROOT
+from tests.helpers.training import ROOT
 
 
 def test_every_named_test_exists():

@@ -7,11 +7,11 @@ from torch import nn
 
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
-from model.fold import fold_batchnorm
+from model.frozen.fold import fold_batchnorm
+from model.frozen.scoring import Scorer
 from model.iresnet import IResNet
 from model.mlp import MLP
 from model.mobilefacenet import MobileFaceNet
-from model.scoring import Scorer
 from utils.contract import InputContract
 
 

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 import train_main
-from tests import helpers_inference
-from tests.helpers_detector import face_image, write_bright_cell_detector
-from tests.helpers_evaluation import Simulation
-from tests.helpers_faces import write_image
-from tests.helpers_processes import run_on_disk
-from tests.helpers_training import ROOT, same_bytes, tensors, write_setup
+from tests.helpers import inference as helpers_inference
+from tests.helpers.detector import face_image, write_bright_cell_detector
+from tests.helpers.evaluation import Simulation
+from tests.helpers.faces import write_image
+from tests.helpers.processes import run_on_disk
+from tests.helpers.training import ROOT, same_bytes, tensors, write_setup
 from utils import cli
 from utils.errors import ConfigError
 from utils.files import atomic_write, make_folder

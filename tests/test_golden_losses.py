@@ -15,15 +15,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_main
-from data.datasets import DistillationBatch
+from data.samples.datasets import DistillationBatch
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP
-from tests.helpers_training import TINY, write_setup
+from tests.helpers.training import TINY, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 STEPS, BATCH, LIMIT = 5, 4, 9
 GOLDEN = [

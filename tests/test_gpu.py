@@ -6,17 +6,17 @@ import torch
 
 import train_main
 from model.ai_kd import WrapperModel
+from model.frozen.scoring import Scorer
 from model.iresnet import iresnet18
 from model.mlp import MLP
-from model.scoring import Scorer
-from tests.helpers_training import write_setup
+from tests.helpers.training import write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
-from utils.precision import to_device
 from utils.rank_correlation import spearman
-from utils.run_log import read_metrics
+from utils.training.precision import to_device
+from utils.training.run_log import read_metrics
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 CUDA = torch.device("cuda", 0)

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.images import ImageError, decode_rgb, list_images
-from data.listing import list_compactly
+from data.images.decode import ImageError, decode_rgb, list_images
+from data.sources.folder import list_compactly
 from utils.errors import DataError, UserError
 
 
@@ -328,7 +328,7 @@ def huge_png(side):
 def test_header_size_is_checked_before_memory_is_taken():
     """30,000 x 30,000 as RGB would be 2.7 GB; a child with 0.5 GB of address space to spare must survive."""
     program = (
-        "import sys; from data.images import decode_rgb, ImageError; import resource\n"
+        "import sys; from data.images.decode import decode_rgb, ImageError; import resource\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000,) * 2)\n"
         "try: decode_rgb(sys.stdin.buffer.read())\n"
@@ -454,7 +454,9 @@ def test_silence_in_many_threads_loses_no_message_of_others(capfd):
 
 
 def test_a_process_without_stderr_decodes():
-    program = "import os, sys; os.close(2); from data.images import decode_rgb; print(decode_rgb(sys.argv[1]).shape)"
+    program = (
+        "import os, sys; os.close(2); from data.images.decode import decode_rgb; print(decode_rgb(sys.argv[1]).shape)"
+    )
     path = Path(__file__).parent / "__stderr_test.jpg"
     path.write_bytes(noisy_files()[0])
     try:

@@ -1,4 +1,4 @@
-"""data/index.py: join, coverage, scaling, split, identities, cache, pickling."""
+"""data/index/build.py: join, coverage, scaling, split, identities, cache, pickling."""
 
 import multiprocessing
 import os
@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.coverage import Coverage, LabelScaling
-from data.images import list_images
-from data.index import FaceIndex, build_identity_index, build_index, split
-from data.index_cache import open_entry
-from data.landmarks import read_landmarks
-from data.listing import list_compactly
+from data.images.decode import list_images
+from data.index.build import FaceIndex, build_identity_index, build_index, split
+from data.index.coverage import Coverage, LabelScaling
+from data.index.index_cache import open_entry
+from data.sources.folder import list_compactly
+from data.tables.landmarks import read_landmarks
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
 
@@ -236,7 +236,7 @@ def test_split_of_a_known_list():
 
 def test_nothing_depends_on_the_hash_seed(faces):
     code = (
-        "import sys; from data.index import build_index, split; from utils.config.train import DatasetConfig;"
+        "import sys; from data.index.build import build_index, split; from utils.config.train import DatasetConfig;"
         f"index, _ = build_index(DatasetConfig(**{faces.config().model_dump(mode='json')!r}));"
         "print(list(index.keys), index.labels.tolist(), [rows.tolist() for rows in split(index.labels, 0.5)])"
     )
@@ -425,7 +425,7 @@ def test_processes_may_build_at_the_same_time(faces, tmp_path):
 
 
 def test_taken_from_strings_the_index_works_without_files():
-    from data.keys import KeyTable
+    from data.tables.names import KeyTable
 
     index = FaceIndex("/r", KeyTable.from_strings(["a.jpg", "b.jpg"]), labels=np.zeros(2, np.float32))
     assert len(index) == 2 and index.path(1) == "/r/b.jpg"

@@ -14,14 +14,14 @@ import yaml
 from safetensors.torch import save_file
 from scipy.stats import percentileofscore
 
-from data import score_files
 from data.alignment import TEMPLATE_112, align
-from data.landmarks import read_landmarks, write_landmarks_csv
-from data.score_files import percentiles
+from data.tables import score_files
+from data.tables.landmarks import read_landmarks, write_landmarks_csv
+from data.tables.score_files import percentiles
 from model.ai_kd import WrapperModel
 from model.mlp import LinearHead
-from tests.helpers_faces import spoil_landmarks
-from tests.helpers_images import (
+from tests.helpers.faces import spoil_landmarks
+from tests.helpers.images import (
     crop_pixels,
     jpeg_bytes,
     write_broken,
@@ -30,7 +30,7 @@ from tests.helpers_images import (
     write_image,
     write_twins,
 )
-from tests.helpers_inference import (
+from tests.helpers.inference import (
     STUDENT,
     assert_scores,
     expected,

@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
-from data.labels import read_scores
-from tests.helpers_images import crop_pixels, write_broken, write_bytes, write_crops, write_image
-from tests.helpers_inference import (
+from data.tables.scores import read_scores
+from tests.helpers.images import crop_pixels, write_broken, write_bytes, write_crops, write_image
+from tests.helpers.inference import (
     STUDENT,
     assert_scores,
     expected,
@@ -28,8 +28,8 @@ from tests.helpers_inference import (
     tiny_student,
     write_setup,
 )
-from tests.helpers_processes import kill_the_last, torchrun
-from tests.helpers_training import ROOT
+from tests.helpers.processes import kill_the_last, torchrun
+from tests.helpers.training import ROOT
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 ODD_NAMES = (

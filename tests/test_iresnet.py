@@ -13,7 +13,7 @@ from torch import nn
 from model import iresnet
 from model.compact import CompactNet
 from model.mobilefacenet import MobileFaceNet
-from tests.helpers_networks import count_macs
+from tests.helpers.networks import count_macs
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden_state_dicts.json.gz").read_bytes()))
 

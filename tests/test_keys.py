@@ -1,4 +1,4 @@
-"""data/keys.py and data/matching.py: compact names, and the rule by which two tables are joined."""
+"""data/tables/names.py and data/tables/matching.py: compact names, and the rule by which two tables are joined."""
 
 import pickle
 import re
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import key_hashes, matching
-from data.keys import KeyTable, match
-from data.matching import duplicates, find_match, normalise
+from data.tables import key_hashes, matching
+from data.tables.matching import duplicates, find_match, normalise
+from data.tables.names import KeyTable, match
 from utils.errors import DataError
 
 table = KeyTable.from_strings

@@ -19,16 +19,16 @@ import yaml
 import label
 import train_main
 from data.alignment import align
-from data.images import decode_rgb
-from data.labels import read_scores
-from data.landmarks import read_landmarks
+from data.images.decode import decode_rgb
+from data.tables.landmarks import read_landmarks
+from data.tables.scores import read_scores
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP, LinearHead
-from tests.helpers_faces import spoil_landmarks
-from tests.helpers_processes import kill_the_last, torchrun
-from tests.helpers_tiny_networks import randomised
-from tests.helpers_training import ROOT, TINY, write_faces, write_setup
+from tests.helpers.faces import spoil_landmarks
+from tests.helpers.processes import kill_the_last, torchrun
+from tests.helpers.tiny_networks import randomised
+from tests.helpers.training import ROOT, TINY, write_faces, write_setup
 from utils import cli
 from utils.config import load_config
 from utils.config.label import LabelConfig
@@ -303,7 +303,7 @@ def test_a_run_goes_on_only_on_a_device_that_draws_the_same_numbers(setup, sourc
 
 
 def test_a_network_of_the_users_own_labels(setup):
-    features = {"module": "tests.helpers_tiny_networks.tiny_net", "weights": None, "params": {"size_px": 112}}
+    features = {"module": "tests.helpers.tiny_networks.tiny_net", "weights": None, "params": {"size_px": 112}}
     model = {"features": features}
     (setup / "model_config.yaml").write_text(yaml.safe_dump(model))
     overrides = ("base.allow_random_init=1", "source.grafiqs.tap=bn1")

@@ -16,7 +16,7 @@ from model.label_sources.grafiqs import Grafiqs
 from model.label_sources.magnitude import Magnitude
 from model.label_sources.sdd_fiqa import SddFiqa, wasserstein
 from model.label_sources.ser_fiq import SerFiq
-from tests.helpers_tiny_networks import Convolutional, Shortcut, randomised, tiny_net
+from tests.helpers.tiny_networks import Convolutional, Shortcut, randomised, tiny_net
 from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError, DataError

@@ -1,4 +1,4 @@
-"""data/labels.py and the text tables below it: every score format, and an error that names the place of the damage."""
+"""data/tables/scores.py and the text tables below it: every score format, and errors that name the place."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data import table_layout, text_tables
-from data.labels import read_scores, write_scores_csv
+from data.tables import table_layout, text_tables
+from data.tables.scores import read_scores, write_scores_csv
 from utils.errors import DataError
 
 

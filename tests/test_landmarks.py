@@ -1,11 +1,11 @@
-"""data/landmarks.py: every landmark format users have, and an error that names the place for every damage."""
+"""data/tables/landmarks.py: every landmark format users have, and an error that names the place for every damage."""
 
 import pickle
 
 import numpy as np
 import pytest
 
-from data.landmarks import read_landmarks, write_landmarks_csv
+from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from utils.errors import DataError
 
 POINTS = np.arange(10, dtype=np.float32).reshape(5, 2) + 0.25

@@ -20,10 +20,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import loaders
-from data.datasets import VALIDATION_EPOCH, DistillationDataset, FaceCrops, IdentityDataset
-from data.loaders import EpochSampler, Shard, crop_batches, train_loader, validation_loader
-from tests.helpers_faces import SlowCrops, face_index, smooth_image, write_image
+from data.samples import loader as loaders
+from data.samples.datasets import VALIDATION_EPOCH, DistillationDataset, FaceCrops, IdentityDataset
+from data.samples.loader import EpochSampler, Shard, crop_batches, train_loader, validation_loader
+from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, LoaderParams, PerturbationConfig
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
@@ -297,8 +297,8 @@ def test_interrupting_prints_one_line_only(index, tmp_path):
         import signal, sys, time
         from pathlib import Path
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-        from data.loaders import crop_batches
-        from tests.helpers_faces import SlowCrops, face_index, smooth_image, write_image
+        from data.samples.loader import crop_batches
+        from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
         from utils.config.sections import CropInputConfig
         index = face_index(Path(sys.argv[1]), 200)
         cfg = CropInputConfig(loc=index.root, input="landmarks")

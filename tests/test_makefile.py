@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.helpers_training import ROOT
+from tests.helpers.training import ROOT
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.inference import InferenceConfig

@@ -1,4 +1,4 @@
-"""data/misfit.py: a wrong order or unit of landmarks is refused, real faces and profiles are not."""
+"""data/index/landmark_check.py: a wrong order or unit of landmarks is refused, real faces and profiles are not."""
 
 import time
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from data.alignment import TEMPLATE_112
-from data.landmarks import read_landmarks
-from data.misfit import misfit_px, require_faces
-from data.synthetic.geometry import Pose
-from tests.helpers_faces import WRONG_ORDERS
+from data.index.landmark_check import misfit_px, require_faces
+from data.tables.landmarks import read_landmarks
+from synthetic.geometry import Pose
+from tests.helpers.faces import WRONG_ORDERS
 from utils.errors import DataError
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "faces" / "landmarks.csv"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from data.keys import KeyTable
-from evaluation.face_set import FaceSet
-from evaluation.nuisance import bin_tables, judge, nuisance_rows, nuisance_tables, read_metadata
-from evaluation.pairs import PairSet
+from data.tables.names import KeyTable
+from evaluation.measure.nuisance import bin_tables, judge, nuisance_rows, nuisance_tables, read_metadata
+from evaluation.pairs.sets import PairSet
+from evaluation.protocol.face_set import FaceSet
 from utils.errors import DataError
 
 

@@ -9,10 +9,10 @@ from model.iresnet import iresnet18
 from model.mlp import MLP
 from utils.config.loading import validate
 from utils.config.train import OptimizerConfig, SchedulerConfig, TrainBase
-from utils.ema import WeightAverage
 from utils.errors import ConfigError
-from utils.optim import build_optimizer, check_partition, optimizer_class, partition, set_lr, set_train_mode
-from utils.schedule import Plan
+from utils.training.ema import WeightAverage
+from utils.training.optim import build_optimizer, check_partition, optimizer_class, partition, set_lr, set_train_mode
+from utils.training.schedule import Plan
 
 
 def student():

@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from evaluation import pair_files
-from evaluation.pair_files import read_pairs
-from evaluation.pairs import Generation, folder_identities, pairs_from_identities
+from evaluation.pairs import readers as pair_files
+from evaluation.pairs.readers import read_pairs
+from evaluation.pairs.sets import Generation, folder_identities, pairs_from_identities
 from utils.errors import DataError
 
 

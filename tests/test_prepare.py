@@ -1,4 +1,4 @@
-"""prepare.py, data/detector.py, data/landmark_run.py: check, convert, and landmarks from a detector."""
+"""prepare.py, data/detector.py, jobs/landmarks.py: check, convert, and landmarks from a detector."""
 
 import csv
 import json
@@ -19,11 +19,11 @@ import yaml
 import prepare
 from data.alignment import TEMPLATE_112, align
 from data.detector import FaceDetector, largest_face
-from data.labels import read_scores
-from data.landmark_run import JOURNAL
-from data.landmarks import read_landmarks
-from tests import helpers_inference
-from tests.helpers_detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
+from data.tables.landmarks import read_landmarks
+from data.tables.scores import read_scores
+from jobs.landmarks import JOURNAL
+from tests.helpers import inference as helpers_inference
+from tests.helpers.detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
 from utils import cli
 from utils.config import load_config
 from utils.config.prepare import DetectorConfig, PrepareConfig

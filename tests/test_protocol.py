@@ -8,15 +8,15 @@ import pytest
 from scipy.stats import spearmanr
 
 from data.alignment import TEMPLATE_112, align, estimate_similarity
-from data.labels import write_scores_csv
-from data.landmarks import write_landmarks_csv
-from evaluation.analysis import agreement
-from evaluation.crop_pass import ALIGNED, View
-from evaluation.edc import edc, fixed_threshold
-from evaluation.embeddings import read_embeddings, write_embeddings
-from evaluation.face_set import open_faces, with_images, with_second_landmarks
-from evaluation.protocol import Models, Protocol, misaligned_views
-from tests.helpers_evaluation import (
+from data.tables.landmarks import write_landmarks_csv
+from data.tables.scores import write_scores_csv
+from evaluation.measure.analysis import agreement
+from evaluation.measure.edc import edc, fixed_threshold
+from evaluation.protocol.conditions import Models, Protocol, misaligned_views
+from evaluation.protocol.embeddings import read_embeddings, write_embeddings
+from evaluation.protocol.face_set import open_faces, with_images, with_second_landmarks
+from evaluation.protocol.passes import ALIGNED, View
+from tests.helpers.evaluation import (
     Recorder,
     Thumbnails,
     crop_pass,

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 import train_main
-from tests.helpers_training import ROOT, tensors, write_faces
+from tests.helpers.training import ROOT, tensors, write_faces
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig

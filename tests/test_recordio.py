@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.images import ImageError
-from data.recordio import RecordFile, RecordIndex
-from tests.helpers_recognition import MAGIC, packed, write_face_records, write_identities, write_records
+from data.images.decode import ImageError
+from data.sources.recordio import RecordFile, RecordIndex
+from tests.helpers.recognition import MAGIC, packed, write_face_records, write_identities, write_records
 from utils.errors import DataError
 
 

@@ -8,15 +8,15 @@ import torch
 from torch.nn import functional
 
 import train_main
-from data.identity_centres import centre_images
-from data.index import FaceIndex, Split, split
-from data.keys import KeyTable
-from model.label_refinement import CentreSums, LabelRefinement
-from model.preprocess import normalise
-from tests.helpers_training import observed_run, same_bytes, tensors, write_setup
+from data.index.build import FaceIndex, Split, split
+from data.index.identity_centres import centre_images
+from data.tables.names import KeyTable
+from model.frozen.preprocess import normalise
+from model.objectives.refinement import CentreSums, LabelRefinement
+from tests.helpers.training import observed_run, same_bytes, tensors, write_setup
 from utils.config.train import RefinementConfig
 from utils.errors import ConfigError, DataError
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 ON = ("loss.refinement.epsilon=0.4", "loss.refinement.min_images=5")
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 import train_main
-from tests.helpers_training import run_script, same_bytes, tensors, write_setup
+from tests.helpers.training import run_script, same_bytes, tensors, write_setup
 from utils.errors import ConfigError
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 TIMES = {"img_per_s", "data_share"}
 LENGTH = ("base.epochs=6", "base.verbose=0")

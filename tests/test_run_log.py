@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-from tests.helpers_training import ROOT, run_script, write_setup
-from utils.run_log import RunLog, draw_curves, read_metrics
+from tests.helpers.training import ROOT, run_script, write_setup
+from utils.training.run_log import RunLog, draw_curves, read_metrics
 
 
 def test_a_resumed_log_is_cut_back(tmp_path):

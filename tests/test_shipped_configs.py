@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluate import without_effect
-from tests.helpers_training import ROOT
+from tests.helpers.training import ROOT
 from train_main import ignored
 from utils.config import is_default, load_config
 from utils.config.evaluate import EvaluateConfig
@@ -20,7 +20,7 @@ from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
 from utils.config.train import UNUSED, TrainConfig
 from utils.contract import InputContract
-from utils.precision import Precision
+from utils.training.precision import Precision
 
 SCHEMAS = {
     "train_config": TrainConfig,

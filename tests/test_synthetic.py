@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import prepare
 from data.alignment import TEMPLATE_112, align, estimate_similarity
-from data.index import build_identity_index
-from data.synthetic import contact_sheet, render_populations
-from data.synthetic.canvas import Canvas, ellipse
-from data.synthetic.geometry import (
+from data.index.build import build_identity_index
+from synthetic import contact_sheet, render_populations
+from synthetic.canvas import Canvas, ellipse
+from synthetic.geometry import (
     RELIEF_PX,
     Camera,
     Pose,
@@ -29,12 +29,12 @@ from data.synthetic.geometry import (
     plane_to_st,
     skull_relief,
 )
-from data.synthetic.identity import draw_looks
-from data.synthetic.nuisance import KINDS, SWEEPS, Nuisance, degrade, draw_clean, draw_nuisance, photograph
-from data.synthetic.occluders import cover
-from data.synthetic.population import Task, available_cores, draw_pairs, image_kind, render_population
-from data.synthetic.render import Light, Person, Scene, landmark_st
-from data.synthetic.texture import Expression, Texture, eye_centres, mouth_corners
+from synthetic.identity import draw_looks
+from synthetic.nuisance import KINDS, SWEEPS, Nuisance, degrade, draw_clean, draw_nuisance, photograph
+from synthetic.occluders import cover
+from synthetic.population import Task, available_cores, draw_pairs, image_kind, render_population
+from synthetic.render import Light, Person, Scene, landmark_st
+from synthetic.texture import Expression, Texture, eye_centres, mouth_corners
 from utils.config.synthetic import PopulationConfig, SyntheticConfig
 from utils.errors import DataError
 
@@ -379,7 +379,7 @@ def test_populations_share_nobody_and_tables_match_files(rendered_once):
 
 
 def test_the_index_reads_what_was_rendered(rendered_once):
-    from data.landmarks import read_landmarks
+    from data.tables.landmarks import read_landmarks
 
     keys, points = read_landmarks(rendered_once / "train" / "landmarks.csv")
     assert len(keys) == 20

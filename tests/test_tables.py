@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation import tables
-from evaluation.analysis import Condition, Measure, PairScores
-from evaluation.pairs import Generation, pairs_from_identities
-from tests.helpers_evaluation import csv_rows as rows
+from evaluation.measure.analysis import Condition, Measure, PairScores
+from evaluation.pairs.sets import Generation, pairs_from_identities
+from evaluation.report import tables
+from tests.helpers.evaluation import csv_rows as rows
 from utils.config.evaluate import EvaluationSection
 
 ROOT = Path(__file__).resolve().parent.parent

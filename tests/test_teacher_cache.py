@@ -9,14 +9,14 @@ import torch
 import yaml
 
 import train_main
-from data.datasets import VALIDATION_EPOCH
-from data.teacher_cache import DONE, NO_CROP, TO_DO
+from data.samples.datasets import VALIDATION_EPOCH
+from data.samples.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
-from model.preprocess import normalise
-from tests.helpers_processes import run_on_disk
-from tests.helpers_training import TINY, observed_run, tensors, write_setup
+from model.frozen.preprocess import normalise
+from tests.helpers.processes import run_on_disk
+from tests.helpers.training import TINY, observed_run, tensors, write_setup
 from utils.errors import ConfigError, DataError
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 WITHIN = 5e-4
 """Rounding a vector of length 1 to fp16 moves it by less than 2^-11, and a cosine by no more."""

@@ -9,17 +9,17 @@ import torch
 import yaml
 
 import train_main
-from data.landmarks import read_landmarks, write_landmarks_csv
-from model.build import trained_student
+from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from model.compact import CompactNet
-from tests.helpers_faces import spoil_landmarks
-from tests.helpers_recognition import write_run
-from tests.helpers_training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
+from model.registry import trained_student
+from tests.helpers.faces import spoil_landmarks
+from tests.helpers.recognition import write_run
+from tests.helpers.training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.errors import ConfigError, DataError, UserError
-from utils.run_log import read_metrics
+from utils.training.run_log import read_metrics
 
 
 def make_run(config, *overrides):

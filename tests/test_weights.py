@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from model import iresnet
 from model.mlp import MLP, LinearHead
 from model.weights import load_backbone, load_student, read_state_dict, split_state
-from tests.helpers_networks import TinyBackbone
+from tests.helpers.networks import TinyBackbone
 from utils.errors import WeightsError
 
 GOLDEN = json.loads(gzip.decompress((Path(__file__).parent / "golden_state_dicts.json.gz").read_bytes()))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from model.build import pretrained_backbone, trained_student
+from model.frozen.scoring import checked_contract
 from model.label_sources.base import FrozenNetwork, LabelSource, PopulationSource
 from model.label_sources.cr_fiqa import CrFiqa
 from model.label_sources.faceqan import FaceQan
@@ -14,7 +14,7 @@ from model.label_sources.magnitude import Magnitude
 from model.label_sources.sdd_fiqa import SddFiqa
 from model.label_sources.ser_fiq import SerFiq
 from model.label_sources.student import Student
-from model.scoring import checked_contract
+from model.registry import pretrained_backbone, trained_student
 from utils.config.label import LabelConfig
 from utils.config.sections import ModelConfig, ModuleSpec
 from utils.contract import InputContract

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.preprocess import normalise
+from model.frozen.preprocess import normalise
 from utils.contract import InputContract
 
 

@@ -1,0 +1,305 @@
+"""Image files: listing a folder, and decoding any file people have into RGB uint8.
+
+Ordinary JPEGs take a short path through cv2; everything else goes through Pillow, one plugin per format.
+"""
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from data.images.silence import native_silence, python_silence
+from utils.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+"""Lower case; files are compared with their suffix in lower case."""
+
+MAX_PIXELS = 100_000_000
+
+_ORIENTATION_TAG = 0x0112
+_BITS_PER_SAMPLE_TAG = 258
+_PLUGINS = (
+    (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
+    (b"RIFF", "WebP", WebPImagePlugin.WebPImageFile),
+    (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
+    (b"II", "TIFF", TiffImagePlugin.TiffImageFile),
+    (b"MM", "TIFF", TiffImagePlugin.TiffImageFile),
+    (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
+)
+_READ_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
+
+
+class ImageError(Exception):
+    """Signal a file that yields no pixels; `str()` is the reason, in a few words."""
+
+
+class ImageListing(NamedTuple):
+    """What a folder holds."""
+
+    names: list[str]
+    """Relative POSIX paths of the images, sorted by code point."""
+    other_files: int
+    """Files with another suffix."""
+
+
+def list_images(root: str | os.PathLike) -> ImageListing:
+    """List the images below root, any suffix case, following links but never in circles."""
+    names: list[str] = []
+    others = 0
+    for name in walk_files(root):
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            names.append(name)
+        else:
+            others += 1
+    return ImageListing(names, others)
+
+
+def walk_files(root: str | os.PathLike) -> Iterator[str]:
+    """Yield the relative POSIX paths of all files below root, sorted by code point, one folder in memory at a time.
+
+    Within a folder, sub-folders sort as their name plus "/": that is the order of the whole paths.
+    """
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        raise DataError(f"{root}: no such folder of images.")
+    stack = [_entries(root, "", ())]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+        elif entry.parents is None:
+            yield entry.key
+        else:
+            stack.append(_entries(os.path.join(root, entry.key), entry.key, entry.parents))
+
+
+class _Entry(NamedTuple):
+    key: str
+    parents: tuple | None
+    """Of a folder: (device, inode) of the folders around it; None for a file."""
+
+
+def _entries(folder: str, prefix: str, parents: tuple) -> Iterator[_Entry]:
+    keyed = []
+    try:
+        status = os.stat(folder)
+        parents = (*parents, (status.st_dev, status.st_ino))
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.is_dir():
+                    target = entry.stat()
+                    if (target.st_dev, target.st_ino) not in parents:
+                        keyed.append(_Entry(f"{prefix}{entry.name}/", parents))
+                elif entry.is_file() or entry.is_symlink():
+                    keyed.append(_Entry(prefix + entry.name, None))
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror}).") from None
+    return iter(sorted(keyed, key=lambda entry: entry.key))
+
+
+def decode_rgb(
+    source: str | os.PathLike | bytes | bytearray | memoryview | np.ndarray,
+    *,
+    exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decode an image file, or its bytes in any form, to (H, W, 3) uint8 RGB.
+
+    Alpha is dropped, not composited; 16 bit is divided by 257; grey is repeated; CMYK and palettes are converted;
+    of an animation the first frame counts. `exif` applies the rotation stored in the file. More than `max_pixels`
+    pixels are refused from the header, before memory is taken. Nothing is printed.
+    Raises: ImageError with the reason.
+    """
+    data = _read(source) if isinstance(source, str | os.PathLike) else bytes(source)
+    if data[:3] == b"\xff\xd8\xff":
+        header = _jpeg_header(data)
+        if header is not None:
+            _check_size(header.width, header.height, max_pixels)
+            image = _decode_plain_jpeg(data, header, exif)
+            if image is not None:
+                return image
+    with python_silence, native_silence:
+        return _decode_with_pillow(data, exif, max_pixels)
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"empty image of {width}x{height} pixels")
+    if width * height > max_pixels:
+        raise ImageError(f"{width}x{height} pixels are more than dataset.max_pixels ({max_pixels})")
+
+
+class _JpegHeader(NamedTuple):
+    width: int
+    height: int
+    plain: bool
+    """8 bit, grey or YCbCr, with its end marker: what cv2 decodes right and completely."""
+    exif: bytes | None
+
+
+def _jpeg_header(data: bytes) -> _JpegHeader | None:
+    """Walk the segments up to the first scan; None when they do not make sense."""
+    at, size, exif = 2, len(data), None
+    frame = None
+    while at + 4 <= size and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        length = data[at + 2] << 8 | data[at + 3]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 10 <= size:
+            frame = struct.unpack_from(">BHHB", data, at + 4)
+        elif marker == 0xE1 and exif is None and data[at + 4 : at + 10] == b"Exif\0\0":
+            exif = data[at + 4 : at + 2 + length]
+        elif marker == 0xDA:
+            break
+        at += 2 + length
+    else:
+        return None
+    if frame is None:
+        return None
+    bits, height, width, components = frame
+    plain = bits == 8 and components in (1, 3) and data.rfind(b"\xff\xd9", at) >= 0
+    return _JpegHeader(width, height, plain, exif)
+
+
+def _decode_plain_jpeg(data: bytes, header: _JpegHeader, exif: bool) -> np.ndarray | None:
+    if not header.plain:
+        return None
+    flags = cv2.IMREAD_COLOR if _READ_RGB is None else _READ_RGB
+    try:
+        with native_silence:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    if image is None or image.shape[:2] != (header.height, header.width):
+        return None
+    if _READ_RGB is None:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if exif and header.exif is not None:
+        image = _upright(image, _orientation(header.exif))
+    return image
+
+
+def _orientation(exif: bytes) -> int:
+    with python_silence:
+        try:
+            tags = Image.Exif()
+            tags.load(exif)
+            return tags.get(_ORIENTATION_TAG, 1)
+        except Exception:  # damaged EXIF of any kind: the picture itself is fine
+            return 1
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels the way EXIF orientation 1-8 says; anything else means 1."""
+    turned = {
+        2: lambda: image[:, ::-1],
+        3: lambda: image[::-1, ::-1],
+        4: lambda: image[::-1],
+        5: lambda: image.transpose(1, 0, 2),
+        6: lambda: np.rot90(image, -1),
+        7: lambda: image[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda: np.rot90(image, 1),
+    }.get(orientation)
+    return image if turned is None else np.ascontiguousarray(turned())
+
+
+def _decode_with_pillow(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
+    """Decode with the one plugin that the first bytes name; its own `open` would look at 40 formats."""
+    kind, plugin = _plugin(data)
+    try:
+        if kind == "WebP":
+            _check_size(*_webp_size(data), max_pixels)
+        with plugin(io.BytesIO(data)) as image:
+            _check_size(*image.size, max_pixels)
+            # Pillow turns a TIFF while loading it and forgets the tag
+            turned = image.tag_v2.get(_ORIENTATION_TAG, 1) if kind == "TIFF" else 1
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1) if exif and kind != "TIFF" else 1
+            if _has_16_bit_colour(image, kind, data):
+                return _upright(_decode_16_bit_colour(data), turned if exif else 1)
+            image.load()
+            rgb = _rgb8(image, kind)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types on damaged files
+        raise ImageError(f"damaged {kind}: {_one_line(error)}") from None
+    if kind == "TIFF" and not exif:
+        return _upright(rgb, {6: 8, 8: 6}.get(turned, turned))
+    return _upright(rgb, orientation)
+
+
+def _plugin(data: bytes) -> tuple:
+    if not data:
+        raise ImageError("empty file")
+    for magic, kind, plugin in _PLUGINS:
+        if data.startswith(magic) and (kind != "WebP" or data[8:12] == b"WEBP"):
+            return kind, plugin
+    raise ImageError("not an image (no JPEG, PNG, WebP, BMP, TIFF or GIF header)")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Read the canvas size; Pillow's plugin takes the memory for it at once."""
+    kind, body = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    raise ImageError("damaged WebP: no picture chunk")
+
+
+def _has_16_bit_colour(image: Image.Image, kind: str, data: bytes) -> bool:
+    """Say whether Pillow would keep only the high bytes of this file's colours."""
+    if kind == "PNG":
+        return data[24] == 16 and data[25] != 0
+    if kind == "TIFF" and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
+        return max(image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (8,))) == 16
+    return False
+
+
+def _decode_16_bit_colour(data: bytes) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None or image.dtype != np.uint16:
+        raise ImageError("damaged 16-bit image")
+    return _to_8_bit(np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Divide by 257, rounding to nearest: 0..65535 -> 0..255."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _rgb8(image: Image.Image, kind: str) -> np.ndarray:
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and kind == "PNG"):
+        grey = _to_8_bit(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if mode in ("I", "F"):
+        raise ImageError("32-bit pixels have no known range")
+    if mode in ("RGBA", "RGBX"):
+        return np.ascontiguousarray(np.asarray(image)[:, :, :3])
+    if mode in ("RGBa", "La"):
+        image = image.convert("RGBA" if mode == "RGBa" else "LA")
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,1 @@
+"""Images, landmarks and labels joined once, as arrays that workers share."""

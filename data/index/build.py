@@ -1,0 +1,239 @@
+"""The index: which images there are, with landmarks, label or identity each, as arrays that workers share."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data.index.coverage import Coverage, LabelScaling, TableCoverage
+from data.index.index_cache import Entry, entry_folder, fingerprint, open_entry, settled, store_entry
+from data.sources.folder import Listing, list_compactly, unchanged
+from data.tables.landmarks import read_landmarks
+from data.tables.matching import find_match
+from data.tables.names import KeyTable
+from data.tables.scores import read_scores
+from utils.config.train import DatasetConfig
+from utils.errors import DataError
+
+TEMPLATE = "template"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FaceIndex:
+    """Rows sorted by name; built ones are read-only. Pickling an index that lies in a cache sends its place only."""
+
+    root: str
+    """Folder the names are relative to."""
+    keys: KeyTable
+    """Names: relative POSIX paths."""
+    landmarks: np.ndarray | None = None
+    """(N, 5, 2) float32 px of the source image; None: the images are aligned crops."""
+    labels: np.ndarray | None = None
+    """(N,) float32, scaled, higher is better."""
+    identities: np.ndarray | None = None
+    """(N,) int32 class of each image."""
+    classes: KeyTable | None = None
+    """Folder of each class, sorted."""
+    cache: str | None = field(default=None, compare=False)
+    """Folder the arrays are mapped from."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def path(self, row: int) -> str:
+        """Return the path of an image."""
+        return os.path.join(self.root, self.keys[row])
+
+    def __reduce__(self) -> tuple:
+        if self.cache is not None:
+            return _open_index, (self.root, self.cache)
+        return FaceIndex, (self.root, self.keys, self.landmarks, self.labels, self.identities, self.classes)
+
+
+class Split(NamedTuple):
+    """Rows for training and for validation, each ascending."""
+
+    train: np.ndarray
+    val: np.ndarray
+
+
+def build_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
+    """Join images, landmarks and labels for distillation.
+
+    `landms_location: template` means crops that are aligned already. Raises DataError when nothing matches
+    and, unless on_missing is skip, when an image has no landmarks or no label.
+    """
+    return _complete(cfg, *_cached(cfg, identities=False))
+
+
+def build_identity_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
+    """Join images, landmarks if there are any, and identities: the class is the parent folder.
+
+    Classes are numbered from 0 in the order of their folders' names; quality labels are not read.
+    """
+    return _complete(cfg, *_cached(cfg, identities=True))
+
+
+def split(labels: np.ndarray, val_percent: float) -> Split:
+    """Hold out every round(1 / val_percent)-th row of the order (label, row), from the first on.
+
+    With two rows or more, a positive share holds out at least one and leaves at least one.
+    """
+    count = len(labels)
+    if val_percent <= 0 or count < 2:
+        return Split(np.arange(count), np.arange(0))
+    step = max(2, round(min(count, 1 / val_percent)))
+    held_out = np.zeros(count, bool)
+    held_out[np.argsort(labels, kind="stable")[::step]] = True
+    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
+def _complete(cfg: DatasetConfig, index: FaceIndex, coverage: Coverage) -> tuple[FaceIndex, Coverage]:
+    if cfg.on_missing == "error":
+        coverage.require_complete()
+    return index, coverage
+
+
+def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
+    root = os.path.abspath(cfg.image_location)
+    files = [path for path in (_landmark_file(cfg), None if identities else cfg.quality_location) if path]
+    for path in files:
+        if not os.path.isfile(path):
+            raise DataError(f"{path}: no such file; check dataset.landms_location and dataset.quality_location")
+    if cfg.cache is None:
+        return _build(cfg, list_compactly(root), identities)
+    options = cfg.model_dump(include={"key_root", "label_scaling", "higher_is_better"}, mode="json")
+    inputs = {
+        "format": _FORMAT, "root": root, "template": cfg.landms_location == TEMPLATE, "identities": identities,
+        "files": [fingerprint(path) for path in files], **options,
+    }  # fmt: skip
+    folder = entry_folder(cfg.cache, inputs)
+    entry = open_entry(folder)
+    if entry is not None and unchanged(root, *_folders(entry)):
+        return _from_entry(root, entry), Coverage.from_dict(entry.facts["coverage"])
+    del entry
+    stable = all(map(settled, files))
+    listing = list_compactly(root)
+    index, coverage = _build(cfg, listing, identities)
+    if not (stable and listing.settled):
+        return index, coverage
+    entry = store_entry(folder, _arrays(index, listing), {"coverage": coverage.to_dict()})
+    return (index if entry is None else _from_entry(root, entry)), coverage
+
+
+def _landmark_file(cfg: DatasetConfig) -> str | None:
+    return None if cfg.landms_location in (None, TEMPLATE) else cfg.landms_location
+
+
+def _arrays(index: FaceIndex, listing: Listing) -> dict[str, np.ndarray]:
+    tables = {"keys": index.keys, "classes": index.classes, "folders": listing.folders}
+    arrays = {"landmarks": index.landmarks, "labels": index.labels, "identities": index.identities}
+    for name, table in tables.items():
+        if table is not None:
+            arrays |= {f"{name}_data": table.data, f"{name}_offsets": table.offsets}
+    arrays["changed_ns"] = listing.changed_ns
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _table(arrays: dict[str, np.ndarray], name: str) -> KeyTable | None:
+    return KeyTable(arrays[f"{name}_data"], arrays[f"{name}_offsets"]) if f"{name}_data" in arrays else None
+
+
+def _folders(entry: Entry) -> tuple[KeyTable, np.ndarray]:
+    return _table(entry.arrays, "folders"), entry.arrays["changed_ns"]
+
+
+def _from_entry(root: str, entry: Entry) -> FaceIndex:
+    arrays = entry.arrays
+    data = [arrays.get(name) for name in ("landmarks", "labels", "identities")]
+    return FaceIndex(root, _table(arrays, "keys"), *data, _table(arrays, "classes"), entry.folder)
+
+
+def _open_index(root: str, folder: str) -> FaceIndex:
+    entry = open_entry(folder, check=False)
+    if entry is None:
+        raise DataError(f"{folder}: the stored index is gone while it is in use; start again")
+    return _from_entry(root, entry)
+
+
+def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[FaceIndex, Coverage]:
+    root = os.path.abspath(cfg.image_location)
+    if not len(listing.keys):
+        raise DataError(
+            f"{root}: no image below this folder ({listing.other_files} other files); name the folder that holds them"
+        )
+    facts: dict[str, Any] = {"root": root, "images": len(listing.keys), "other_files": listing.other_files}
+    keep = np.ones(len(listing.keys), bool)
+    labels = landmarks = None
+    if cfg.quality_location and not identities:
+        labels, facts["labels"] = _joined(cfg, listing.keys, cfg.quality_location, "quality label")
+        keep &= np.isfinite(labels)
+    if path := _landmark_file(cfg):
+        landmarks, facts["landmarks"] = _joined(cfg, listing.keys, path, "landmarks")
+        keep &= np.isfinite(landmarks[:, 0, 0])
+    if not keep.any():
+        raise DataError(f"{root}: no image has both landmarks and a quality label; the two files name different images")
+    keys, folder_of = listing.keys, listing.folder_of
+    if not keep.all():
+        rows = np.flatnonzero(keep)
+        keys, folder_of = keys.take(rows), folder_of[rows]
+        labels = None if labels is None else labels[rows]
+        landmarks = None if landmarks is None else landmarks[rows]
+    if labels is not None:
+        scaling = LabelScaling.fit(labels, cfg.label_scaling, cfg.higher_is_better, cfg.quality_location)
+        facts |= {"scaling": scaling}
+        labels = scaling.apply(labels)
+    classes = classes_of = None
+    if identities:
+        classes_of, classes = _identities(root, listing.folders, folder_of)
+        facts["classes"] = len(classes)
+    coverage = Coverage(**facts, used=len(keys))
+    for array in (landmarks, labels, classes_of):
+        if array is not None:
+            array.setflags(write=False)
+    return FaceIndex(root, keys, landmarks, labels, classes_of, classes), coverage
+
+
+def _joined(cfg: DatasetConfig, names: KeyTable, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
+    """Return the values of `path` in the order of `names`, NaN where there are none."""
+    keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
+    pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
+    try:
+        found = find_match(names, keys, cfg.key_root)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    missing = np.flatnonzero(found.rows < 0)
+    coverage = TableCoverage(
+        path=str(path), rows=len(keys), matched=len(names) - len(missing),
+        unmatched=tuple(names[row] for row in missing[:3]), first_key=keys[0],
+        image_folders=found.wanted_folders, key_folders=found.have_folders,
+    )  # fmt: skip
+    if len(missing) == len(names):
+        raise DataError(
+            f"{path}: none of the {len(names)} images has {_article(what)}; the first image is {names[0]!r}, "
+            f"the first name in the file {keys[0]!r}; set dataset.key_root to the folder to strip from one of them"
+        )
+    del keys
+    pa.default_memory_pool().release_unused()
+    joined = values[found.rows]
+    joined[missing] = np.nan
+    return joined, coverage
+
+
+def _article(what: str) -> str:
+    return what if what == "landmarks" else f"a {what}"
+
+
+def _identities(root: str, folders: KeyTable, folder_of: np.ndarray) -> tuple[np.ndarray, KeyTable]:
+    present = np.unique(folder_of)
+    names = folders.take(present)
+    if "" in (names[row] for row in range(min(1, len(names)))):
+        raise DataError(f"{root}: images lie directly in this folder; give each identity a folder of its own")
+    order = names.order()
+    order = np.arange(len(names)) if order is None else order
+    class_of_folder = np.full(len(folders), -1, np.int32)
+    class_of_folder[present[order]] = np.arange(len(present), dtype=np.int32)
+    return class_of_folder[folder_of], names.take(order)

@@ -1,0 +1,1 @@
+"""Samples, their order, and the workers that fetch them."""

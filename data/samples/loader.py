@@ -1,0 +1,267 @@
+"""Order and transport: which sample comes when, and the workers that fetch it ahead of time.
+
+The order is a function of (seed, epoch) alone. Workers only carry it out, so their number changes nothing.
+"""
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.images.silence import forget_other_threads
+from data.samples.datasets import VALIDATION_EPOCH, CropBatch, FaceCrops
+from utils.config.sections import LoaderParams
+from utils.errors import DataError, UserError
+
+_AHEAD = 4
+"""Batches fetched ahead, per worker process or by the threads."""
+_THREADS = 2
+"""Decoding threads when there are no worker processes; most of their time is spent outside the GIL."""
+NAMED = 20
+"""Images without a crop that training and validation each name."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's place among those that share the work."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+class EpochSampler(Sampler):
+    """Yield the batches of one epoch after another as lists of (epoch, row).
+
+    A batch belongs to one step of all processes together; process r takes its r-th part. So the sequence of steps
+    depends on the total batch size only, and a position (epoch, batch) means the same with any number of processes.
+    The last batch of an epoch is short. It is left out when a process would get fewer than two samples of it,
+    because BatchNorm cannot train on one sample; with `keep_all`, for validation, it never is.
+    """
+
+    def __init__(self, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = Shard()):
+        """Use `params.batch_size`, the images per step of all processes together, and `params.shuffle`."""
+        self.rows = np.asarray(rows, np.int64)
+        self.batch_size = params.batch_size
+        self.shuffle = params.shuffle
+        self.seed = seed
+        self.shard = shard
+        self.keep_all = False
+        self.position = (0, 0)
+        self.end_epoch = 1
+
+    def steps_per_epoch(self) -> int:
+        """Count the batches of an epoch."""
+        full, rest = divmod(len(self.rows), self.batch_size)
+        smallest = 1 if self.keep_all else 2 * self.shard.world_size
+        return full + (rest >= smallest)
+
+    def __len__(self) -> int:
+        epoch, batch = self.position
+        return max(0, (self.end_epoch - epoch) * self.steps_per_epoch() - batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first_epoch, first_batch = self.position
+        for epoch in range(first_epoch, self.end_epoch):
+            order = self.rows
+            if self.shuffle:
+                order = order[np.random.default_rng([self.seed, epoch]).permutation(len(order))]
+            for step in range(first_batch, self.steps_per_epoch()):
+                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+                part = np.array_split(batch, self.shard.world_size)[self.shard.rank]
+                yield [(epoch, row) for row in part.tolist()]
+            first_batch = 0
+
+
+class BatchLoader:
+    """Fetch a sampler's batches of a data set, ahead of the consumer and in order."""
+
+    def __init__(self, dataset: Dataset, sampler: EpochSampler, params: LoaderParams):
+        self.sampler = sampler
+        self.source = _Source(dataset, sampler, params.num_workers, params.pin_memory)
+        self.left_out: set[int] = set()
+
+    def steps_per_epoch(self) -> int:
+        """Count the batches of an epoch."""
+        return self.sampler.steps_per_epoch()
+
+    def starting_at(self, position: tuple[int, int], end_epoch: int) -> Iterator[Any]:
+        """Yield the batches from (epoch, batch) up to, not including, epoch `end_epoch`, across epochs."""
+        self.sampler.position, self.sampler.end_epoch = position, end_epoch
+        return iter(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.source:
+            if batch.failures and len(batch.row) < 2 and not self.sampler.keep_all:
+                row, reason = batch.failures[0]
+                raise DataError(
+                    f"{len(batch.failures)} images of one batch give no crop, which leaves less than two to train on; "
+                    f"first: {self.source.path(row)} ({reason})."
+                )
+            for row, reason in batch.failures:
+                self._say(row, reason)
+            yield batch
+
+    def _say(self, row: int, reason: str) -> None:
+        """Name an image without a crop once; of very many, name the first and count the others."""
+        if row in self.left_out:
+            return
+        self.left_out.add(row)
+        count = len(self.left_out)
+        if count <= NAMED:
+            logger.warning(f"{self.source.path(row)}: {reason}; left out")
+        elif count % 1000 == 0 or count == NAMED + 1:
+            logger.warning(f"{count} images have been left out so far; no longer named one by one")
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def train_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = Shard()):
+    """Make the loader of training batches; see EpochSampler for the order and for the last batch."""
+    return BatchLoader(dataset, EpochSampler(rows, params, seed, shard), params)
+
+
+def validation_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, shard: Shard = Shard()):
+    """Make the loader of validation batches: every row once, in order, each time with the same perturbations."""
+    sampler = EpochSampler(rows, params.model_copy(update={"shuffle": False}), seed=0, shard=shard)
+    sampler.keep_all = True
+    sampler.position, sampler.end_epoch = (VALIDATION_EPOCH, 0), VALIDATION_EPOCH + 1
+    return BatchLoader(dataset, sampler, params)
+
+
+def crop_batches(
+    dataset: FaceCrops, batch_size: int, num_workers: int = 0, start: int = 0, shard: Shard = Shard()
+) -> Iterator[CropBatch]:
+    """Yield the crops from row `start` on in batches; process r of N takes whole batches r, r + N, ...
+
+    Decoding runs ahead of the consumer, in worker processes or, with `num_workers=0`, in threads.
+    """
+    first, stride = start + shard.rank * batch_size, batch_size * shard.world_size
+    batches = [range(at, min(at + batch_size, len(dataset))) for at in range(first, len(dataset), stride)]
+    return iter(_Source(dataset, batches, num_workers, pin_memory=False))
+
+
+class _Problem(NamedTuple):
+    """Carry an error out of a worker; torch would wrap its sentence in a traceback."""
+
+    error: UserError
+
+
+class _Guarded(Dataset):
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitems__(self, keys: Sequence) -> Any:
+        try:
+            return self.dataset.__getitems__(keys)
+        except UserError as error:
+            return _Problem(error)
+
+
+class _Source:
+    """Iterate over `dataset.__getitems__(batch) for batch in batches` with processes or threads."""
+
+    def __init__(self, dataset: Dataset, batches: Any, num_workers: int, pin_memory: bool):
+        self.dataset = _Guarded(dataset)
+        self.batches = batches
+        self.pin_memory = pin_memory and torch.cuda.is_available()
+        with _more_workers_than_cores():
+            self.loader = self._loader(num_workers) if num_workers else None
+
+    def path(self, row: int) -> str:
+        """Name the file of a row."""
+        return self.dataset.dataset.index.path(row)
+
+    def _loader(self, num_workers: int) -> DataLoader:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.batches,
+            collate_fn=_as_is,
+            num_workers=num_workers,
+            prefetch_factor=_AHEAD,
+            persistent_workers=True,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # its own, or every pass would advance torch's global one
+            multiprocessing_context="fork" if sys.platform.startswith("linux") else None,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._from_threads() if self.loader is None else self._from_processes():
+            if isinstance(batch, _Problem):
+                raise batch.error
+            yield batch
+
+    def _from_processes(self) -> Iterator[Any]:
+        try:
+            yield from self._start_workers()
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                "A decoding worker died, most often for want of memory; lower dataloader.*.params.num_workers."
+            ) from error
+
+    def _start_workers(self) -> Iterator[Any]:
+        """Start the workers without torch's SIGCHLD handler, which raises wherever the main thread is just then.
+
+        A dead worker is noticed by the next request for a batch instead, where it becomes one clear error.
+        """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGCHLD) if in_main_thread else None
+        with _more_workers_than_cores():
+            batches = iter(self.loader)
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
+        return batches
+
+    def _from_threads(self) -> Iterator[Any]:
+        waiting: deque = deque()
+        with ThreadPoolExecutor(_THREADS, "decode") as pool:
+            try:
+                for keys in self.batches:
+                    waiting.append(pool.submit(self.dataset.__getitems__, keys))
+                    if len(waiting) > _AHEAD:
+                        yield self._pinned(waiting.popleft().result())
+                while waiting:
+                    yield self._pinned(waiting.popleft().result())
+            finally:
+                for task in waiting:
+                    task.cancel()
+
+    def _pinned(self, batch: Any) -> Any:
+        if not self.pin_memory or isinstance(batch, _Problem):
+            return batch
+        return type(batch)(*(value.pin_memory() if torch.is_tensor(value) else value for value in batch))
+
+
+@contextlib.contextmanager
+def _more_workers_than_cores() -> Iterator[None]:
+    """Keep torch from warning about it: the released recipe asks for 10 anywhere."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    forget_other_threads()

@@ -1,0 +1,139 @@
+"""The teacher's embeddings of the aligned crops, computed once, for every run on the same images.
+
+FOLDER/teacher-HASH holds embeddings.f16 (N, D), of length 1, and state.u8 (N,), a row per image of the index; HASH
+names all that decides them: teacher, preprocessing, names, landmarks, decoding. The pixels of the files have no part
+in it: remove the folder when images have changed under their names.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, move_landmarks, warp
+from data.index.build import FaceIndex
+from data.samples.datasets import DistillationBatch, DistillationDataset
+from data.samples.loader import Shard, validation_loader
+from utils import distributed
+from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
+from utils.errors import DataError
+from utils.files import allocate, atomic_write, make_folder
+
+_FORMAT = 1
+TO_DO, DONE, NO_CROP = range(3)
+
+
+class TeacherCache:
+    """Hold one embedding per image of an index in mapped files; several processes fill it together."""
+
+    def __init__(self, folder: str, index: FaceIndex, decode: DecodeConfig, shard: Shard):
+        """Choose the place; nothing is read or written before `open`."""
+        self.folder, self.index, self.decode, self.shard = Path(folder), index, decode, shard
+        self.path: Path | None = None
+        self.dim = 0
+
+    def open(self, teacher: dict[str, Any], dim: int) -> None:
+        """Map the files of this teacher, described by JSON values; the first process makes those that are missing."""
+        facts = {"format": _FORMAT, "teacher": teacher, "dim": dim, "count": len(self.index), **self._images()}
+        text = json.dumps(facts, sort_keys=True)
+        self.dim, self.path = dim, self.folder / f"teacher-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        try:
+            if distributed.is_main() and not self._whole():
+                make_folder(self.path, "model.teacher_cache")
+                (self.path / "facts.json").unlink(missing_ok=True)
+                for name, size in self._sizes().items():
+                    with open(self.path / name, "wb") as stream:
+                        allocate(stream, size)
+                with atomic_write(self.path / "facts.json", "w") as stream:
+                    stream.write(text)
+            distributed.barrier()
+            self._map()
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path}: cannot be used as teacher cache ({error}); all processes need one folder with "
+                f"{sum(self._sizes().values()) / 2**30:.1f} GiB, model.teacher_cache"
+            ) from error
+
+    def missing(self) -> np.ndarray:
+        """Return the rows that no run has embedded; waits for all processes, so that all see the same."""
+        rows = np.flatnonzero(self.state == TO_DO)
+        distributed.barrier()
+        return rows
+
+    def batches(self, rows: np.ndarray, params: LoaderParams) -> Iterator[DistillationBatch]:
+        """Yield this process's part of the aligned crops of `rows`."""
+        return iter(validation_loader(DistillationDataset(self.index, 0, None, self.decode), rows, params, self.shard))
+
+    def put(self, batch: DistillationBatch, embedding_BD: Tensor | None) -> None:
+        """Store the embeddings of a batch, scaled to length 1, and note what gave no crop."""
+        if embedding_BD is not None:
+            rows = batch.row.numpy()
+            unit_BD = torch.nn.functional.normalize(embedding_BD.float()).half()
+            self.embeddings[rows] = unit_BD.cpu().numpy()
+            self.state[rows] = DONE
+        self.state[[row for row, _ in batch.failures]] = NO_CROP
+
+    def _images(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for array in (self.index.keys.data, self.index.keys.offsets, self.index.landmarks):
+            digest.update(b"none" if array is None else np.ascontiguousarray(array).data)
+        return {"images": digest.hexdigest(), "exif": self.decode.exif, "max_pixels": self.decode.max_pixels}
+
+    def _sizes(self) -> dict[str, int]:
+        return {"embeddings.f16": 2 * self.dim * len(self.index), "state.u8": len(self.index)}
+
+    def _whole(self) -> bool:
+        files = {name: self.path / name for name in self._sizes()}
+        sized = all(files[name].is_file() and files[name].stat().st_size == n for name, n in self._sizes().items())
+        return sized and (self.path / "facts.json").is_file()
+
+    def _map(self) -> None:
+        shape = len(self.index), self.dim
+        self.embeddings = np.memmap(self.path / "embeddings.f16", np.float16, "r+", shape=shape)
+        self.state = np.memmap(self.path / "state.u8", np.uint8, "r+", shape=shape[:1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("embeddings", "state")}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        if self.path is not None:
+            self._map()
+
+
+class ReferencedDataset(DistillationDataset):
+    """Both crops, with the teacher's embedding of the aligned one: what validation needs."""
+
+    def __init__(self, cache: TeacherCache, seed: int, perturbation: PerturbationConfig | None, decode: DecodeConfig):
+        super().__init__(cache.index, seed, perturbation, decode)
+        self.cache = cache
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> DistillationBatch:
+        batch = super().__getitems__(keys)
+        return batch._replace(reference=torch.from_numpy(self.cache.embeddings[batch.row.numpy()]))
+
+    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
+        if self.cache.state[row] != DONE:
+            raise AlignmentError("gave no aligned crop when the teacher saw it")
+        super()._cut(row, offsets_52, out)
+
+
+class MisalignedDataset(ReferencedDataset):
+    """The misaligned crop alone, with the teacher's embedding of the aligned one: what a training step needs."""
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> DistillationBatch:
+        batch = super().__getitems__(keys)
+        return batch._replace(aligned=batch.aligned[:0])
+
+    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
+        if offsets_52 is None or self.cache.state[row] != DONE:
+            super()._cut(row, offsets_52, out)
+            return
+        image, landmarks = self._read(row)
+        moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
+        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1])

@@ -1,6 +1,0 @@
-"""Rendered faces with identities, exact landmarks and known nuisance."""
-
-from data.synthetic.population import Report, render_populations
-from data.synthetic.sheet import contact_sheet
-
-__all__ = ["Report", "contact_sheet", "render_populations"]

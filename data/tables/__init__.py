@@ -1,0 +1,1 @@
+"""Names and numbers in files: landmarks, labels, scores."""

@@ -1,0 +1,118 @@
+"""Landmark files: five points per image, in any form users have, as one checked table.
+
+Convention: points (x, y) in pixels of the source image, pixel centres at integers, in template order:
+eye on the image's left, eye on its right, nose tip, mouth corner left, mouth corner right.
+"""
+
+import csv
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.tables.names import KeyTable
+from data.tables.table_layout import Columns
+from data.tables.text_tables import one_line, read_text_table
+from utils.errors import DataError
+from utils.files import atomic_write
+from utils.pickles import load_restricted_pickle
+
+HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
+_BLOCK = 4096
+_PICKLES = {".pkl", ".pickle", ".p"}
+_NAMES = {"path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id"}
+
+
+class LandmarkTable(NamedTuple):
+    """Names and their points."""
+
+    keys: KeyTable
+    points: np.ndarray
+    """(N, 5, 2) float32, px."""
+
+
+def read_landmarks(path: str | Path) -> LandmarkTable:
+    """Read landmarks_data.pkl, a VGGFace2 CSV, or a CSV `path,x1,y1,...,x5,y5` with or without header.
+
+    Raises DataError naming file, row and content of what cannot be used.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _PICKLES:
+        return _read_pickle(path)
+    keys, values = read_text_table(path, Columns("5 landmarks (x1,y1,...,x5,y5)", 10, _pick, np.float32))
+    return LandmarkTable(keys, values.reshape(-1, 5, 2))
+
+
+def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
+    for wanted in (HEADER[1:], [f"p{n}{axis}" for n in range(1, 6) for axis in "xy"]):
+        if set(wanted) <= set(names):
+            name = next((i for i, column in enumerate(names) if column in _NAMES), None)
+            return name, tuple(names.index(column) for column in wanted)
+    return None
+
+
+def _read_pickle(path: Path) -> LandmarkTable:
+    table = load_restricted_pickle(path, encoding="bytes")
+    if not isinstance(table, dict):
+        raise DataError(f"{path}: expected a dict of names, found {type(table).__name__}; see README")
+    if not table:
+        raise DataError(f"{path}: holds no rows; expected names with 5x2 landmarks")
+    for name in table:
+        if not isinstance(name, str | bytes):
+            raise DataError(f"{path}: {name!r} is no image name; the dict must map names to landmarks")
+    points = np.empty((len(table), 5, 2), np.float32)
+    items = iter(table.items())
+    for start in range(0, len(table), _BLOCK):
+        block = list(islice(items, _BLOCK))
+        values = _usual_form(block)
+        points[start : start + _BLOCK] = [_points(path, *item) for item in block] if values is None else values
+    return LandmarkTable(KeyTable.from_strings(table), points)
+
+
+def _usual_form(block: list[tuple]) -> np.ndarray | None:
+    """Take all v[1] at once, for speed; None where any of them needs a closer look."""
+    try:
+        values = np.asarray([value[1] for _, value in block], np.float64)
+    except (TypeError, ValueError, IndexError, KeyError):
+        return None
+    return values if values.shape[1:] == (5, 2) and np.isfinite(values).all() else None
+
+
+def _points(path: Path, name: str | bytes, value: object) -> np.ndarray:
+    """Take v[1] of (box, points), or v itself when it is 5x2 or ten numbers."""
+    found = _five_by_two(value)
+    if found is None and isinstance(value, list | tuple | np.ndarray) and len(value) >= 2:
+        found = _five_by_two(value[1])
+    if found is None:
+        raise DataError(f"{path}: {_text(name)!r} has no 5x2 landmarks but {one_line(value)}; mend or remove it")
+    if not np.isfinite(found).all():
+        raise DataError(f"{path}: {_text(name)!r} has a landmark that is not finite: {found.tolist()}; mend it")
+    return found
+
+
+def _five_by_two(value: object) -> np.ndarray | None:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return array.reshape(5, 2) if array.shape in ((5, 2), (10,), (1, 5, 2), (1, 10)) else None
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+
+def write_landmarks_csv(path: str | Path, names: Iterable[str], points: np.ndarray) -> None:
+    """Write landmarks.csv: a header, then path and ten pixels per row."""
+    with atomic_write(path, "w", errors="surrogateescape") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(HEADER)
+        for name, row in zip(names, points, strict=True):
+            writer.writerow([name, *landmark_cells(row)])
+
+
+def landmark_cells(points_K2: np.ndarray) -> list[str]:
+    """Return ten numbers as text, in the shortest form that reads back as the same float32."""
+    return [str(value) for value in np.asarray(points_K2, np.float32).ravel()]

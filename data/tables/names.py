@@ -1,0 +1,75 @@
+"""Names of millions of images as two arrays."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class KeyTable:
+    """Hold strings as one block of UTF-8 bytes and N+1 offsets into it, the first 0; immutable, cheap to share."""
+
+    __slots__ = ("data", "offsets")
+
+    def __init__(self, data: np.ndarray, offsets: np.ndarray):
+        self.data, self.offsets = data, offsets
+
+    @classmethod
+    def from_strings(cls, strings: Iterable[str | bytes]) -> "KeyTable":
+        """Build the table; undecodable file names survive as in os.fsencode."""
+        encoded = [s if isinstance(s, bytes) else s.encode("utf-8", "surrogateescape") for s in strings]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    @classmethod
+    def from_arrow(cls, array: pa.Array) -> "KeyTable":
+        """Take over a large_binary array without nulls."""
+        array = array.cast(pa.large_binary())
+        _, offsets, data = array.buffers()
+        if not len(array) or data is None:
+            return cls(np.zeros(0, np.uint8), np.zeros(len(array) + 1, np.int64))
+        offsets = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+        data = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
+        return cls(data, offsets - offsets[0] if offsets[0] else offsets)
+
+    def to_arrow(self) -> pa.Array:
+        """Return the same memory as a large_binary array."""
+        buffers = [None, pa.py_buffer(np.ascontiguousarray(self.offsets)), pa.py_buffer(self.data)]
+        return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> str:
+        row = range(len(self))[row]
+        return self.data[self.offsets[row] : self.offsets[row + 1]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+    def take(self, rows: np.ndarray) -> "KeyTable":
+        """Return the named rows, in that order."""
+        return KeyTable.from_arrow(self.to_arrow().take(pa.array(np.asarray(rows, np.int64))))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the names and their order."""
+        sha = hashlib.sha256(np.ascontiguousarray(self.offsets).data)
+        sha.update(np.ascontiguousarray(self.data).data)
+        return sha.hexdigest()
+
+    def order(self) -> np.ndarray | None:
+        """Return the rows that sort the table by bytes, or None when it is sorted already."""
+        array = self.to_arrow()
+        if len(self) < 2 or pc.all(pc.less_equal(array[:-1], array[1:])).as_py():
+            return None
+        return pc.sort_indices(array).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def match(wanted: KeyTable, have: KeyTable, key_root: str | None = None) -> np.ndarray:
+    """Return for each wanted name its row in `have` (int64, -1: none); the rule is data.matching's."""
+    from data.tables.matching import find_match
+
+    return find_match(wanted, have, key_root).rows

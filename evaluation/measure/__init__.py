@@ -1,0 +1,1 @@
+"""From similarities and scores to figures."""

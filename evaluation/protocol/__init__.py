@@ -1,0 +1,1 @@
+"""How a data set is evaluated: views, passes, methods."""

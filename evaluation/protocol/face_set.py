@@ -1,0 +1,93 @@
+"""A data set of an evaluation: its pairs, joined with the images they name."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.samples.folders import ImageFolder, open_folder
+from data.tables.names import KeyTable, match
+from evaluation.pairs.readers import read_pairs
+from evaluation.pairs.sets import Generation, PairSet, folder_identities, pairs_from_identities
+from utils.config.evaluate import PairsConfig
+from utils.config.sections import CropInputConfig
+from utils.errors import DataError
+from utils.files import atomic_write
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Hold a data set: its pairs and, where it has images, the folder and the row of each name in it."""
+
+    name: str
+    pairs: PairSet
+    key_root: str | None
+    folder: ImageFolder | None = None
+    rows: np.ndarray | None = None
+    second: ImageFolder | None = None
+
+    def column(self, keys: KeyTable, values: np.ndarray) -> np.ndarray:
+        """Join a table of names and values to the names of the pairs; NaN where it has none."""
+        rows = match(self.pairs.names, keys, self.key_root)
+        column = np.full((len(rows), *values.shape[1:]), np.nan, dtype=values.dtype)
+        column[rows >= 0] = values[rows[rows >= 0]]
+        return column
+
+
+def open_faces(name: str, cfg: PairsConfig, seed: int, names: KeyTable | None = None) -> FaceSet:
+    """Read the pairs and list the images. `names`: of embeddings, from which identities are known without a root."""
+    folder = None
+    if cfg.root is not None:
+        folder = open_folder(_input(cfg, cfg.root, cfg.landmarks))
+        names = folder.names
+    draw = Generation(cfg.mated_per_identity, cfg.non_mated, seed)
+    if cfg.format == "identities":
+        if names is None:
+            raise DataError(
+                f"datasets.{name}: identities come from folders; name root, or embeddings with folder names"
+            )
+        listed = list(names)
+        pairs = pairs_from_identities(listed, folder_identities(listed), draw)
+    else:
+        pairs = read_pairs(cfg.pairs, cfg.format, cfg.root, draw)
+    rows = None if folder is None else match(pairs.names, folder.names, cfg.key_root)
+    if rows is not None and not (rows >= 0).any():
+        raise DataError(
+            f"datasets.{name}: none of the {len(rows)} images of {cfg.pairs}, first {pairs.names[0]!r}, is below "
+            f"{cfg.root}; fix datasets.{name}.root or key_root"
+        )
+    return FaceSet(name, pairs, cfg.key_root, folder, rows)
+
+
+def with_images(faces: FaceSet, cfg: PairsConfig, save_path: Path) -> FaceSet:
+    """Return the set with images to run networks on; those inside a .bin are written out once."""
+    if faces.folder is not None:
+        return faces
+    if faces.pairs.images is None:
+        raise DataError(f"datasets.{faces.name}.root is needed to run a network on its images; name the folder")
+    target = save_path / "images" / faces.name
+    for name, image in zip(faces.pairs.names, faces.pairs.images, strict=True):
+        if not (target / name).is_file() or (target / name).stat().st_size != len(image):
+            with atomic_write(target / name) as stream:
+                stream.write(image)
+    folder = open_folder(_input(cfg, str(target), None))
+    return replace(faces, folder=folder, rows=match(faces.pairs.names, folder.names))
+
+
+def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> FaceSet:
+    """Return the set with the landmarks of another detector joined."""
+    if cfg.landmarks is None:
+        raise DataError(
+            f"misalignment.second_landmarks.{faces.name}: needs images with landmarks of their own; "
+            f"name datasets.{faces.name}.root and landmarks"
+        )
+    second = open_folder(_input(cfg, cfg.root, landmarks))
+    return replace(faces, second=second)
+
+
+def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfig:
+    kind = "aligned" if landmarks is None else "landmarks"
+    decode = {"exif": cfg.exif, "max_pixels": cfg.max_pixels}
+    return CropInputConfig(
+        loc=root, input=kind, landmarks=landmarks, key_root=cfg.key_root, on_missing="skip", **decode
+    )

@@ -1,0 +1,1 @@
+"""The figures as files, plots and a page."""

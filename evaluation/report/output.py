@@ -1,0 +1,198 @@
+"""What an evaluation leaves behind: CSV files, pauc.md, pictures and the report page."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evaluation.measure import correlation, nuisance
+from evaluation.measure.analysis import Agreement, Measure, Panel
+from evaluation.measure.correlation import Correlation
+from evaluation.protocol.conditions import Outcome
+from evaluation.protocol.conditions import __doc__ as protocol_text
+from evaluation.report import plots, tables
+from evaluation.report.page import Section, write_report
+from evaluation.report.tables import Table
+from utils.config import dump_config
+from utils.config.evaluate import EvaluateConfig
+from utils.files import atomic_write
+
+_READING = (
+    "A curve shows the false non-match rate (FNMR) that remains when the mated pairs of lowest quality are discarded, "
+    "the quality of a pair being the lower one of its two images. {rule} "
+    "pAUC is the area under the curve up to the limit, divided by FNMR(0) times the limit: lower is better, 1 is no "
+    "gain. Intervals come from drawing identities anew, the same draws for every method."
+)
+_RULES = {
+    "fixed_threshold": "The threshold is set once, on all non-mated pairs.",
+    "pooled_rethreshold": "All pairs share one ranking, and the threshold is set anew at every 5 % of it.",
+}
+
+
+class Output:
+    """Collect outcomes; tables are on disk after each data set, pictures and the report at the end."""
+
+    def __init__(self, folder: Path, cfg: EvaluateConfig):
+        self.folder, self.cfg, self.section = folder, cfg, cfg.evaluation
+        self.grid = Measure(cfg.evaluation, cfg.base.seed).grid
+        self.outcomes: list[Outcome] = []
+        with atomic_write(folder / "config.yaml", "w") as stream:
+            stream.write(dump_config(cfg))
+
+    @property
+    def panels(self) -> list[Panel]:
+        """Return the panels of all data sets, seeds merged."""
+        return [panel for outcome in self.outcomes for panel in outcome.panels]
+
+    @property
+    def aligned(self) -> list[Panel]:
+        """Return the panels of aligned crops."""
+        return [panel for panel in self.panels if panel.condition.alignment == "aligned"]
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Return how far misaligned scores follow aligned ones."""
+        return [one for outcome in self.outcomes for one in outcome.agreements]
+
+    @property
+    def correlations(self) -> list[Correlation]:
+        """Return how alike the methods rank the images."""
+        return [one for outcome in self.outcomes for one in outcome.correlations]
+
+    @property
+    def nuisances(self) -> list[nuisance.Nuisance]:
+        """Return how scores follow known nuisance, for data sets with metadata."""
+        return [outcome.nuisance for outcome in self.outcomes if outcome.nuisance is not None]
+
+    def add(self, outcome: Outcome) -> None:
+        """Take one data set's figures and write all tables anew."""
+        self.outcomes.append(outcome)
+        limits = self.section.discard_limits
+        seeds = [panel for outcome in self.outcomes for panel in outcome.seed_panels]
+        single = [panel for panel in self.panels if not panel.condition.alignment.startswith("misaligned")]
+        files = {
+            "pauc.csv": (tables.PAUC_COLUMNS, tables.pauc_rows(self.panels, self.section)),
+            "edc.csv": (tables.EDC_COLUMNS, tables.edc_rows(single, self.grid)),
+            "differences.csv": (tables.DIFFERENCE_COLUMNS, tables.difference_rows(self.panels, limits)),
+            "robustness.csv": (tables.ROBUSTNESS_COLUMNS, tables.robustness_rows(seeds, self.agreements, limits)),
+            "correlation.csv": (correlation.CORRELATION_COLUMNS, correlation.correlation_rows(self.correlations)),
+        }
+        if self.nuisances:
+            files["nuisance.csv"] = (nuisance.NUISANCE_COLUMNS, nuisance.nuisance_rows(self.nuisances))
+        for name, (columns, rows) in files.items():
+            tables.write_csv(self.folder / name, columns, rows)
+        with atomic_write(self.folder / "pauc.md", "w") as stream:
+            stream.write("\n".join(table.markdown() for table in self.pauc_tables()))
+
+    def pauc_tables(self) -> list[Table]:
+        """Return all of pauc.md."""
+        found = tables.pauc_tables(self.panels, self.section)
+        found += [tables.difference_table(self.panels, limit) for limit in self.section.discard_limits]
+        found += [tables.agreement_table(self.agreements)] if self.agreements else []
+        found += correlation.correlation_tables(self.correlations)
+        found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels)]
+        return [table for table in found if table.rows]
+
+    def finish(self) -> str:
+        """Draw the pictures, write the report, and return what to tell the user."""
+        limit = max(self.section.discard_limits)
+        pictures = self._pictures(limit)
+        thresholds = self._thresholds()
+        self._report(pictures, thresholds)
+        section = self.section.model_copy(update={"discard_limits": (limit,)})
+        shown = [tables.set_table(self.aligned), *tables.pauc_tables(self.panels, section)]
+        shown += [tables.difference_table(self.panels, limit)]
+        shown += [tables.agreement_table(self.agreements)] if self.agreements else []
+        shown += correlation.correlation_tables(self.correlations) + nuisance.nuisance_tables(self.nuisances)
+        text = "\n".join(table.markdown() for table in shown if table.rows)
+        with atomic_write(self.folder / "summary.md", "w") as stream:
+            stream.write(text)
+        names = ["report.html", "pauc.md", *(f"{name}.csv" for name in ("pauc", "differences", "correlation", "edc"))]
+        files = ", ".join([*names, "robustness.csv", *(picture.name for picture in pictures.values())])
+        return f"{text}\nIn {self.folder}: {files}\n"
+
+    def _pictures(self, limit: float) -> dict[str, Path]:
+        drawn = {"edc": self.folder / "edc.png"}
+        plots.plot_edc(drawn["edc"], self.aligned, self.grid)
+        others = {name: self.folder / f"{name}.png" for name in ("robustness", "examples")}
+        for path in others.values():
+            path.unlink(missing_ok=True)
+        if any(one.condition.p is not None for one in self.agreements):
+            drawn["robustness"] = others["robustness"]
+            plots.plot_robustness(drawn["robustness"], self.panels, self.agreements, limit)
+        rows = [row for outcome in self.outcomes for row in example_rows(outcome)]
+        if rows:
+            drawn["examples"] = others["examples"]
+            plots.plot_examples(drawn["examples"], rows)
+        return drawn
+
+    def _thresholds(self) -> list[Table]:
+        found = []
+        for outcome in self.outcomes:
+            for method, values in outcome.quality.items():
+                title, scores = f"{outcome.faces.name}, {method}", values[outcome.scored(method)]
+                found.append(tables.threshold_table(title, scores, self.cfg.thresholds.discard))
+                found.append(tables.percentile_table(title, scores))
+        return found
+
+    def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
+        remarks = [remark for outcome in self.outcomes for remark in outcome.remarks]
+        alike = correlation.correlation_tables(self.correlations)
+        misaligned = " ".join(protocol_text.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
+        versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
+        parts = [
+            Section("Error versus discard", _READING.format(rule=_RULES[self.section.rule]), images=[pictures["edc"]]),
+            Section("pAUC", tables=tables.pauc_tables(self.aligned, self.section)),
+            Section("Differences", tables=self._differences(self.aligned)),
+            Section("Agreement of methods", tables=alike),
+        ]
+        if misaligned:
+            others = [panel for panel in self.panels if panel.condition.alignment != "aligned"]
+            found = [tables.agreement_table(self.agreements), *tables.pauc_tables(others, self.section)]
+            found += self._differences(others)
+            parts.append(Section("Misaligned faces", misaligned, _filled(found), _picked(pictures, "robustness")))
+        if self.nuisances:
+            found = nuisance.nuisance_tables(self.nuisances) + nuisance.bin_tables(self.nuisances)
+            parts.append(Section("Nuisance", " ".join(nuisance.__doc__.partition("\n\n")[2].split()), found))
+        found = [tables.set_table(self.panels), tables.fnmr_table(self.aligned, self.grid[-1])]
+        parts.append(Section("Data sets", " ".join(remarks), found))
+        if "examples" in pictures:
+            parts.append(Section("Examples", "Aligned crops with their scores.", images=[pictures["examples"]]))
+        meaning = "Keep an image when its score is at least the threshold; figures are shares of images, not of pairs."
+        parts.append(Section("What a score means", meaning, thresholds))
+        parts.append(Section("Configuration", versions, code=dump_config(self.cfg)))
+        write_report(self.folder / "report.html", "Face image quality: evaluation", [p for p in parts if _content(p)])
+
+    def _differences(self, panels: Sequence[Panel]) -> list[Table]:
+        return _filled([tables.difference_table(panels, limit) for limit in self.section.discard_limits])
+
+
+def example_rows(outcome: Outcome) -> list[plots.ExampleRow]:
+    """Cut the faces each method scores lowest, in the middle and highest; none without images."""
+    folder, count = outcome.faces.folder, plots.EXAMPLES
+    rows = []
+    for method, values in outcome.quality.items():
+        used = outcome.scored(method)
+        if folder is None or len(used) < 3 * count:
+            continue
+        order = used[np.argsort(values[used], kind="stable")]
+        middle = (len(order) - count) // 2
+        chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
+        batch = folder.crops(outcome.faces.rows[chosen]).__getitems__(range(len(chosen)))
+        title = f"{outcome.faces.name}, {method}"
+        rows.append(plots.ExampleRow(title, batch.images.numpy(), values[chosen][batch.rows]))
+    return rows
+
+
+def _filled(found: list[Table]) -> list[Table]:
+    return [table for table in found if table.rows]
+
+
+def _picked(pictures: dict[str, Path], name: str) -> list[Path]:
+    return [pictures[name]] if name in pictures else []
+
+
+def _content(section: Section) -> bool:
+    return bool(section.tables or section.images or section.code)

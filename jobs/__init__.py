@@ -1,0 +1,1 @@
+"""Long work over many images, above data, model and evaluation and below the scripts."""

@@ -1,0 +1,107 @@
+"""Recognition training with a margin head: how a teacher is made.
+
+Source: Wang et al., CosFace, CVPR 2018. Shape suffixes: B batch, C classes, D embedding.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.frozen.preprocess import normalise
+from model.registry import build_margin, embedding_dim
+from utils.config.train import LossConfig
+from utils.contract import InputContract
+from utils.errors import DataError
+
+Judge = Callable[[Mapping[str, Tensor]], dict[str, float]]
+"""Turns the embeddings (`embedding`, `row`) of the validation pairs' images into metrics, `accuracy` among them."""
+
+
+class RecognitionTerms(NamedTuple):
+    """Loss terms of recognition training."""
+
+    recognition: Tensor
+    """Mean cross-entropy of the hardened logits."""
+
+
+class CosFaceObjective(nn.Module):
+    """Classify the training identities; the margin head is thrown away, the backbone is what is saved."""
+
+    terms = RecognitionTerms
+    weights: tuple[float, ...] = (1.0,)
+
+    def __init__(self, student: nn.Module, loss: LossConfig, contract: InputContract):
+        """Take the backbone to train; `prepare` adds the margin head."""
+        super().__init__()
+        self.student, self.contract = student, contract
+        self.margin_spec = loss.recognition
+        self.judge: Judge | None = None
+        self.notes: list[str] = []
+
+    @property
+    def backbone(self) -> nn.Module:
+        """Return the part of the student that gives embeddings."""
+        return self.student
+
+    def prepare(self, num_classes: int, judge: Judge | None = None) -> None:
+        """Add the margin head. With `judge`, validation measures verification, else the loss on held-out images."""
+        if num_classes < 2:
+            raise DataError(
+                f"{num_classes} identity to train on, at least 2 are needed; put each one's images into its own folder"
+            )
+        self.judge = judge
+        self.margin = build_margin(self.margin_spec, embedding_dim(self.backbone), num_classes)
+        self.notes = [f"{num_classes} identities, {type(self.margin).__name__} with scale {self.margin.scale:g} and "
+                      f"margin {self.margin.margin:g}"]  # fmt: skip
+
+    def compile_networks(self) -> None:
+        """Compile the student in place; names in the state_dict stay."""
+        self.student.compile()
+
+    def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state_dict of the student under the names it is saved with."""
+        return dict(state)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return backbone and margin head by their group names."""
+        return {"feature_extractor": self.backbone, "margin": self.margin}
+
+    def kept(self) -> dict[str, nn.Module]:
+        """Return nothing: the parts are all there is."""
+        return {}
+
+    def forward(self, batch: NamedTuple) -> NamedTuple:
+        """Return the loss terms of one batch of uint8 crops and identities."""
+        losses = self.losses(self.student, batch)
+        return self.terms(*(losses[name].mean() for name in self.terms._fields))
+
+    def losses(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+        """Return each term per sample (B,)."""
+        embedding_BD = network(normalise(batch.images, self.contract))
+        cosines_BC = self.margin.cosines(embedding_BD)
+        return {"recognition": self.classification(cosines_BC, batch.identity)}
+
+    def classification(self, cosines_BC: Tensor, identity_B: Tensor) -> Tensor:
+        """Return the cross-entropy (B,) of the hardened logits."""
+        return functional.cross_entropy(self.margin.logits(cosines_BC, identity_B), identity_B, reduction="none")
+
+    def embed(self, network: nn.Module, batch: NamedTuple) -> Tensor:
+        """Return embeddings (B, D) in float32."""
+        return network(normalise(batch.images, self.contract)).float()
+
+    def measure(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+        """Return embeddings of the pairs' images, or the loss terms of held-out images."""
+        if self.judge is not None:
+            return {"embedding": self.embed(network, batch), "row": batch.row}
+        return self.losses(network, batch)
+
+    def summarise(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return verification metrics, or mean losses; `selection` is 1 - accuracy, or the loss."""
+        if self.judge is not None:
+            metrics = self.judge(values)
+            return {**metrics, "selection": 1 - metrics["accuracy"]}
+        metrics = {name: values[name].double().mean().item() for name in self.terms._fields}
+        total = sum(weight * metrics[name] for weight, name in zip(self.weights, self.terms._fields, strict=True))
+        return {**metrics, "selection": total}

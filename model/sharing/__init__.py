@@ -1,0 +1,1 @@
+"""Files that describe themselves, and the model card."""
