@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.samples.folders import ImageFolder, open_folder
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from data.tables.score_files import csv_cell, dump_dict, write_failures
 from jobs.score_pass import measure_left, warn_of_sizes, with_workers
 from jobs.score_run import PARTIAL, ScoreRun
@@ -196,7 +196,7 @@ def compare(job: Job, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
     return labels
 
 
-def write_labels(folder: Path, names: KeyTable, labels: np.ndarray) -> None:
+def write_labels(folder: Path, names: Names, labels: np.ndarray) -> None:
     """Write labels.csv (path,quality) and labels.pkl (dict of name to float), the same numbers in both.
 
     These are the shortest decimals that mean the float32.

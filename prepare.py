@@ -60,7 +60,7 @@ def unlike_faces(index: FaceIndex) -> list[str]:
     if not len(rows):
         return []
     share = f"{len(rows):,} of {len(index):,} images have points unlike a face in template order"
-    return [f"landmarks: {share}, first: {index.keys[rows[0]]!r}; is the order or the x, y order another one?"]
+    return [f"landmarks: {share}, first: {index.names[rows[0]]!r}; is the order or the x, y order another one?"]
 
 
 def convert(cfg: PrepareConfig) -> None:
@@ -80,19 +80,19 @@ def landmarks(cfg: PrepareConfig) -> None:
     """Detect the largest face of every image; write landmarks.csv, and failures.csv for images without one."""
     detector = FaceDetector(cfg.landmarks)
     listing = list_compactly(cfg.dataset.image_location)
-    if not len(listing.keys):
+    if not len(listing.names):
         raise DataError(f"{cfg.dataset.image_location}: no image below this folder ({listing.other_files} other files)")
     decode = DecodeConfig(exif=cfg.dataset.exif, max_pixels=cfg.dataset.max_pixels)
     request = {
-        "images": [str(Path(cfg.dataset.image_location).resolve()), listing.keys.digest()],
+        "images": [str(Path(cfg.dataset.image_location).resolve()), listing.names.digest()],
         "detector_sha256": sha256_file(cfg.landmarks.detector),
         "options": cfg.landmarks.model_dump(exclude={"detector", "num_workers"}) | decode.model_dump(),
     }
     folder = make_folder(cfg.base.save_path, "base.save_path")
-    run = LandmarkRun(cfg.dataset.image_location, listing.keys, folder, request, decode)
+    run = LandmarkRun(cfg.dataset.image_location, listing.names, folder, request, decode)
     done = detect_folder(run, detector, cfg.landmarks.num_workers, cfg.base.verbose)
     resumed = f", {done.resumed:,} of them by an earlier run" if done.resumed else ""
-    logger.info(f"{folder / 'landmarks.csv'}: {done.found:,} of {len(listing.keys):,} images{resumed}")
+    logger.info(f"{folder / 'landmarks.csv'}: {done.found:,} of {len(listing.names):,} images{resumed}")
     if done.failed:
         logger.warning(f"{folder / 'failures.csv'}: {done.failed:,} images without landmarks")
 

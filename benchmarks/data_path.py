@@ -25,7 +25,7 @@ from data.alignment import TEMPLATE_112, estimate_similarity, perturb_landmarks,
 from data.images.decode import decode_rgb
 from data.index.build import FaceIndex
 from data.samples.datasets import DistillationDataset
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.config.sections import DecodeConfig, PerturbationConfig
 
 SIZE = (240, 200)
@@ -40,7 +40,7 @@ def write_faces(folder: Path, count: int) -> FaceIndex:
         write_picture(folder / name, SIZE, rng)
     landmarks = [TEMPLATE_112 * rng.uniform(0.9, 1.2) + rng.uniform((40, 50), (60, 80)) for _ in names]
     labels = rng.uniform(size=count).astype(np.float32)
-    return FaceIndex(str(folder), KeyTable.from_strings(names), np.float32(landmarks), labels)
+    return FaceIndex(str(folder), Names.from_strings(names), np.float32(landmarks), labels)
 
 
 class ReleasedDataset:

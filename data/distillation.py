@@ -120,7 +120,7 @@ def _centre_lines(centres: CentreImages | None, cfg: TrainConfig) -> list[str]:
 def digest(index: FaceIndex) -> str:
     """Return the SHA-256 of names, landmarks, labels and identities, in the order of the rows."""
     sha = hashlib.sha256()
-    arrays = (index.keys.data, index.keys.offsets, index.landmarks, index.labels, index.identities)
+    arrays = (index.names.data, index.names.offsets, index.landmarks, index.labels, index.identities)
     for array in arrays:
         if array is not None:
             sha.update(np.ascontiguousarray(array).data)

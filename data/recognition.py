@@ -16,7 +16,7 @@ from data.samples.folders import open_folder
 from data.samples.loader import Shard, train_loader, validation_loader
 from data.sources.recordio import EncodedImages, RecordIndex
 from data.tables.matching import find_match
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.config.sections import CropInputConfig
 from utils.config.train import DatasetConfig, TrainConfig
 from utils.errors import DataError
@@ -25,7 +25,7 @@ from utils.errors import DataError
 class PairImages(Protocol):
     """The images of validation pairs, and what judges their embeddings."""
 
-    names: KeyTable
+    names: Names
     images: Sequence[bytes] | None
     """Encoded images, one per name, where the pairs file carries them."""
 
@@ -114,7 +114,7 @@ def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex | Record
                 f"{cfg.val_pairs}: names images in files, while {index.root} holds records; name the folder of the "
                 "pairs' images in dataset.val_location, or a .bin file in dataset.val_pairs"
             )
-        root, names, landmarks, identities = index.root, index.keys, index.landmarks, index.identities
+        root, names, landmarks, identities = index.root, index.names, index.landmarks, index.identities
     else:
         folder = open_folder(_input_config(cfg))
         root, names, landmarks = folder.cfg.loc, folder.names, folder.landmarks

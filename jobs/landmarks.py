@@ -15,7 +15,7 @@ import numpy as np
 from data.detector import Face
 from data.images.decode import ImageError, decode_rgb
 from data.tables.landmarks import HEADER, landmark_cells
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.config.sections import DecodeConfig
 from utils.errors import DataError
 from utils.files import atomic_write, writing
@@ -31,7 +31,7 @@ class LandmarkRun:
 
     root: str
     """Folder the names are relative to."""
-    names: KeyTable
+    names: Names
     """Images, sorted."""
     folder: Path
     """Output folder."""

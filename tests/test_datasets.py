@@ -21,7 +21,7 @@ from data.samples.datasets import (
     IdentityDataset,
     resize_crop,
 )
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from tests.helpers.faces import face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig
 from utils.config.train import DatasetConfig
@@ -109,8 +109,8 @@ def test_crops_that_are_aligned_already_use_the_template(tmp_path):
 def test_aligned_crops_of_another_size_are_scaled_and_must_be_square(tmp_path):
     index = face_index(tmp_path, 3, landmarks=False)
     rng = np.random.default_rng(0)
-    write_image(tmp_path / index.keys[0], smooth_image(rng, 224, 224))
-    write_image(tmp_path / index.keys[1], smooth_image(rng, 112, 96))
+    write_image(tmp_path / index.names[0], smooth_image(rng, 224, 224))
+    write_image(tmp_path / index.names[1], smooth_image(rng, 112, 96))
     dataset = DistillationDataset(index, 5, SOURCE, decode_config(tmp_path, on_missing="skip"))
     batch = dataset.__getitems__([(0, 0), (0, 1), (0, 2)])
     np.testing.assert_array_equal(batch.aligned[0], decode_rgb(index.path(0))[::2, ::2])
@@ -125,18 +125,18 @@ def test_validation_has_an_epoch_of_its_own(index):
 
 
 def test_a_broken_training_image_stops_the_run_and_is_named(index, tmp_path):
-    (tmp_path / index.keys[2]).write_bytes(b"")
+    (tmp_path / index.names[2]).write_bytes(b"")
     dataset = DistillationDataset(index, 1, SOURCE, decode_config(tmp_path))
     with pytest.raises(DataError) as caught:
         dataset.__getitems__([(0, 1), (0, 2)])
     assert str(caught.value) == (
-        f"{tmp_path / index.keys[2]}: empty file; repair it under its name or set dataset.on_missing=skip, then go on "
+        f"{tmp_path / index.names[2]}: empty file; repair it under its name or set dataset.on_missing=skip, then go on "
         "with base.resume=auto; with the image removed it is a new run"
     )
 
 
 def test_broken_training_images_are_dropped_and_counted_with_skip(index, tmp_path):
-    (tmp_path / index.keys[2]).unlink()
+    (tmp_path / index.names[2]).unlink()
     index.landmarks[4] = 50
     index.landmarks[5] = 5000 + TEMPLATE_112
     dataset = DistillationDataset(index, 1, SOURCE, decode_config(tmp_path, on_missing="skip"))
@@ -163,7 +163,7 @@ def test_training_without_labels_or_identities_is_refused(index):
 
 def test_exif_can_be_ignored(tmp_path):
     index = face_index(tmp_path, 1)
-    path = tmp_path / index.keys[0]
+    path = tmp_path / index.names[0]
     exif = Image.Exif()
     exif[274] = 3
     Image.open(path).save(path, "PNG", exif=exif.tobytes())
@@ -205,7 +205,7 @@ def test_flips_are_drawn_from_seed_epoch_and_row(index):
 
 
 def test_a_broken_image_in_recognition_training(index, tmp_path):
-    (tmp_path / index.keys[2]).write_text("no picture")
+    (tmp_path / index.names[2]).write_text("no picture")
     with pytest.raises(DataError, match="not an image"):
         IdentityDataset(index, 1, True, decode_config(tmp_path)).__getitems__([(0, 2)])
     batch = IdentityDataset(index, 1, False, decode_config(tmp_path, on_missing="skip")).__getitems__([(0, 2), (0, 3)])
@@ -243,7 +243,7 @@ def test_other_sizes_are_resized_as_the_released_transform_does(tmp_path, size):
 
 def test_landmark_input_aligns_as_training_does(index):
     cfg = aligned_cfg(index.root, input="landmarks")
-    batch = FaceCrops(index.root, index.keys, cfg, index.landmarks).__getitems__([3, 0])
+    batch = FaceCrops(index.root, index.names, cfg, index.landmarks).__getitems__([3, 0])
     training = DistillationDataset(index, 1, SOURCE, DECODE).__getitems__([(0, 3), (0, 0)])
     assert batch.rows == [3, 0]
     assert torch.equal(batch.images, training.aligned)
@@ -255,9 +255,9 @@ def test_failures_carry_their_reason(index, tmp_path):
     landmarks[2, 0, 0] = np.nan
     landmarks[3] = 7
     landmarks[4] = -1000 - TEMPLATE_112
-    (tmp_path / index.keys[5]).write_bytes(b"")
+    (tmp_path / index.names[5]).write_bytes(b"")
     cfg = aligned_cfg(index.root, input="landmarks")
-    batch = FaceCrops(index.root, index.keys, cfg, landmarks).__getitems__(range(7))
+    batch = FaceCrops(index.root, index.names, cfg, landmarks).__getitems__(range(7))
     assert batch.rows == [0, 6]
     assert batch.failures == (
         (1, "no landmarks"),
@@ -271,7 +271,7 @@ def test_failures_carry_their_reason(index, tmp_path):
 
 def test_landmarks_as_fractions_of_the_image_give_no_crop(index):
     landmarks = index.landmarks / [90, 100]
-    batch = FaceCrops(index.root, index.keys, aligned_cfg(index.root, input="landmarks"), landmarks)[0]
+    batch = FaceCrops(index.root, index.names, aligned_cfg(index.root, input="landmarks"), landmarks)[0]
     reason = "landmarks span less than 2 px; are they fractions of the image?"
     assert batch.failures == ((0, reason),) and batch.rows == []
     index.landmarks[1] /= 100
@@ -283,7 +283,7 @@ def test_landmark_input_needs_all_landmarks(index):
     cfg = aligned_cfg(index.root, input="landmarks")
     for landmarks in (None, index.landmarks[:3]):
         with pytest.raises(DataError, match="all 7 images"):
-            FaceCrops(index.root, index.keys, cfg, landmarks)
+            FaceCrops(index.root, index.names, cfg, landmarks)
 
 
 @pytest.mark.parametrize("kind", ["aligned", "landmarks"])
@@ -291,7 +291,7 @@ def test_evaluation_noise_is_keyed_by_seed_and_name(index, tmp_path, kind):
     """The same draw wherever the image stands in a list, for every method that looks at it."""
     perturb = CropPerturbation(radius_px=6, unit="template", seed=3)
     cfg = aligned_cfg(index.root, input=kind)
-    names = [index.keys[i] for i in range(7)]
+    names = [index.names[i] for i in range(7)]
     all_of_them = FaceCrops(index.root, names, cfg, index.landmarks, perturb).__getitems__(range(7)).images
     reversed_names = FaceCrops(index.root, names[::-1], cfg, index.landmarks[::-1], perturb)
     assert torch.equal(reversed_names[6].images[0], all_of_them[0])
@@ -316,8 +316,8 @@ def test_noise_in_template_pixels_moves_aligned_crops_by_that_much(tmp_path):
 
 def test_names_may_be_a_key_table(index):
     cfg = aligned_cfg(index.root)
-    from_list = FaceCrops(index.root, list(index.keys), cfg).__getitems__(range(7))
-    from_table = FaceCrops(index.root, KeyTable.from_strings(list(index.keys)), cfg).__getitems__(range(7))
+    from_list = FaceCrops(index.root, list(index.names), cfg).__getitems__(range(7))
+    from_table = FaceCrops(index.root, Names.from_strings(list(index.names)), cfg).__getitems__(range(7))
     assert torch.equal(from_list.images, from_table.images)
     assert len(from_table.images) == 7
     assert from_table.not_square == tuple(range(7))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from evaluation.protocol import embeddings as module
 from evaluation.protocol.embeddings import Recogniser, cosines, read_embeddings, unit_rows, write_embeddings
 from model.compact import CompactNet
@@ -60,7 +60,7 @@ def test_cosines_in_chunks(monkeypatch):
     rng = np.random.default_rng(2)
     values = rng.normal(size=(20, 16)).astype(np.float32) * 10
     first, second = rng.integers(20, size=(2, 50))
-    names = KeyTable.from_strings(map(str, range(20)))
+    names = Names.from_strings(map(str, range(20)))
     got = cosines(unit_rows(values, names, np.arange(20)), first, second)
     a, b = values[first].astype(np.float64), values[second].astype(np.float64)
     want = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -72,7 +72,7 @@ def test_cosines_in_chunks(monkeypatch):
 def test_an_embedding_without_direction_is_named_if_it_is_used(bad):
     values = np.ones((3, 2), dtype=np.float32)
     values[1] = bad
-    names = KeyTable.from_strings(["a.jpg", "b.jpg", "c.jpg"])
+    names = Names.from_strings(["a.jpg", "b.jpg", "c.jpg"])
     with pytest.raises(DataError, match=r"'b\.jpg'"):
         unit_rows(values, names, np.array([0, 1]))
     np.testing.assert_allclose(unit_rows(values, names, np.array([0, 2]))[[0, 2]], 0.5**0.5, atol=1e-7)

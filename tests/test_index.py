@@ -74,7 +74,7 @@ def faces(tmp_path):
 
 
 def check(index, names=SORTED):
-    assert list(index.keys) == names and len(index) == len(names)
+    assert list(index.names) == names and len(index) == len(names)
     assert index.landmarks.dtype == np.float32 and index.labels.dtype == np.float32
     assert np.array_equal(index.landmarks, np.stack([points(NAMES.index(name)) for name in names]))
     assert index.labels.tolist() == [LABELS[name] for name in names]
@@ -93,7 +93,7 @@ def test_images_meet_their_rows_under_any_root(faces, prefix, suffix):
 def test_images_below_train_meet_names_without_it(tmp_path):
     faces = Faces(tmp_path, [f"train/{name}" for name in NAMES])
     index, coverage = build_index(faces.config())
-    assert list(index.keys) == [f"train/{name}" for name in SORTED] and coverage.labels.image_folders == 1
+    assert list(index.names) == [f"train/{name}" for name in SORTED] and coverage.labels.image_folders == 1
     assert index.labels.tolist() == [LABELS[name] for name in SORTED]
     index, _ = build_index(faces.config(key_root="train"))
     assert index.labels.tolist() == [LABELS[name] for name in SORTED]
@@ -238,7 +238,7 @@ def test_nothing_depends_on_the_hash_seed(faces):
     code = (
         "import sys; from data.index.build import build_index, split; from utils.config.train import DatasetConfig;"
         f"index, _ = build_index(DatasetConfig(**{faces.config().model_dump(mode='json')!r}));"
-        "print(list(index.keys), index.labels.tolist(), [rows.tolist() for rows in split(index.labels, 0.5)])"
+        "print(list(index.names), index.labels.tolist(), [rows.tolist() for rows in split(index.labels, 0.5)])"
     )
     outputs = {
         subprocess.run(
@@ -251,7 +251,7 @@ def test_nothing_depends_on_the_hash_seed(faces):
 
 def test_identities_are_the_parent_folders_sorted_by_name(faces):
     index, coverage = build_identity_index(faces.config(landms_location=None))
-    assert list(index.keys) == SORTED and list(index.classes) == ["n1", "n10", "n2"]
+    assert list(index.names) == SORTED and list(index.classes) == ["n1", "n10", "n2"]
     assert index.identities.dtype == np.int32
     assert [index.classes[i] for i in index.identities] == [os.path.dirname(name) for name in SORTED]
     assert index.labels is None and index.landmarks is None and "identities: 3" in coverage.lines()
@@ -268,7 +268,7 @@ def test_nested_folders_and_images_without_a_folder(tmp_path):
     faces = Faces(tmp_path, ["a/x/1.jpg", "a/1.jpg", "a-b/1.jpg", "a/x.jpg", "a/x/2.jpg"])
     config = faces.config(landms_location=None)
     index, _ = build_identity_index(config)
-    assert [(name, index.classes[i]) for name, i in zip(index.keys, index.identities, strict=True)] == [
+    assert [(name, index.classes[i]) for name, i in zip(index.names, index.identities, strict=True)] == [
         ("a-b/1.jpg", "a-b"), ("a/1.jpg", "a"), ("a/x.jpg", "a"), ("a/x/1.jpg", "a/x"), ("a/x/2.jpg", "a/x"),
     ]  # fmt: skip
     (faces.root / "0.jpg").touch()
@@ -285,9 +285,9 @@ def test_the_listing_equals_list_images(tmp_path):
     (faces.root / "dir.jpg").mkdir()
     (faces.root / os.fsdecode(b"caf\xe9.jpg")).touch()
     listing, plain = list_compactly(faces.root), list_images(faces.root)
-    assert list(listing.keys) == sorted(plain.names, key=os.fsencode) and listing.other_files == plain.other_files
+    assert list(listing.names) == sorted(plain.names, key=os.fsencode) and listing.other_files == plain.other_files
     folders = list(listing.folders)
-    assert [folders[f] for f in listing.folder_of] == [os.path.dirname(name) for name in listing.keys]
+    assert [folders[f] for f in listing.folder_of] == [os.path.dirname(name) for name in listing.names]
 
 
 # ---- cache
@@ -298,7 +298,7 @@ def entries(cache):
 
 
 def same(one, two):
-    assert list(one.keys) == list(two.keys) and one.keys.digest() == two.keys.digest() and one.root == two.root
+    assert list(one.names) == list(two.names) and one.names.digest() == two.names.digest() and one.root == two.root
     for field in ("landmarks", "labels", "identities"):
         a, b = getattr(one, field), getattr(two, field)
         assert (a is None) == (b is None) and (a is None or (a.dtype == b.dtype and a.tobytes() == b.tobytes()))
@@ -425,9 +425,9 @@ def test_processes_may_build_at_the_same_time(faces, tmp_path):
 
 
 def test_taken_from_strings_the_index_works_without_files():
-    from data.tables.names import KeyTable
+    from data.tables.names import Names
 
-    index = FaceIndex("/r", KeyTable.from_strings(["a.jpg", "b.jpg"]), labels=np.zeros(2, np.float32))
+    index = FaceIndex("/r", Names.from_strings(["a.jpg", "b.jpg"]), labels=np.zeros(2, np.float32))
     assert len(index) == 2 and index.path(1) == "/r/b.jpg"
 
 
@@ -447,6 +447,6 @@ def test_real_photographs_are_matched_to_the_last(root):
     assert index.labels.mean() == pytest.approx(0.946, abs=5e-4)
     assert index.labels.std() == pytest.approx(0.047, abs=5e-4)
     table = read_landmarks(SHARED / "landmarks.csv")
-    row = next(row for row, name in enumerate(table.keys) if name == os.path.join(*Path(index.keys[100]).parts[-2:]))
+    row = next(row for row, name in enumerate(table.names) if name == os.path.join(*Path(index.names[100]).parts[-2:]))
     assert np.array_equal(index.landmarks[100], table.points[row])
     assert os.path.isfile(index.path(100))

@@ -97,10 +97,10 @@ def test_odd_names_survive_in_every_file(setup):
     with open(out / "quality-scores.pkl", "rb") as stream:
         assert {os.path.relpath(p, setup / "faces"): v for p, v in pickle.load(stream).items()} == found
     ours = read_scores(out / "quality-scores.csv")
-    assert dict(zip(ours.keys, ours.values.astype(np.float32))) == found
+    assert dict(zip(ours.names, ours.values.astype(np.float32))) == found
     text = read_scores(out / "quality-scores.txt")
     one_line = {name: v for name, v in found.items() if "\n" not in name and "\r" not in name}
-    assert dict(zip(text.keys, text.values.astype(np.float32))) == one_line
+    assert dict(zip(text.names, text.values.astype(np.float32))) == one_line
     table = pyarrow.parquet.read_table(out / "quality-scores.parquet").to_pydict()
     assert table["path"] == [os.fsencode(n).decode("utf-8", "backslashreplace") for n in by_bytes]
     assert np.array_equal(np.float32(table["quality"]), list(found.values()))

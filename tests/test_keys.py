@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from data.tables import key_hashes, matching
 from data.tables.matching import duplicates, find_match, normalise
-from data.tables.names import KeyTable, match
+from data.tables.names import Names, match
 from utils.errors import DataError
 
-table = KeyTable.from_strings
+table = Names.from_strings
 
 
 def joined(wanted, have, key_root=None):
@@ -50,7 +50,7 @@ def test_indexing_like_a_list():
 
 def test_taken_and_sliced_tables_are_trimmed():
     array = pa.array(["aa", "bbb", "c"]).slice(1)
-    keys = KeyTable.from_arrow(array)
+    keys = Names.from_arrow(array)
     assert list(keys) == ["bbb", "c"] and keys.offsets.tolist() == [0, 3, 4] and len(keys.data) == 4
     assert len(table(["aaaa", "b"]).take(np.array([1])).data) == 1
 

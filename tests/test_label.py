@@ -78,7 +78,7 @@ def labels_of(folder: Path, run_name: str = "out") -> dict[str, float]:
 def crops(folder: Path) -> tuple[list[str], torch.Tensor]:
     """The aligned crops in the order of their names, cut here."""
     table = read_landmarks(folder / "landmarks.csv")
-    points = {table.keys[i]: table.points[i] for i in range(len(table.keys))}
+    points = {table.names[i]: table.points[i] for i in range(len(table.names))}
     names = sorted(points)
     images = [align(decode_rgb(folder / "images" / name), points[name]) for name in names]
     return names, torch.from_numpy(np.stack(images))
@@ -144,7 +144,7 @@ def test_both_files_hold_the_same_numbers_under_relative_names(setup):
     assert any(round(value, 3) != value for value in labels.values())  # all digits of a float32 are kept
     for kind in ("pkl", "csv"):
         table = read_scores(setup / "out" / f"labels.{kind}")
-        assert list(table.keys) == names
+        assert list(table.names) == names
         assert table.values.tolist() == list(labels.values())
 
 

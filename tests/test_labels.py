@@ -24,8 +24,8 @@ def written(tmp_path, content, name="scores.txt"):
 
 def scores(path):
     table = read_scores(path)
-    assert table.values.dtype == np.float64 and table.values.shape == (len(table.keys),)
-    return dict(zip(table.keys, table.values.tolist(), strict=True))
+    assert table.values.dtype == np.float64 and table.values.shape == (len(table.names),)
+    return dict(zip(table.names, table.values.tolist(), strict=True))
 
 
 @pytest.mark.parametrize(

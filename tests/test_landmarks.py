@@ -23,7 +23,7 @@ def written(tmp_path, content, name="landmarks.csv"):
 
 def check(path, names):
     table = read_landmarks(path)
-    assert list(table.keys) == names
+    assert list(table.names) == names
     assert table.points.dtype == np.float32 and table.points.shape == (len(names), 5, 2)
     assert np.array_equal(table.points[0], POINTS)
     if len(names) > 1:
@@ -57,7 +57,9 @@ def test_columns_in_another_order_are_found_by_name(tmp_path):
 
 
 def test_a_name_that_is_no_utf_8(tmp_path):
-    assert list(read_landmarks(written(tmp_path, b"caf\xe9.jpg," + NUMBERS.encode() + b"\n")).keys) == ["caf\udce9.jpg"]
+    assert list(read_landmarks(written(tmp_path, b"caf\xe9.jpg," + NUMBERS.encode() + b"\n")).names) == [
+        "caf\udce9.jpg"
+    ]
 
 
 BOX = [1.0, 2.0, 3.0, 4.0]
@@ -93,14 +95,14 @@ def test_a_large_pickle_may_mix_forms(tmp_path):
     forms = [lambda p: (BOX, p), lambda p: p.ravel().tolist(), lambda p: [None, p.tolist()]]
     table = {f"{row}.jpg": forms[row % 3 if row > 5000 else 0](value) for row, value in enumerate(points)}
     found = read_landmarks(written(tmp_path, pickle.dumps(table), "landmarks_data.pkl"))
-    assert np.array_equal(found.points, points) and list(found.keys) == list(table)
+    assert np.array_equal(found.points, points) and list(found.names) == list(table)
 
 
 def test_pickle_of_python_2(tmp_path):
     # {"a.jpg": [1, 2, ... 10]} with SHORT_BINSTRING as the name
     content = b"\x80\x02}U\x05a.jpg](" + b"".join(b"K" + bytes([n]) for n in range(1, 11)) + b"es."
     table = read_landmarks(written(tmp_path, content, "x.pkl"))
-    assert list(table.keys) == ["a.jpg"] and table.points.ravel().tolist() == list(range(1, 11))
+    assert list(table.names) == ["a.jpg"] and table.points.ravel().tolist() == list(range(1, 11))
 
 
 @pytest.mark.parametrize(
@@ -172,5 +174,5 @@ def test_written_files_read_back_exactly(tmp_path):
     names = [f'n{i}/"x", y\n{i}.jpg' for i in range(49)] + ["caf\udce9.jpg"]
     write_landmarks_csv(tmp_path / "out.csv", names, points)
     table = read_landmarks(tmp_path / "out.csv")
-    assert list(table.keys) == names and np.array_equal(table.points, points)
+    assert list(table.names) == names and np.array_equal(table.points, points)
     assert (tmp_path / "out.csv").read_bytes().startswith(HEADER.encode())

@@ -56,7 +56,7 @@ def dataset(index):
 
 def crops(index):
     cfg = CropInputConfig(loc=index.root, input="landmarks")
-    return FaceCrops(index.root, index.keys, cfg, index.landmarks)
+    return FaceCrops(index.root, index.names, cfg, index.landmarks)
 
 
 def same(first, second):
@@ -270,7 +270,7 @@ def test_a_killed_worker_is_one_clear_error(index):
     cfg = CropInputConfig(loc=index.root, input="landmarks")
     gc.collect()
     assert multiprocessing.active_children() == []
-    batches = crop_batches(SlowCrops(index.root, index.keys, cfg, index.landmarks), 1, num_workers=2)
+    batches = crop_batches(SlowCrops(index.root, index.names, cfg, index.landmarks), 1, num_workers=2)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     time.sleep(0.3)  # torch's own handler would raise here, in the middle of the consumer's work
@@ -288,7 +288,7 @@ def test_an_error_of_the_code_keeps_its_traceback(index):
     cfg = CropInputConfig(loc=index.root, input="landmarks")
     for workers in (0, 1):
         with pytest.raises(ZeroDivisionError, match="a bug"):
-            list(crop_batches(Wrong(index.root, index.keys, cfg, index.landmarks), 4, workers))
+            list(crop_batches(Wrong(index.root, index.names, cfg, index.landmarks), 4, workers))
 
 
 def test_interrupting_prints_one_line_only(index, tmp_path):
@@ -303,7 +303,7 @@ def test_interrupting_prints_one_line_only(index, tmp_path):
         index = face_index(Path(sys.argv[1]), 200)
         cfg = CropInputConfig(loc=index.root, input="landmarks")
         try:
-            for batch in crop_batches(SlowCrops(index.root, index.keys, cfg, index.landmarks), 1, int(sys.argv[2])):
+            for batch in crop_batches(SlowCrops(index.root, index.names, cfg, index.landmarks), 1, int(sys.argv[2])):
                 print("go", flush=True)
         except KeyboardInterrupt:
             sys.exit("stopped")
@@ -333,7 +333,7 @@ def test_workers_leave_the_threads_of_opencv_alone(index):
             return super().__getitems__(wanted)._replace(failures=((0, str(cv2.getNumThreads())),))
 
     cfg = CropInputConfig(loc=index.root, input="landmarks")
-    (batch,) = crop_batches(Asking(index.root, index.keys, cfg, index.landmarks), 50, num_workers=1)
+    (batch,) = crop_batches(Asking(index.root, index.names, cfg, index.landmarks), 50, num_workers=1)
     assert int(batch.failures[0][1]) <= 1
 
 
@@ -363,7 +363,7 @@ def test_crops_come_in_order(index, workers):
 @pytest.mark.parametrize("count", [0, 1, 22])
 def test_any_number_of_crops(index, count):
     cfg = CropInputConfig(loc=index.root, input="landmarks")
-    some = FaceCrops(index.root, index.keys.take(np.arange(count)), cfg, index.landmarks[:count])
+    some = FaceCrops(index.root, index.names.take(np.arange(count)), cfg, index.landmarks[:count])
     for workers in (0, 2):
         batches = list(crop_batches(some, 7, workers))
         assert sum(len(batch.rows) for batch in batches) == count
@@ -382,7 +382,7 @@ def test_crops_from_a_row_on_and_shared_among_processes(index):
 
 
 def test_a_folder_of_broken_images_gives_failures_only(broken):
-    names = [broken.keys[row] for row in range(1, 8)]
+    names = [broken.names[row] for row in range(1, 8)]
     cfg = CropInputConfig(loc=broken.root)
     for workers in (0, 2):
         batches = list(crop_batches(FaceCrops(broken.root, names, cfg), 4, workers))
@@ -400,7 +400,7 @@ def test_decoding_runs_ahead_of_the_consumer(index):
             return super().__getitems__(wanted)
 
     cfg = CropInputConfig(loc=index.root, input="landmarks")
-    batches = crop_batches(Counting(index.root, index.keys, cfg, index.landmarks), 1)
+    batches = crop_batches(Counting(index.root, index.names, cfg, index.landmarks), 1)
     next(batches)
     time.sleep(0.3)
     assert 3 <= len(seen) <= 8
@@ -408,4 +408,4 @@ def test_decoding_runs_ahead_of_the_consumer(index):
 
 
 def test_loaders_can_be_pickled_for_spawned_workers(dataset):
-    assert pickle.loads(pickle.dumps(dataset)).index.keys[0] == dataset.index.keys[0]
+    assert pickle.loads(pickle.dumps(dataset)).index.names[0] == dataset.index.names[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from evaluation.measure.nuisance import bin_tables, judge, nuisance_rows, nuisance_tables, read_metadata
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.face_set import FaceSet
@@ -24,7 +24,7 @@ def setting(tmp_path):
         for i in reversed(range(40)):
             writer.writerow([names[i], "clean" if i < 20 else "blur", blur[i], "none", i])
     first, second = np.arange(20, 40), np.arange(20)
-    pairs = PairSet(KeyTable.from_strings(names), first, second, np.ones(20, bool), np.zeros(20, np.int32))
+    pairs = PairSet(Names.from_strings(names), first, second, np.ones(20, bool), np.zeros(20, np.int32))
     return tmp_path / "metadata.csv", pairs, np.abs(blur)
 
 

@@ -186,7 +186,7 @@ def test_landmarks_of_a_folder(tmp_path, photographs, model, threads):
     assert run(tmp_path, **detect_sections(photographs, model, num_workers=threads)) == 0
     table = read_landmarks(tmp_path / "out/landmarks.csv")
     cells = {"n1/a.png": (4, 3), "n1/b.jpg": (2, 4), 'n2/é, "x"\n.png': (5, 5)}
-    assert list(table.keys) == list(cells)
+    assert list(table.names) == list(cells)
     for points, cell in zip(table.points, cells.values(), strict=True):
         assert np.allclose(points, at(cell), atol=1e-3)
     failures = rows(tmp_path / "out/failures.csv")
@@ -358,7 +358,7 @@ def test_convert_landmarks_and_labels(tmp_path):
     for kind, key in (("landmarks", "landms_location"), ("labels", "quality_location")):
         assert run(tmp_path, base={"task": "convert"}, convert={"kind": kind, "source": files[key]}) == 0
     table = read_landmarks(tmp_path / "out/landmarks.csv")
-    assert list(table.keys) == ["train/n1/a, b.jpg", "train/n1/c.jpg"]
+    assert list(table.names) == ["train/n1/a, b.jpg", "train/n1/c.jpg"]
     assert np.array_equal(table.points, np.stack([TEMPLATE_112] * 2).astype(np.float32))
     assert read_scores(tmp_path / "out/labels.csv").values.tolist() == [0, 0.25]
 

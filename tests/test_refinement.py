@@ -10,7 +10,7 @@ from torch.nn import functional
 import train_main
 from data.index.build import FaceIndex, Split, split
 from data.index.identity_centres import centre_images
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from model.frozen.preprocess import normalise
 from model.objectives.refinement import CentreSums, LabelRefinement
 from tests.helpers.training import observed_run, same_bytes, tensors, write_setup
@@ -47,7 +47,7 @@ def test_refined_labels_by_hand():
 
 
 def index_of(names, labels):
-    return FaceIndex("faces", KeyTable.from_strings(names), labels=np.array(labels, np.float32))
+    return FaceIndex("faces", Names.from_strings(names), labels=np.array(labels, np.float32))
 
 
 def test_centres_are_made_of_the_best_training_images():
@@ -92,7 +92,7 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
     rows = [row for keys in run.data.train.sampler for _, row in keys]
     best = {}
     for row in rows:
-        best.setdefault(index.keys[row].split("/")[0], []).append((-index.labels[row], row))
+        best.setdefault(index.names[row].split("/")[0], []).append((-index.labels[row], row))
     crops = run.data.train.source.dataset.dataset
 
     def embedding(network, images):
@@ -107,7 +107,7 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
     losses = []
     for i, row in enumerate(batch.row.tolist()):
         predicted, quality = embedding(run.objective.student, batch.misaligned[i : i + 1])
-        cosine = functional.cosine_similarity(predicted[0], centre[index.keys[row].split("/")[0]], dim=0)
+        cosine = functional.cosine_similarity(predicted[0], centre[index.names[row].split("/")[0]], dim=0)
         refined = min(1.0, max(0.0, float(index.labels[row]) - 0.4 * (1 - float(cosine))))
         losses.append(float(functional.smooth_l1_loss(quality, torch.tensor([refined]), beta=0.5)))
         assert refined != pytest.approx(float(index.labels[row]), abs=1e-3) or refined == 0

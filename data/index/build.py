@@ -12,7 +12,7 @@ from data.index.index_cache import Entry, entry_folder, fingerprint, open_entry,
 from data.sources.folder import Listing, list_compactly, unchanged
 from data.tables.landmarks import read_landmarks
 from data.tables.matching import find_match
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from data.tables.scores import read_scores
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
@@ -27,7 +27,7 @@ class FaceIndex:
 
     root: str
     """Folder the names are relative to."""
-    keys: KeyTable
+    names: Names
     """Names: relative POSIX paths."""
     landmarks: np.ndarray | None = None
     """(N, 5, 2) float32 px of the source image; None: the images are aligned crops."""
@@ -35,22 +35,22 @@ class FaceIndex:
     """(N,) float32, scaled, higher is better."""
     identities: np.ndarray | None = None
     """(N,) int32 class of each image."""
-    classes: KeyTable | None = None
+    classes: Names | None = None
     """Folder of each class, sorted."""
     cache: str | None = field(default=None, compare=False)
     """Folder the arrays are mapped from."""
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.names)
 
     def path(self, row: int) -> str:
         """Return the path of an image."""
-        return os.path.join(self.root, self.keys[row])
+        return os.path.join(self.root, self.names[row])
 
     def __reduce__(self) -> tuple:
         if self.cache is not None:
             return _open_index, (self.root, self.cache)
-        return FaceIndex, (self.root, self.keys, self.landmarks, self.labels, self.identities, self.classes)
+        return FaceIndex, (self.root, self.names, self.landmarks, self.labels, self.identities, self.classes)
 
 
 class Split(NamedTuple):
@@ -129,7 +129,7 @@ def _landmark_file(cfg: DatasetConfig) -> str | None:
 
 
 def _arrays(index: FaceIndex, listing: Listing) -> dict[str, np.ndarray]:
-    tables = {"keys": index.keys, "classes": index.classes, "folders": listing.folders}
+    tables = {"keys": index.names, "classes": index.classes, "folders": listing.folders}
     arrays = {"landmarks": index.landmarks, "labels": index.labels, "identities": index.identities}
     for name, table in tables.items():
         if table is not None:
@@ -138,11 +138,11 @@ def _arrays(index: FaceIndex, listing: Listing) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _table(arrays: dict[str, np.ndarray], name: str) -> KeyTable | None:
-    return KeyTable(arrays[f"{name}_data"], arrays[f"{name}_offsets"]) if f"{name}_data" in arrays else None
+def _table(arrays: dict[str, np.ndarray], name: str) -> Names | None:
+    return Names(arrays[f"{name}_data"], arrays[f"{name}_offsets"]) if f"{name}_data" in arrays else None
 
 
-def _folders(entry: Entry) -> tuple[KeyTable, np.ndarray]:
+def _folders(entry: Entry) -> tuple[Names, np.ndarray]:
     return _table(entry.arrays, "folders"), entry.arrays["changed_ns"]
 
 
@@ -161,22 +161,22 @@ def _open_index(root: str, folder: str) -> FaceIndex:
 
 def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[FaceIndex, Coverage]:
     root = os.path.abspath(cfg.image_location)
-    if not len(listing.keys):
+    if not len(listing.names):
         raise DataError(
             f"{root}: no image below this folder ({listing.other_files} other files); name the folder that holds them"
         )
-    facts: dict[str, Any] = {"root": root, "images": len(listing.keys), "other_files": listing.other_files}
-    keep = np.ones(len(listing.keys), bool)
+    facts: dict[str, Any] = {"root": root, "images": len(listing.names), "other_files": listing.other_files}
+    keep = np.ones(len(listing.names), bool)
     labels = landmarks = None
     if cfg.quality_location and not identities:
-        labels, facts["labels"] = _joined(cfg, listing.keys, cfg.quality_location, "quality label")
+        labels, facts["labels"] = _joined(cfg, listing.names, cfg.quality_location, "quality label")
         keep &= np.isfinite(labels)
     if path := _landmark_file(cfg):
-        landmarks, facts["landmarks"] = _joined(cfg, listing.keys, path, "landmarks")
+        landmarks, facts["landmarks"] = _joined(cfg, listing.names, path, "landmarks")
         keep &= np.isfinite(landmarks[:, 0, 0])
     if not keep.any():
         raise DataError(f"{root}: no image has both landmarks and a quality label; the two files name different images")
-    keys, folder_of = listing.keys, listing.folder_of
+    keys, folder_of = listing.names, listing.folder_of
     if not keep.all():
         rows = np.flatnonzero(keep)
         keys, folder_of = keys.take(rows), folder_of[rows]
@@ -197,7 +197,7 @@ def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[Face
     return FaceIndex(root, keys, landmarks, labels, classes_of, classes), coverage
 
 
-def _joined(cfg: DatasetConfig, names: KeyTable, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
+def _joined(cfg: DatasetConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
     keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
@@ -227,7 +227,7 @@ def _article(what: str) -> str:
     return what if what == "landmarks" else f"a {what}"
 
 
-def _identities(root: str, folders: KeyTable, folder_of: np.ndarray) -> tuple[np.ndarray, KeyTable]:
+def _identities(root: str, folders: Names, folder_of: np.ndarray) -> tuple[np.ndarray, Names]:
     present = np.unique(folder_of)
     names = folders.take(present)
     if "" in (names[row] for row in range(min(1, len(names)))):

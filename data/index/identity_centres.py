@@ -54,7 +54,7 @@ def centre_images(index: FaceIndex, parts: Split, cfg: RefinementConfig) -> tupl
 
 def _folders(index: FaceIndex) -> np.ndarray:
     numbers: dict[str, int] = {}
-    found = (numbers.setdefault(posixpath.dirname(name), len(numbers)) for name in index.keys)
+    found = (numbers.setdefault(posixpath.dirname(name), len(numbers)) for name in index.names)
     identity = np.fromiter(found, np.int32, len(index))
     if "" in numbers:
         raise DataError(

@@ -10,7 +10,7 @@ from data.index.landmark_check import require_faces
 from data.samples.datasets import CropPerturbation, FaceCrops
 from data.sources.folder import list_compactly
 from data.tables.landmarks import read_landmarks
-from data.tables.names import KeyTable, match
+from data.tables.names import Names, match
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
 
@@ -21,7 +21,7 @@ class ImageFolder(NamedTuple):
     """Images of a folder, sorted by name; nothing is decoded yet."""
 
     cfg: CropInputConfig
-    names: KeyTable
+    names: Names
     """Relative POSIX paths."""
     landmarks: np.ndarray | None
     """(N, 5, 2) float32 px, NaN where an image has none; None with `input: aligned`."""
@@ -50,18 +50,18 @@ def open_folder(cfg: CropInputConfig) -> ImageFolder:
     landmarks are in a wrong order or unit.
     """
     listing = list_compactly(cfg.loc)
-    landmarks = _landmarks(cfg, listing.keys) if cfg.input == "landmarks" else None
-    return ImageFolder(cfg, listing.keys, landmarks, listing.other_files)
+    landmarks = _landmarks(cfg, listing.names) if cfg.input == "landmarks" else None
+    return ImageFolder(cfg, listing.names, landmarks, listing.other_files)
 
 
-def _landmarks(cfg: CropInputConfig, names: KeyTable) -> np.ndarray:
+def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
     table = read_landmarks(cfg.landmarks)
-    rows = match(names, table.keys, cfg.key_root)
+    rows = match(names, table.names, cfg.key_root)
     missing = np.flatnonzero(rows < 0)
     if len(missing) == len(names) and len(names):
         raise DataError(
             f"{cfg.landmarks}: none of the {len(names)} images below {cfg.loc} has landmarks there, first "
-            f"{names[0]!r}, file {_first(table.keys)}; fix the prefix with dataset.key_root"
+            f"{names[0]!r}, file {_first(table.names)}; fix the prefix with dataset.key_root"
         )
     if len(missing) and cfg.on_missing == "error":
         raise DataError(
@@ -75,5 +75,5 @@ def _landmarks(cfg: CropInputConfig, names: KeyTable) -> np.ndarray:
     return points
 
 
-def _first(keys: KeyTable) -> str:
+def _first(keys: Names) -> str:
     return f"begins with {keys[0]!r}" if len(keys) else "is empty"

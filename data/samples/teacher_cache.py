@@ -80,7 +80,7 @@ class TeacherCache:
 
     def _images(self) -> dict[str, Any]:
         digest = hashlib.sha256()
-        for array in (self.index.keys.data, self.index.keys.offsets, self.index.landmarks):
+        for array in (self.index.names.data, self.index.names.offsets, self.index.landmarks):
             digest.update(b"none" if array is None else np.ascontiguousarray(array).data)
         return {"images": digest.hexdigest(), "exif": self.decode.exif, "max_pixels": self.decode.max_pixels}
 

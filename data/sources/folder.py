@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.images.decode import IMAGE_SUFFIXES
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.errors import DataError
 
 _ENDINGS = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
@@ -20,11 +20,11 @@ _COARSE_TICK_NS = 2_000_000_000
 class Listing(NamedTuple):
     """Images of a folder, sorted by their names' bytes; the same ones as data.images.list_images."""
 
-    keys: KeyTable
+    names: Names
     """Relative POSIX paths."""
     folder_of: np.ndarray
     """(N,) int32 row of the image's folder in `folders`."""
-    folders: KeyTable
+    folders: Names
     """Relative paths of all folders, "" first."""
     changed_ns: np.ndarray
     """(F,) int64 modification time of each folder, before it was listed."""
@@ -55,14 +55,14 @@ def list_compactly(root: str | os.PathLike) -> Listing:
         lengths.extend(map(len, keys))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(np.frombuffer(lengths, np.int64), out=offsets[1:])
-    table = KeyTable(np.frombuffer(text, np.uint8), offsets)
+    table = Names(np.frombuffer(text, np.uint8), offsets)
     folder_of = np.repeat(np.arange(len(counts), dtype=np.int32), np.frombuffer(counts, np.int64))
     if (order := table.order()) is not None:
         table, folder_of = table.take(order), folder_of[order]
-    return Listing(table, folder_of, KeyTable.from_strings(folders), np.array(changed, np.int64), others, settled)
+    return Listing(table, folder_of, Names.from_strings(folders), np.array(changed, np.int64), others, settled)
 
 
-def unchanged(root: str | os.PathLike, folders: KeyTable, changed_ns: np.ndarray) -> bool:
+def unchanged(root: str | os.PathLike, folders: Names, changed_ns: np.ndarray) -> bool:
     """Tell whether no folder gained or lost an entry since the listing."""
     base = os.path.abspath(root)
     try:

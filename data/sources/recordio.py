@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.images.decode import ImageError
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.errors import DataError
 
 MAGIC = 0xCED7230A
@@ -184,7 +184,7 @@ class EncodedImages:
 
     landmarks = None
 
-    def __init__(self, root: str, names: KeyTable, images: list[bytes]):
+    def __init__(self, root: str, names: Names, images: list[bytes]):
         self.root, self.names, self.images = root, names, images
         self.identities = np.full(len(images), -1, np.int32)
 

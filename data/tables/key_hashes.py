@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.errors import DataError
 
 BASES = (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03)
@@ -29,7 +29,7 @@ class Drop(NamedTuple):
 class Lookup:
     """The hashes of a table's names, sorted, and the rows they came from."""
 
-    def __init__(self, keys: KeyTable, drop: Drop, base: int):
+    def __init__(self, keys: Names, drop: Drop, base: int):
         self.base = base
         hashes = np.empty(len(keys), np.uint64)
         valid = np.empty(len(keys), bool)
@@ -74,7 +74,7 @@ class Spans(NamedTuple):
         return Spans(self.text, self.starts[mask], self.ends[mask], self.valid[mask])
 
 
-def chunks(keys: KeyTable) -> Iterator[slice]:
+def chunks(keys: Names) -> Iterator[slice]:
     """Cut the table into runs of about _CHUNK_BYTES."""
     marks = np.arange(keys.offsets[0], keys.offsets[-1], _CHUNK_BYTES)
     edges = np.unique(np.append(np.searchsorted(keys.offsets[:-1], marks), [0, len(keys)]))
@@ -82,13 +82,13 @@ def chunks(keys: KeyTable) -> Iterator[slice]:
         yield slice(int(first), int(last))
 
 
-def text_of(keys: KeyTable, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def text_of(keys: Names, rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the bytes of a run of names, and where each starts and ends in them."""
     offsets = keys.offsets[rows.start : rows.stop + 1]
     return keys.data[offsets[0] : offsets[-1]], offsets[:-1] - offsets[0], offsets[1:] - offsets[0]
 
 
-def spans_of(keys: KeyTable, rows: slice, drop: Drop) -> Spans:
+def spans_of(keys: Names, rows: slice, drop: Drop) -> Spans:
     """Return the parts of a run of names that count."""
     text, starts, ends = text_of(keys, rows)
     valid = np.ones(len(starts), bool)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from data.tables.table_layout import Columns
 from data.tables.text_tables import one_line, read_text_table
 from utils.errors import DataError
@@ -28,7 +28,7 @@ _NAMES = {"path", "name", "name_id", "file", "filename", "image", "img", "image_
 class LandmarkTable(NamedTuple):
     """Names and their points."""
 
-    keys: KeyTable
+    names: Names
     points: np.ndarray
     """(N, 5, 2) float32, px."""
 
@@ -68,7 +68,7 @@ def _read_pickle(path: Path) -> LandmarkTable:
         block = list(islice(items, _BLOCK))
         values = _usual_form(block)
         points[start : start + _BLOCK] = [_points(path, *item) for item in block] if values is None else values
-    return LandmarkTable(KeyTable.from_strings(table), points)
+    return LandmarkTable(Names.from_strings(table), points)
 
 
 def _usual_form(block: list[tuple]) -> np.ndarray | None:

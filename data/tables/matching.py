@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from data.tables.key_hashes import BASES, Drop, Lookup, chunks, hashes_of, same_text, spans_of, text_of
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.errors import DataError
 
 _WAY_OUT = "remove one or set key_root to the prefix to strip"
@@ -30,7 +30,7 @@ class Match(NamedTuple):
     have_folders: int = 0
 
 
-def find_match(wanted: KeyTable, have: KeyTable, key_root: str | None = None) -> Match:
+def find_match(wanted: Names, have: Names, key_root: str | None = None) -> Match:
     """Join two tables by the module's rule; raise DataError, naming both, where a name is ambiguous."""
     wanted, have = normalise(wanted), normalise(have)
     if not len(wanted) or not len(have):
@@ -44,7 +44,7 @@ def find_match(wanted: KeyTable, have: KeyTable, key_root: str | None = None) ->
     return Match(best.settled(), best.drop_wanted.folders, best.drop_have.folders)
 
 
-def duplicates(keys: KeyTable) -> np.ndarray:
+def duplicates(keys: Names) -> np.ndarray:
     """Return (row, later row) pairs (K, 2) of names that are equal, suffix included."""
     keys = normalise(keys)
     for base in BASES:
@@ -58,16 +58,16 @@ def duplicates(keys: KeyTable) -> np.ndarray:
     raise DataError("the names of a table cannot be told apart; remove names of many thousand characters")
 
 
-def normalise(keys: KeyTable) -> KeyTable:
+def normalise(keys: Names) -> Names:
     """Return the names with `/` as the only separator, none doubled, none leading, and no `./`."""
     if not _untidy(keys):
         return keys
     names = pc.replace_substring(keys.to_arrow(), pattern="\\", replacement="/")
     names = pc.replace_substring_regex(names, pattern=r"/(?:\.?/)+", replacement="/")
-    return KeyTable.from_arrow(pc.replace_substring_regex(names, pattern=r"^(?:\.?/)+", replacement=""))
+    return Names.from_arrow(pc.replace_substring_regex(names, pattern=r"^(?:\.?/)+", replacement=""))
 
 
-def _untidy(keys: KeyTable) -> bool:
+def _untidy(keys: Names) -> bool:
     """Tell whether any name may need tidying; false alarms are possible."""
     for rows in chunks(keys):
         text, starts, ends = text_of(keys, rows)
@@ -78,24 +78,24 @@ def _untidy(keys: KeyTable) -> bool:
 
 
 def _root(key_root: str) -> bytes:
-    root = normalise(KeyTable.from_strings([key_root]))[0].strip("/")
+    root = normalise(Names.from_strings([key_root]))[0].strip("/")
     return f"{root}/".encode("utf-8", "surrogateescape") if root and root != "." else b""
 
 
-def _tails(wanted: KeyTable, have: KeyTable) -> Iterator[tuple[int, int]]:
+def _tails(wanted: Names, have: Names) -> Iterator[tuple[int, int]]:
     wanted_depths, have_depths = _depths(wanted), _depths(have)
     differences = {h - w for h in have_depths for w in wanted_depths}
     for difference in sorted(differences, key=lambda d: (abs(d), d < 0)):
         yield (0, difference) if difference >= 0 else (-difference, 0)
 
 
-def _both_sides(wanted: KeyTable, have: KeyTable) -> Iterator[tuple[int, int]]:
+def _both_sides(wanted: Names, have: Names) -> Iterator[tuple[int, int]]:
     wanted_depths, have_depths = _depths(wanted), _depths(have)
     pairs = {(w - rest, h - rest) for w in wanted_depths for h in have_depths for rest in range(1, min(w, h))}
     yield from sorted(pairs, key=lambda pair: (sum(pair), pair))
 
 
-def _best(wanted: KeyTable, have: KeyTable, candidates: Iterator[tuple[int, int]]) -> "_Join | None":
+def _best(wanted: Names, have: Names, candidates: Iterator[tuple[int, int]]) -> "_Join | None":
     best = None
     for folders in candidates:
         join = _Join(wanted, have, Drop(folders[0]), Drop(folders[1]))
@@ -106,7 +106,7 @@ def _best(wanted: KeyTable, have: KeyTable, candidates: Iterator[tuple[int, int]
     return best
 
 
-def _depths(keys: KeyTable) -> list[int]:
+def _depths(keys: Names) -> list[int]:
     names = keys.to_arrow()
     counts = (pc.count_substring(names[rows.start : rows.stop], pattern="/") for rows in chunks(keys))
     return sorted(set().union(*(pc.unique(count).to_pylist() for count in counts)))
@@ -115,7 +115,7 @@ def _depths(keys: KeyTable) -> list[int]:
 class _Join:
     """Rows of `have` for each name of `wanted`, under one way of dropping."""
 
-    def __init__(self, wanted: KeyTable, have: KeyTable, drop_wanted: Drop, drop_have: Drop):
+    def __init__(self, wanted: Names, have: Names, drop_wanted: Drop, drop_have: Drop):
         self.wanted, self.have = wanted, have
         self.drop_wanted, self.drop_have = drop_wanted, drop_have
         for base in BASES:
@@ -164,7 +164,7 @@ class _Join:
         self.rows[doubtful] = np.where(own >= 0, offered[own], -1)
         return self.rows
 
-    def _candidates(self, asked: KeyTable) -> np.ndarray:
+    def _candidates(self, asked: Names) -> np.ndarray:
         """Return all rows of `have` that any of the names fits."""
         runs = (hashes_of(spans_of(asked, rows, self.drop_wanted), self.lookup.base) for rows in chunks(asked))
         return self.lookup.group(np.concatenate(list(runs)))

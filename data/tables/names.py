@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-class KeyTable:
+class Names:
     """Hold strings as one block of UTF-8 bytes and N+1 offsets into it, the first 0; immutable, cheap to share."""
 
     __slots__ = ("data", "offsets")
@@ -17,7 +17,7 @@ class KeyTable:
         self.data, self.offsets = data, offsets
 
     @classmethod
-    def from_strings(cls, strings: Iterable[str | bytes]) -> "KeyTable":
+    def from_strings(cls, strings: Iterable[str | bytes]) -> "Names":
         """Build the table; undecodable file names survive as in os.fsencode."""
         encoded = [s if isinstance(s, bytes) else s.encode("utf-8", "surrogateescape") for s in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)
@@ -25,7 +25,7 @@ class KeyTable:
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
 
     @classmethod
-    def from_arrow(cls, array: pa.Array) -> "KeyTable":
+    def from_arrow(cls, array: pa.Array) -> "Names":
         """Take over a large_binary array without nulls."""
         array = array.cast(pa.large_binary())
         _, offsets, data = array.buffers()
@@ -50,9 +50,9 @@ class KeyTable:
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 
-    def take(self, rows: np.ndarray) -> "KeyTable":
+    def take(self, rows: np.ndarray) -> "Names":
         """Return the named rows, in that order."""
-        return KeyTable.from_arrow(self.to_arrow().take(pa.array(np.asarray(rows, np.int64))))
+        return Names.from_arrow(self.to_arrow().take(pa.array(np.asarray(rows, np.int64))))
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and their order."""
@@ -68,7 +68,7 @@ class KeyTable:
         return pc.sort_indices(array).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def match(wanted: KeyTable, have: KeyTable, key_root: str | None = None) -> np.ndarray:
+def match(wanted: Names, have: Names, key_root: str | None = None) -> np.ndarray:
     """Return for each wanted name its row in `have` (int64, -1: none); the rule is data.matching's."""
     from data.tables.matching import find_match
 

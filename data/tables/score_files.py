@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from scipy.stats import rankdata
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Scored(NamedTuple):
 
     root: str
     """The folder, as the user wrote it."""
-    names: KeyTable
+    names: Names
     """Relative POSIX paths."""
     quality: np.ndarray
     """(N,) float32, finite."""
@@ -55,7 +55,7 @@ def write_scores(folder: Path, scored: Scored, formats: Sequence[str] = ("pkl", 
     return paths
 
 
-def write_failures(folder: Path, names: KeyTable, reasons: Mapping[int, str]) -> Path:
+def write_failures(folder: Path, names: Names, reasons: Mapping[int, str]) -> Path:
     """Write failures.csv: path and reason of each row that got no score, in the order of the rows."""
     path = folder / FAILURES
     with atomic_write(path, "w", errors="surrogateescape") as stream:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from data.tables.table_layout import Columns
 from data.tables.text_tables import drop_repeats, one_line, read_text_table
 from utils.errors import DataError
@@ -24,7 +24,7 @@ _SCORES = ("quality", "score", "label", "quality_score", "value")
 class ScoreTable(NamedTuple):
     """Names and their scores, as the file gives them."""
 
-    keys: KeyTable
+    names: Names
     values: np.ndarray
     """(N,) float64, finite."""
 
@@ -62,7 +62,7 @@ def _read_pickle(path: Path) -> ScoreTable:
             raise DataError(f"{path}: entry {row} is {one_line(pair)}, no (name, score) pair; mend or remove it")
         names.append(pair[0])
         values[row] = _number(path, *pair)
-    keys = KeyTable.from_strings(names)
+    keys = Names.from_strings(names)
     return _without_repeats(path, keys, values, lambda row: f", entry {row}")
 
 
@@ -92,14 +92,14 @@ def _read_parquet(path: Path) -> ScoreTable:
         raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason}); mend it") from error
     if names.null_count:
         raise DataError(f"{path}: a name is missing; remove the row")
-    keys = KeyTable.from_arrow(names)
+    keys = Names.from_arrow(names)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DataError(f"{path}: the score of {keys[bad[0]]!r} (row {bad[0]}) is not finite; mend or remove it")
     return _without_repeats(path, keys, values, lambda row: f", row {row}")
 
 
-def _without_repeats(path: Path, keys: KeyTable, values: np.ndarray, place) -> ScoreTable:
+def _without_repeats(path: Path, keys: Names, values: np.ndarray, place) -> ScoreTable:
     if not len(keys):
         raise DataError(f"{path}: holds no rows; expected a name and a quality in each")
     kept = drop_repeats(path, keys, values, place)

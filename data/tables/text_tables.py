@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from data.tables.matching import duplicates
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from data.tables.table_layout import (
     TEXT,
     Columns,
@@ -35,7 +35,7 @@ from utils.errors import DataError
 _BLOCK_BYTES = 1 << 20
 
 
-def read_text_table(path: str | Path, columns: Columns) -> tuple[KeyTable, np.ndarray]:
+def read_text_table(path: str | Path, columns: Columns) -> tuple[Names, np.ndarray]:
     """Read names and numbers (N, count); equal rows are kept once.
 
     Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
@@ -55,9 +55,7 @@ def read_text_table(path: str | Path, columns: Columns) -> tuple[KeyTable, np.nd
     return (keys, values) if kept is None else (keys.take(kept), values[kept])
 
 
-def drop_repeats(
-    path: str | Path, keys: KeyTable, values: np.ndarray, place: Callable[[int], str]
-) -> np.ndarray | None:
+def drop_repeats(path: str | Path, keys: Names, values: np.ndarray, place: Callable[[int], str]) -> np.ndarray | None:
     """Return the rows left after dropping equal ones, None when all stay; DataError when their values differ."""
     pairs = duplicates(keys)
     if not len(pairs):
@@ -141,20 +139,20 @@ def _line_of(path: Path, layout: Layout, columns: Columns, row: int) -> str:
     return f", line {number}"
 
 
-def _read(path: Path, layout: Layout, columns: Columns) -> tuple[KeyTable, np.ndarray]:
+def _read(path: Path, layout: Layout, columns: Columns) -> tuple[Names, np.ndarray]:
     table = _read_fast(path, layout, columns.dtype) if layout.decimal == "." else None
     return _read_slow(path, layout, columns) if table is None else table
 
 
-def _read_slow(path: Path, layout: Layout, columns: Columns) -> tuple[KeyTable, np.ndarray]:
+def _read_slow(path: Path, layout: Layout, columns: Columns) -> tuple[Names, np.ndarray]:
     names, values = [], []
     for _, name, numbers in iterate_rows(path, layout, columns):
         names.append(name)
         values.append(numbers)
-    return KeyTable.from_strings(names), np.array(values, columns.dtype).reshape(-1, columns.count)
+    return Names.from_strings(names), np.array(values, columns.dtype).reshape(-1, columns.count)
 
 
-def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.ndarray] | None:
+def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[Names, np.ndarray] | None:
     """Read by blocks into arrays sized beforehand; None where anything needs the slow reader."""
     extent = _extent(path)
     if extent is None:
@@ -165,7 +163,7 @@ def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.nd
     used = filled = 0
     try:
         for names, numbers in (_tail_blocks if layout.width is None else _column_blocks)(path, layout):
-            keys = KeyTable.from_arrow(names)
+            keys = Names.from_arrow(names)
             size = keys.offsets[-1] - keys.offsets[0]
             stop = filled + len(keys)
             data[used : used + size] = keys.data[keys.offsets[0] : keys.offsets[-1]]
@@ -179,7 +177,7 @@ def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[KeyTable, np.nd
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
         return None
     pa.default_memory_pool().release_unused()
-    return KeyTable(data[:used], offsets[: filled + 1]), values[:filled]
+    return Names(data[:used], offsets[: filled + 1]), values[:filled]
 
 
 def _extent(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.face_set import FaceSet
 from evaluation.report.tables import Table, figure
@@ -66,7 +66,7 @@ class Nuisance:
     bins: list[BinRow]
 
 
-def read_metadata(path: str | Path, faces: FaceSet, names: KeyTable) -> Metadata:
+def read_metadata(path: str | Path, faces: FaceSet, names: Names) -> Metadata:
     """Read the CSV and join it to `names`; columns that are no numbers are left out."""
     try:
         with open(path, encoding="utf-8", newline="") as stream:
@@ -75,7 +75,7 @@ def read_metadata(path: str | Path, faces: FaceSet, names: KeyTable) -> Metadata
         raise DataError(f"{path}: cannot be read as a CSV of metadata ({error}); name another file") from error
     if not rows or "path" not in rows[0]:
         raise DataError(f"{path}: expected a column 'path' and one per nuisance; name the metadata of these images")
-    keys = KeyTable.from_strings([row["path"] for row in rows])
+    keys = Names.from_strings([row["path"] for row in rows])
     columns = {}
     for name in rows[0]:
         if name in _SKIPPED or name is None:

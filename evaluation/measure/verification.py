@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from evaluation.measure.edc import verification_accuracy
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import PairSet
@@ -25,7 +25,7 @@ class Verification:
     pairs: PairSet
 
     @property
-    def names(self) -> KeyTable:
+    def names(self) -> Names:
         """Return the names of the images, one per row."""
         return self.pairs.names
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from evaluation.pairs.sets import Generation, PairSet, components, even_folds, pairs_from_identities
 from utils.errors import DataError
 from utils.pickles import load_restricted_pickle
@@ -70,7 +70,7 @@ def read_bin(path: Path) -> PairSet:
     nodes = np.arange(len(images))
     edges = np.concatenate([np.stack([nodes, same], 1), nodes.reshape(-1, 2)[mated]])
     identities = components(edges, len(images))
-    names = KeyTable.from_strings([f"{row:06d}.jpg" for row in nodes])
+    names = Names.from_strings([f"{row:06d}.jpg" for row in nodes])
     return PairSet(names, nodes[0::2], nodes[1::2], mated, even_folds(mated), identities, images)
 
 
@@ -138,12 +138,10 @@ def _collect(rows: Iterator[_Row], path: Path, identity_of: Callable[[str], str]
         raise DataError(f"{path}: holds no pair")
     first, second, mated, fold = np.array(listed, dtype=np.int64).T
     stated = None if (fold < 0).any() else fold.astype(np.int32)
-    return _pair_set(
-        KeyTable.from_strings(list(index)), _Columns(first, second, mated.astype(bool), stated), identity_of
-    )
+    return _pair_set(Names.from_strings(list(index)), _Columns(first, second, mated.astype(bool), stated), identity_of)
 
 
-def _pair_set(names: KeyTable, columns: _Columns, identity_of: Callable[[str], str]) -> PairSet:
+def _pair_set(names: Names, columns: _Columns, identity_of: Callable[[str], str]) -> PairSet:
     """Add the identities, where they agree with what is called mated, and the folds."""
     numbers: dict[str, int] = {}
     people = (numbers.setdefault(identity_of(name), len(numbers)) for name in names)
@@ -173,7 +171,7 @@ def _read_list_fast(path: Path) -> PairSet | None:
             return None
         mated = flags.to_numpy().astype(bool)
         first, second = np.split(both.indices.to_numpy().astype(np.int64), 2)
-        return _pair_set(KeyTable.from_arrow(both.dictionary), _Columns(first, second, mated, None), posixpath.dirname)
+        return _pair_set(Names.from_arrow(both.dictionary), _Columns(first, second, mated, None), posixpath.dirname)
     return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from utils.errors import DataError
 
 FOLDS = 10
@@ -25,7 +25,7 @@ class PairSet:
     images: the encoded images themselves, one per name, where the file carries them (.bin).
     """
 
-    names: KeyTable
+    names: Names
     first: np.ndarray
     second: np.ndarray
     mated: np.ndarray
@@ -92,7 +92,7 @@ def pairs_from_identities(names: Sequence[str], identities: Sequence[str], draw:
     non_mated = _non_mated(person, draw.non_mated, rng)
     both = np.concatenate([mated, non_mated]).astype(np.int64)
     flags = np.arange(len(both)) < len(mated)
-    table = KeyTable.from_strings([names[row] for row in order])
+    table = Names.from_strings([names[row] for row in order])
     return PairSet(table, both[:, 0], both[:, 1], flags, even_folds(flags), person.astype(np.int64))
 
 

@@ -133,7 +133,7 @@ class Protocol:
             if faces.name in one.files:
                 table = read_scores(one.files[faces.name])
                 values = table.values if one.higher_is_better else -table.values
-                quality[name] = Measured(faces.column(table.keys, values), {})
+                quality[name] = Measured(faces.column(table.names, values), {})
         for name, one in self.cfg.recognition.items():
             if faces.name in one.embeddings:
                 embedding[name] = Measured(faces.column(*read_embeddings(one.embeddings[faces.name])), {})

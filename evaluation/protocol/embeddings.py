@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from model.frozen.preprocess import normalise
 from model.label_sources import FrozenNetwork
 from model.registry import pretrained_backbone
@@ -40,7 +40,7 @@ class ImageModel(Protocol):
 class Embeddings(NamedTuple):
     """Names and their embeddings (N, D) float32, as the model gave them."""
 
-    names: KeyTable
+    names: Names
     values: np.ndarray
 
 
@@ -66,7 +66,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
         )
     if len(names) != len(values):
         raise DataError(f"{path}: {len(names)} names but {len(values)} embeddings; one name per embedding")
-    return Embeddings(KeyTable.from_strings(names.tolist()), values.astype(np.float32, copy=False))
+    return Embeddings(Names.from_strings(names.tolist()), values.astype(np.float32, copy=False))
 
 
 def write_embeddings(path: str | Path, names: Sequence[str], values: np.ndarray) -> None:

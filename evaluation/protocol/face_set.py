@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.samples.folders import ImageFolder, open_folder
-from data.tables.names import KeyTable, match
+from data.tables.names import Names, match
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import Generation, PairSet, folder_identities, pairs_from_identities
 from utils.config.evaluate import PairsConfig
@@ -26,7 +26,7 @@ class FaceSet:
     rows: np.ndarray | None = None
     second: ImageFolder | None = None
 
-    def column(self, keys: KeyTable, values: np.ndarray) -> np.ndarray:
+    def column(self, keys: Names, values: np.ndarray) -> np.ndarray:
         """Join a table of names and values to the names of the pairs; NaN where it has none."""
         rows = match(self.pairs.names, keys, self.key_root)
         column = np.full((len(rows), *values.shape[1:]), np.nan, dtype=values.dtype)
@@ -34,7 +34,7 @@ class FaceSet:
         return column
 
 
-def open_faces(name: str, cfg: PairsConfig, seed: int, names: KeyTable | None = None) -> FaceSet:
+def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = None) -> FaceSet:
     """Read the pairs and list the images. `names`: of embeddings, from which identities are known without a root."""
     folder = None
     if cfg.root is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.samples.datasets import CropPerturbation
 from data.samples.loader import crop_batches
-from data.tables.names import KeyTable
+from data.tables.names import Names
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
 from utils.config.sections import LoaderParams
@@ -144,7 +144,7 @@ def _scatter(values: np.ndarray, rows: Sequence[int], count: int) -> np.ndarray:
     return spread
 
 
-def _digest(root: str, names: KeyTable) -> str:
+def _digest(root: str, names: Names) -> str:
     """Fingerprint image files by name, size and time of change."""
     digest = hashlib.sha256()
     for name in names:

@@ -11,7 +11,7 @@ from data.alignment import TEMPLATE_112
 from data.index.build import FaceIndex
 from data.samples.datasets import FaceCrops
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
-from data.tables.names import KeyTable
+from data.tables.names import Names
 
 WRONG_ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "left and right are exchanged": lambda points: points[:, [1, 0, 2, 4, 3]],
@@ -55,7 +55,7 @@ def face_index(folder: Path, count: int, seed: int = 0, landmarks: bool = True) 
     points = TEMPLATE_112 * 0.7 + (5, 8) + rng.normal(0, 1, (count, 5, 2))
     return FaceIndex(
         root=str(folder),
-        keys=KeyTable.from_strings(names),
+        names=Names.from_strings(names),
         landmarks=points.astype(np.float32) if landmarks else None,
         labels=rng.uniform(size=count).astype(np.float32),
         identities=np.array([int(name[3]) for name in names], np.int32),
