@@ -47,6 +47,6 @@ def test_published_figures_are_those_of_the_paper():
     assert len(found) == 560
     assert found["proper", "adaface", "ai-kd(diffiqa(r))", "mean"] == "0.725"
     assert found["misaligned", "cosface", "diffiqa(r)", "mean"] == "0.785"
-    notes = {(r["method"], r["note"]) for r in rows(ROOT / "evaluation/published.csv")}
+    notes = {(r["method"], r["note"]) for r in rows(ROOT / "evaluation/report/published.csv")}
     assert all(note.startswith("published, protocol partly unknown") for _, note in notes)
     assert {method for method, note in notes if "duplicate" in note} == {"SER-FIQ", "SDD-FIQA"}
