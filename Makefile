@@ -9,7 +9,7 @@ DEMO := runs/demo
 SOURCES := runs/sources
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources test lint bench bench-gpu clean
+.PHONY: demo sources test lint types bench bench-gpu clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -103,13 +103,15 @@ $(SOURCES)/evaluation/.done: configs/sources/evaluate.yaml $(STUDENTS)
 	@touch $@
 
 # One process per core (four at most), one thread each.
-test: $(VENV)/.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/basedpyright --pythonpath $(PY) --level error
 
 # The figures of docs/performance.md, "Against the released code". OUT=FOLDER takes log.txt, results.json and results.md;
 # ONLY="NAME ..." runs some of the scripts and keeps the other figures that OUT holds.

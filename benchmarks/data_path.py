@@ -44,7 +44,7 @@ def write_faces(folder: Path, count: int) -> FaceIndex:
 
 
 class ReleasedDataset:
-    """One sample as the released code makes it (FACTS, section 3, point 14): both crops as float32 tensors."""
+    """One sample as the released code makes it: both crops as float32 tensors."""
 
     def __init__(self, index: FaceIndex):
         self.index = index

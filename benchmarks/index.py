@@ -79,7 +79,7 @@ def ours(folder: Path, cache: str | None) -> FaceIndex:
 
 
 def released(folder: Path) -> list[tuple]:
-    """Walk, two dicts, a list of tuples, sort by quality, set difference (FACTS, section 3, point 14)."""
+    """Walk, two dicts, a list of tuples, sort by quality, set difference, as the released code does."""
     with open(folder / "landmarks.csv", newline="") as stream:
         rows = csv.reader(stream)
         next(rows)

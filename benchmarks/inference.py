@@ -44,7 +44,7 @@ SIZE = (112, 112)
 
 
 class ReleasedFolder(Dataset):
-    """Walk a folder; open, resize and normalise one image after the other (FACTS, section 3, point 14)."""
+    """Walk a folder; open, resize and normalise one image after the other, as the released code does."""
 
     def __init__(self, folder: Path):
         self.paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]

@@ -237,7 +237,7 @@ def test_jitter_fills_its_interval():
     ("eye_distance_px", "rotation_deg", "scale_percent"), [(18, 3.8, 6.5), (35, 1.9, 3.3), (176, 0.4, 0.7)]
 )
 def test_perturbation_has_the_published_strength(eye_distance_px, rotation_deg, scale_percent):
-    """FACTS section 1: spread of the alignment error that p = 3 source pixels cause."""
+    """Spread of rotation and scale that p = 3 source pixels cause; to first order p / sqrt(3) / the points' norm."""
     points = TEMPLATE_112 * eye_distance_px / 35.24
     true = estimate_similarity(points, TEMPLATE_112)
     rng = np.random.default_rng(0)
@@ -261,7 +261,7 @@ def test_unknown_unit_is_refused():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_arguments_are_never_written_to(dtype):
-    """FACTS section 3, point 7: the released code moved the stored landmarks themselves."""
+    """The released code moved the stored landmarks themselves (docs/fidelity.md, row 7)."""
     points = (TEMPLATE_112 * 1.4).astype(dtype)
     image = photograph(10)
     kept_points, kept_image = points.copy(), image.copy()

@@ -80,7 +80,7 @@ def test_the_draw_depends_on_seed_epoch_and_row_alone(index):
 
 
 def test_no_epoch_moves_the_stored_landmarks(index):
-    """FACTS section 3, point 7: `landms += noise` let them drift."""
+    """The released code's `landms += noise` let them drift (docs/fidelity.md, row 7)."""
     kept = index.landmarks.copy()
     index.landmarks.setflags(write=False)
     dataset = DistillationDataset(index, 1, SOURCE, DECODE)

@@ -53,7 +53,7 @@ def test_features_weight_is_one_without_gradient_unless_asked_for():
 
 
 def by_the_definition(state: dict, x: torch.Tensor) -> torch.Tensor:
-    """Compute IResNet-18 in eval mode with functionals only, from FACTS' definition."""
+    """Compute IResNet-18 in eval mode with functionals only, written from the definition of its blocks."""
 
     def norm(x, key):
         mean, var = state[f"{key}.running_mean"], state[f"{key}.running_var"]

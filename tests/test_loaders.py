@@ -92,7 +92,7 @@ def test_the_permutation_comes_from_seed_and_epoch():
     ("rows", "batch_size", "sizes"), [(9, 4, [4, 4]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 4, [3]), (1, 4, [])]
 )
 def test_only_a_last_batch_of_one_is_left_out(rows, batch_size, sizes):
-    """FACTS section 3, point 10: BatchNorm cannot train on one sample."""
+    """BatchNorm cannot train on one sample (docs/fidelity.md, row 10)."""
     assert [len(batch) for batch in sequence(np.arange(rows), batch_size)] == sizes
 
 
