@@ -23,7 +23,7 @@ from data.samples.datasets import CropBatch
 from data.tables.score_files import remove_outputs
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder
-from utils.training.checkpoint import first_difference
+from utils.requests import first_difference
 
 RUN_FILE = "run.json"
 PARTIAL = "partial"

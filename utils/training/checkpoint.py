@@ -14,6 +14,7 @@ from utils.config.train import TrainConfig
 from utils.contract import InputContract, save_contract
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_write, make_folder
+from utils.requests import first_difference
 
 FREE_KEYS = (
     "base.resume",
@@ -84,7 +85,7 @@ class RunFolder:
                     "go on with base.resume=auto, or name another base.save_path"
                 )
             return None
-        difference = first_difference(state["settings"], self.settings)
+        difference = first_difference(state["settings"], self.settings, FREE_KEYS)
         if difference:
             key, old, new = difference
             raise ConfigError(
@@ -140,19 +141,6 @@ class RunFolder:
             raise DataError(
                 f"{self.resume_path}: cannot be read ({type(error).__name__}); remove it to start anew"
             ) from error
-
-
-def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Return (key, old, new) of the first setting in which two runs differ, FREE_KEYS left out."""
-    if path in FREE_KEYS:
-        return None
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return None
-    return None if old == new else (path, old, new)
 
 
 def rng_state() -> dict[str, Any]:
