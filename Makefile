@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 
 PY := $(BIN)/python
 DEMO := runs/demo
-SOURCES := runs/sources
 STEP = @printf '\n== %s\n'
 
 .PHONY: demo sources test lint types bench bench-gpu clean
@@ -62,45 +61,9 @@ $(DEMO)/scores/.done: configs/demo/inference.yaml $(DEMO)/aikd/.done
 	$(PY) inference.py -c configs/demo/inference.yaml
 	@touch $@
 
-# Other label sources, resumable as the demo: each X beside its plain student and AI-KD(X), on the demo's people.
-# One more X: its name here, its configs/sources/label_X.yaml, and its lines in configs/sources/evaluate.yaml.
-X := cr_fiqa sdd_fiqa magnitude
-STUDENTS := $(foreach x,$(X),$(SOURCES)/$(x)/aikd/.done $(SOURCES)/$(x)/plain/.done)
-STUDENTS += $(SOURCES)/cr_fiqa/refined/.done
-
-sources: $(SOURCES)/evaluation/.done
-	@cat $(SOURCES)/evaluation/summary.md
-	@printf '\nLook at:\n'
-	@printf '  %s\n' \
-		'$(SOURCES)/evaluation/report.html      curves, tables and examples on one page' \
-		'$(SOURCES)/evaluation/differences.csv  every difference with its interval' \
-		'$(SOURCES)/evaluation/nuisance.csv     medians of the scores from clean to strong nuisance'
-
-$(SOURCES)/cr_fiqa/network/.done: configs/sources/crfiqa.yaml configs/sources/crfiqa_network.yaml $(DEMO)/faces/.done
-	$(STEP) 'train CR-FIQA'
-	$(PY) train_main.py -c configs/sources/crfiqa.yaml
-	@touch $@
-
-$(SOURCES)/cr_fiqa/labels/.done: $(SOURCES)/cr_fiqa/network/.done
-$(X:%=$(SOURCES)/%/labels/.done): $(SOURCES)/%/labels/.done: configs/sources/label_%.yaml $(DEMO)/teacher/.done
-	$(STEP) 'label the training faces: X = $*'
-	$(PY) label.py -c configs/sources/label_$*.yaml
-	@touch $@
-
-# A variant of a student: its changes to the recipe as OVERRIDES, and its .done in STUDENTS.
-$(SOURCES)/%/plain/.done: OVERRIDES = dataset.misalign=0 'loss.weights=[0, 1]'
-$(SOURCES)/%/refined/.done: OVERRIDES = 'loss.refinement={theta: 0.5, epsilon: 0.5}' 'loss.weights=[2, 2]'
-.SECONDEXPANSION:
-$(STUDENTS): $(SOURCES)/%/.done: configs/demo/aikd.yaml configs/demo/student.yaml $$(dir $(SOURCES)/$$*)labels/.done
-	$(STEP) 'train a student: $*'
-	$(PY) train_main.py -c configs/demo/aikd.yaml base.save_path=$(@D) \
-		dataset.quality_location=$(dir $(@D))labels/labels.pkl $(OVERRIDES)
-	@touch $@
-
-$(SOURCES)/evaluation/.done: configs/sources/evaluate.yaml $(STUDENTS)
-	$(STEP) 'compare each X, its plain student and AI-KD(X) on people nobody was trained on'
-	$(PY) evaluate.py -c configs/sources/evaluate.yaml >/dev/null
-	@touch $@
+# Three more label sources on the demo's people: each X beside its plain student and AI-KD(X). Resumable as the demo.
+sources: $(DEMO)/faces/.done $(DEMO)/teacher/.done
+	@PY=$(PY) examples/label_sources.sh
 
 # One process per core (four at most), one thread each.
 test: lint

@@ -1,8 +1,11 @@
 """What `make demo` and `make sources` would run: every configuration is there, and every file comes from a step."""
 
+import os
 import shlex
 import shutil
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -25,15 +28,48 @@ SCHEMAS = {
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def steps(target):
-    """Return (script, configuration with overrides) of each command, in the order make runs them."""
+RECORDER = """#!{python}
+import pathlib, sys
+with open("log", "a") as log:
+    print(*sys.argv[1:], sep="\\t", file=log)
+if sys.argv[1] == "evaluate.py":
+    pathlib.Path("runs/sources/evaluation").mkdir(parents=True, exist_ok=True)
+    pathlib.Path("runs/sources/evaluation/summary.md").touch()
+sys.exit("{failing}" in sys.argv)
+"""
+
+
+def run_script(folder, failing=""):
+    """Run the script of `make sources` in `folder`, each command only written down; return the commands' words."""
+    (folder / "python").write_text(RECORDER.format(python=sys.executable, failing=failing))
+    (folder / "python").chmod(0o755)
+    (folder / "log").write_text("")
+    command, python = ROOT / "examples/label_sources.sh", {**os.environ, "PY": "./python"}
+    done = subprocess.run([command], cwd=folder, env=python, capture_output=True, text=True)
+    assert (done.returncode == 0) == (not failing), done.stderr
+    return [line.split("\t") for line in (folder / "log").read_text().splitlines()]
+
+
+def workplace(folder):
+    """Return `folder` with the files that the script looks at: the configurations, and the demo's finished steps."""
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    for step in ("faces", "teacher"):
+        (folder / "runs/demo" / step).mkdir(parents=True)
+        (folder / "runs/demo" / step / ".done").touch()
+    return folder
+
+
+def steps(target, folder):
+    """Return (script, configuration with overrides) of each command, in the order `make target` runs them."""
     dry = subprocess.run(["make", "-nB", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [shlex.split(line.partition(">")[0])[1:] for line in dry.stdout.replace("\\\n", " ").splitlines()]
+    if "examples/label_sources.sh" in lines[-1]:
+        lines += run_script(workplace(folder))
     found = []
-    for line in dry.stdout.replace("\\\n", " ").splitlines():
-        words = shlex.split(line.partition(">")[0])
-        if len(words) > 3 and words[1] in SCHEMAS:
-            assert words[2] == "-c"
-            found.append((words[1], load_config(SCHEMAS[words[1]], ROOT / words[3], words[4:])))
+    for words in lines:
+        if len(words) > 2 and words[0] in SCHEMAS:
+            assert words[1] == "-c"
+            found.append((words[0], load_config(SCHEMAS[words[0]], ROOT / words[2], words[3:])))
     return found
 
 
@@ -43,9 +79,14 @@ def saved(found):
     return weights | {f"{c.base.save_path}/labels.pkl" for s, c in found if s == "label.py"}
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    return steps("sources", tmp_path_factory.mktemp("sources"))
+
+
 @pytest.fixture(scope="module", params=["demo", "sources"])
-def found(request):
-    return steps(request.param)
+def found(request, tmp_path_factory):
+    return request.getfixturevalue("sources") if request.param == "sources" else steps("demo", None)
 
 
 def test_every_file_a_step_reads_was_written_by_an_earlier_one(found):
@@ -69,10 +110,9 @@ def test_no_two_steps_write_to_one_folder(found):
     assert len(set(folders)) == len(folders)
 
 
-def test_each_source_is_evaluated_beside_both_of_its_students():
-    found = steps("sources")
-    trained = [cfg for script, cfg in found if script == "train_main.py" and cfg.base.method == "aikd"]
-    scores = found[-1][1].scores
+def test_each_source_is_evaluated_beside_both_of_its_students(sources):
+    trained = [cfg for script, cfg in sources if script == "train_main.py" and cfg.base.method == "aikd"]
+    scores = sources[-1][1].scores
     methods = [name for name, one in scores.items() if one.source]
     assert len(methods) >= 3
     for name in methods:
@@ -84,8 +124,28 @@ def test_each_source_is_evaluated_beside_both_of_its_students():
         assert distilled.dataset.misalign and distilled.loss.weights == [1, 1]
 
 
-def test_all_students_of_one_recipe_share_the_teachers_embeddings():
-    trained = [cfg for script, cfg in steps("sources") if script == "train_main.py" and cfg.base.method == "aikd"]
+def test_all_students_of_one_recipe_share_the_teachers_embeddings(sources):
+    trained = [cfg for script, cfg in sources if script == "train_main.py" and cfg.base.method == "aikd"]
     assert {(cfg.model.teacher_cache, cfg.base.seed, cfg.base.epochs) for cfg in trained} == {
         ("runs/demo/teacher_cache", 42069, 3)
     }
+
+
+def test_sources_skips_what_is_done_and_goes_on_where_it_failed(tmp_path):
+    folder = workplace(tmp_path)
+    everything = run_script(folder)
+    assert len(everything) == 12
+    assert run_script(folder) == []
+    shutil.rmtree(folder / "runs/sources")
+    stopped = run_script(folder, failing="base.save_path=runs/sources/cr_fiqa/plain")
+    assert stopped == everything[: len(stopped)]
+    assert run_script(folder) == everything[len(stopped) - 1 :]
+
+
+def test_sources_repeats_what_depends_on_a_changed_file(tmp_path):
+    folder = workplace(tmp_path)
+    everything = run_script(folder)
+    later = time.time() + 5
+    os.utime(folder / "configs/sources/label_sdd_fiqa.yaml", (later, later))
+    again = run_script(folder)
+    assert [words for words in everything if "sdd_fiqa" in " ".join(words)] + everything[-1:] == again
