@@ -1,0 +1,41 @@
+"""What every place of encoded images offers, be it a folder or one large file."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from data.tables.names import Names
+
+
+class ImageSource(ABC):
+    """Give the encoded bytes of named images; a row is a place in `names`.
+
+    The order of the rows is fixed: by the bytes of the names, or by number where a container numbers its images.
+    Pickling sends what finds the images, never the images.
+    """
+
+    location: str
+    """Absolute path of the folder or file."""
+    names: Names
+    """Name of each image: what landmarks, labels and scores call it."""
+    other_files: int = 0
+    """Files beside the images that are none by their names."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def read(self, row: int) -> bytes:
+        """Return an encoded image; raises ImageError with the reason where there is none."""
+
+    @abstractmethod
+    def describe(self, row: int) -> str:
+        """Return what messages call an image: enough for a person to find it."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> "ImageSource":
+        """Return a source of the given rows, in that order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a SHA-256 that changes with the names, sizes or times of change of the files, not with their place."""
