@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.tables.scores import read_scores
-from evaluation.protocol.conditions import Models, Protocol
+from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import Recogniser, read_embeddings
 from evaluation.protocol.face_set import FaceSet, open_faces, with_second_landmarks
 from evaluation.protocol.methods import build_method
+from evaluation.protocol.numbers import Models
+from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
-from evaluation.report.tables import percentile_table, threshold_table
 from utils import cli
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig

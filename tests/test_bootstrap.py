@@ -5,7 +5,8 @@ import pytest
 
 from evaluation.measure import bootstrap as module
 from evaluation.measure.bootstrap import IdentityResampling, bootstrap, compare, interval
-from evaluation.measure.edc import PooledSteps, RankedPairs, ScoredPairs, edc
+from evaluation.measure.edc import RankedPairs, edc
+from evaluation.measure.pooled import PooledSteps, ScoredPairs
 
 GRID = np.array([0.0, 0.1, 0.25])
 

@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.measure.edc import (
-    Curve,
-    PooledSteps,
-    RankedPairs,
-    ScoredPairs,
-    edc,
-    fixed_threshold,
-    verification_accuracy,
-)
+from evaluation.measure.accuracy import verification_accuracy
+from evaluation.measure.edc import Curve, RankedPairs, edc, fixed_threshold
+from evaluation.measure.pooled import PooledSteps, ScoredPairs
 from utils.errors import DataError
 
 

@@ -12,6 +12,7 @@ from data.tables.scores import write_scores_csv
 from evaluation.measure.edc import edc, fixed_threshold
 from evaluation.protocol.embeddings import write_embeddings
 from evaluation.report import tables
+from evaluation.report.text_table import figure, short
 from tests.helpers.evaluation import Simulation, csv_rows, run_evaluate
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
@@ -58,14 +59,14 @@ def test_tables_show_mean_best_interval_and_the_published_figure(simulation):
     values = [simulation.pauc(name, "AdaFace", "AI-KD(DifFIQA(R))", 0.3).normalised for name in ("LFW", "XQLFW")]
     cells = lines["AI-KD(DifFIQA(R))"].split(" | ")[1:]
     for cell, value in zip(cells, [*values, np.mean(values)], strict=True):
-        assert cell.startswith(f"**{tables.short(value)}** [")
+        assert cell.startswith(f"**{short(value)}** [")
     published = {
         (r["method"], r["dataset"]): float(r["pauc"])
         for r in csv_rows(ROOT / "evaluation/report/published.csv")
         if r["table"] == "proper" and r["fr_model"] == "AdaFace"
     }
-    assert f"(published {tables.short(published['AI-KD(DifFIQA(R))', 'LFW'])})" in cells[0]
-    assert f"(published {tables.short(published['AI-KD(DifFIQA(R))', 'XQLFW'])})" in cells[1]
+    assert f"(published {short(published['AI-KD(DifFIQA(R))', 'LFW'])})" in cells[0]
+    assert f"(published {short(published['AI-KD(DifFIQA(R))', 'XQLFW'])})" in cells[1]
     assert "published" not in lines["constant"]
     assert "its protocol is partly unknown" in table
     assert "1.000 [1.000, 1.000]" in lines["constant"]
@@ -102,8 +103,8 @@ def test_correlation_csv_is_spearman_over_the_images_both_methods_score(simulati
     assert float(found[0]["spearman"]) == pytest.approx(want, abs=1e-12) and abs(want) > 0.1
     assert found[1]["spearman"] == found[2]["spearman"] == "nan"
     text = (simulation.folder / "out/pauc.md").read_text().split("### LFW: how alike the methods rank")[1]
-    assert f"| DifFIQA(R) |  | {tables.figure(want)} | – |" in text
-    assert f"| {name} | {tables.figure(want)} |  | – |" in text and "both methods score: 90 to 200." in text
+    assert f"| DifFIQA(R) |  | {figure(want)} | – |" in text
+    assert f"| {name} | {figure(want)} |  | – |" in text and "both methods score: 90 to 200." in text
     assert "how alike the methods rank" in (simulation.folder / "out/report.html").read_text()
 
 

@@ -7,9 +7,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from data.tables.names import Names
-from evaluation.measure.nuisance import bin_tables, judge, nuisance_rows, nuisance_tables, read_metadata
+from evaluation.measure.nuisance import judge
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.face_set import FaceSet
+from evaluation.protocol.metadata import read_metadata
+from evaluation.report.csv_files import nuisance_rows
+from evaluation.report.tables import bin_tables, nuisance_tables
 from utils.errors import DataError
 
 

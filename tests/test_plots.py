@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.measure.analysis import Agreement, Condition, Measure, PairScores, merge_seeds
+from evaluation.measure.panel import Condition, Measure, PairScores, merge_seeds
+from evaluation.measure.robustness import Agreement
 from evaluation.pairs.sets import Generation, folder_identities, pairs_from_identities
 from evaluation.report import plots
 from evaluation.report.page import Section, write_report
-from evaluation.report.tables import Table
+from evaluation.report.text_table import Table
 from utils.config.evaluate import EvaluationSection
 
 METHODS = ["plain", "X", "AI-KD(X)"]

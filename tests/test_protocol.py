@@ -10,12 +10,13 @@ from scipy.stats import spearmanr
 from data.alignment import TEMPLATE_112, align, estimate_similarity
 from data.tables.landmarks import write_landmarks_csv
 from data.tables.scores import write_scores_csv
-from evaluation.measure.analysis import agreement
 from evaluation.measure.edc import edc, fixed_threshold
-from evaluation.protocol.conditions import Models, Protocol, misaligned_views
+from evaluation.measure.robustness import agreement
+from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import read_embeddings, write_embeddings
 from evaluation.protocol.face_set import open_faces, with_images, with_second_landmarks
-from evaluation.protocol.passes import ALIGNED, View
+from evaluation.protocol.numbers import Models
+from evaluation.protocol.views import ALIGNED, View, misaligned_views
 from tests.helpers.evaluation import (
     Recorder,
     Thumbnails,
@@ -177,8 +178,8 @@ def test_quality_and_both_see_what_they_should(tmp_path):
     misalignment = {"p": [0, 5], "seeds": [1, 2], "apply": ["quality", "both"]}
     cfg = config(tmp_path, scores=both, misalignment=misalignment)
     quality, other, net = Recorder("q"), Recorder("o"), Thumbnails("n")
-    outcome = protocol(cfg, tmp_path, {"q": quality, "other": other}, {"net": net}).evaluate(open_population(tmp_path))
-    found = {(p.condition.alignment, p.condition.p, p.condition.seed): p for p in outcome.seed_panels}
+    findings = protocol(cfg, tmp_path, {"q": quality, "other": other}, {"net": net}).evaluate(open_population(tmp_path))
+    found = {(p.condition.alignment, p.condition.p, p.condition.seed): p for p in findings.seed_panels}
     assert found.keys() == {
         ("aligned", 0.0, None),
         *((f"misaligned_{kind}", 5.0, seed) for kind in ("quality", "both") for seed in (1, 2)),
@@ -190,14 +191,14 @@ def test_quality_and_both_see_what_they_should(tmp_path):
     for name, crop in quality.seen.items():
         np.testing.assert_array_equal(crop, net.seen[name])
         np.testing.assert_array_equal(crop, other.seen[name])
-    merged = next(p for p in outcome.panels if p.condition.alignment == "misaligned_both")
+    merged = next(p for p in findings.panels if p.condition.alignment == "misaligned_both")
     per_seed = [found["misaligned_both", 5.0, seed].results["q"] for seed in (1, 2)]
     assert merged.condition.seed is None
     assert merged.results["q"].pauc[0.3].raw == pytest.approx(np.mean([one.pauc[0.3].raw for one in per_seed]))
     np.testing.assert_allclose(
         merged.results["q"].replicates[0.3], np.mean([one.replicates[0.3] for one in per_seed], axis=0)
     )
-    assert len(outcome.agreements) == 4 and {a.method for a in outcome.agreements} == {"q", "other"}
+    assert len(findings.agreements) == 4 and {a.method for a in findings.agreements} == {"q", "other"}
 
 
 def test_figures_of_a_condition_are_those_of_the_edc_on_its_scores(tmp_path):
@@ -205,8 +206,8 @@ def test_figures_of_a_condition_are_those_of_the_edc_on_its_scores(tmp_path):
     cfg = config(tmp_path, misalignment={"p": [3], "seeds": [9], "apply": ["quality"]})
     net, quality = Thumbnails("n"), Recorder("q")
     faces = open_population(tmp_path)
-    outcome = protocol(cfg, tmp_path, {"q": quality}, {"net": net}).evaluate(faces)
-    panel = outcome.panels[1]
+    findings = protocol(cfg, tmp_path, {"q": quality}, {"net": net}).evaluate(faces)
+    panel = findings.panels[1]
     assert (panel.condition.alignment, panel.condition.p) == ("misaligned_quality", 3.0)
     pairs, names = faces.pairs, list(faces.pairs.names)
     aligned = crop_pass(faces, tmp_path / "again")(ALIGNED, {"n": Thumbnails("n")})["n"].values
@@ -234,10 +235,10 @@ def test_files_only_stay_aligned_and_say_so(tmp_path):
         },
         misalignment={"p": [4], "seeds": [1]},
     )
-    outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
-    assert [panel.condition.alignment for panel in outcome.panels] == ["aligned"]
-    assert "only aligned" in outcome.remarks[0]
-    np.testing.assert_array_equal(outcome.quality["up"], -outcome.quality["down"])
+    findings = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
+    assert [panel.condition.alignment for panel in findings.panels] == ["aligned"]
+    assert "only aligned" in findings.remarks[0]
+    np.testing.assert_array_equal(findings.quality["up"], -findings.quality["down"])
     assert not (tmp_path / "out").exists(), "no network ran, nothing was cut"
 
 
@@ -256,15 +257,15 @@ def test_missing_images_are_named_or_left_out_for_every_method(tmp_path):
     with pytest.raises(DataError, match=rf"2 of 24 images have no score of b, first '{names[-2]}'"):
         protocol(config(tmp_path, **more), tmp_path, {}, {}).evaluate(faces)
     cfg = config(tmp_path, evaluation={"on_missing": "skip"}, **more)
-    outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
+    findings = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
     gone = {0, len(names) - 2, len(names) - 1}
     keep = np.array([a not in gone and b not in gone for a, b in zip(faces.pairs.first, faces.pairs.second)])
     embedded = (faces.pairs.first > 0) & (faces.pairs.second > 0)  # all that non-mated pairs need
-    assert outcome.panels[0].mated == int((faces.pairs.mated & keep).sum())
-    assert outcome.panels[0].non_mated == int((~faces.pairs.mated & embedded).sum())
-    assert any("no score of b" in remark for remark in outcome.remarks)
-    assert any("no embedding of net" in remark and names[0] in remark for remark in outcome.remarks)
-    assert "left out" in outcome.remarks[-1]
+    assert findings.panels[0].mated == int((faces.pairs.mated & keep).sum())
+    assert findings.panels[0].non_mated == int((~faces.pairs.mated & embedded).sum())
+    assert any("no score of b" in remark for remark in findings.remarks)
+    assert any("no embedding of net" in remark and names[0] in remark for remark in findings.remarks)
+    assert "left out" in findings.remarks[-1]
     cfg = config(tmp_path, evaluation={"on_missing": "skip", "rule": "pooled_rethreshold"}, **more)
     pooled = protocol(cfg, tmp_path, {}, {}).evaluate(faces).panels[0]
     assert pooled.non_mated == int((~faces.pairs.mated & keep).sum())
@@ -289,14 +290,14 @@ def test_images_in_non_mated_pairs_only_need_no_score(tmp_path):
         recognition={"net": {"embeddings": {"toy": str(tmp_path / "e.npz")}}},
         scores={"all": {"toy": str(tmp_path / "all.csv")}, "SDD-FIQA": {"toy": str(tmp_path / "sdd.csv")}},
     )
-    outcome = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
-    panel = outcome.panels[0]
+    findings = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
+    panel = findings.panels[0]
     assert (panel.mated, panel.non_mated) == (faces.pairs.mated.sum(), (~faces.pairs.mated).sum())
     assert panel.results["SDD-FIQA"].pauc == panel.results["all"].pauc
-    assert alone in outcome.scored("all") and outcome.scored("SDD-FIQA").tolist() == known
-    assert len(outcome.remarks) == 1
-    assert "1 images have no score of SDD-FIQA, first 'id3/0.png'; they are in non-mated" in outcome.remarks[0]
-    assert outcome.correlations[0].images == len(known)
+    assert alone in findings.scored("all") and findings.scored("SDD-FIQA").tolist() == known
+    assert len(findings.remarks) == 1
+    assert "1 images have no score of SDD-FIQA, first 'id3/0.png'; they are in non-mated" in findings.remarks[0]
+    assert findings.correlations[0].images == len(known)
     cfg = config(tmp_path, evaluation={"rule": "pooled_rethreshold"}, recognition=cfg.recognition, scores=cfg.scores)
     with pytest.raises(DataError, match="1 of 25 images have no score of SDD-FIQA"):
         protocol(cfg, tmp_path, {}, {}).evaluate(faces)

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.measure.analysis import Condition, Measure, PairScores
+from evaluation.measure.panel import Condition, Measure, PairScores
 from evaluation.pairs.sets import Generation, pairs_from_identities
-from evaluation.report import tables
+from evaluation.report import csv_files, tables
+from evaluation.report.meaning import threshold_table
+from evaluation.report.published import published_figures
 from tests.helpers.evaluation import csv_rows as rows
 from utils.config.evaluate import EvaluationSection
 
@@ -15,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_threshold_never_discards_more_than_wanted_with_ties(tmp_path):
-    table = tables.threshold_table("t", np.array([1.0] * 5 + [2.0] * 5), [0.3, 0.5, 0.7])
+    table = threshold_table("t", np.array([1.0] * 5 + [2.0] * 5), [0.3, 0.5, 0.7])
     assert [row[1:] for row in table.rows] == [
         ["1", "0 of 10 (0.00 %)"],
         ["2", "5 of 10 (50.00 %)"],
@@ -25,9 +27,9 @@ def test_a_threshold_never_discards_more_than_wanted_with_ties(tmp_path):
 
 def test_dense_curves_are_thinned():
     discard = np.arange(100_000) / 100_000
-    kept = tables.thinned(discard, 0.3)
-    assert len(kept) <= tables.CURVE_POINTS and kept[0] == 0 and discard[kept[-1]] == pytest.approx(0.3, abs=1e-4)
-    assert tables.thinned(np.array([0, 0.2, 0.5]), 0.3).tolist() == [0, 1]
+    kept = csv_files.thinned(discard, 0.3)
+    assert len(kept) <= csv_files.CURVE_POINTS and kept[0] == 0 and discard[kept[-1]] == pytest.approx(0.3, abs=1e-4)
+    assert csv_files.thinned(np.array([0, 0.2, 0.5]), 0.3).tolist() == [0, 1]
 
 
 def test_differences_are_shown_among_a_source_and_what_was_made_of_it():
@@ -43,7 +45,7 @@ def test_differences_are_shown_among_a_source_and_what_was_made_of_it():
 
 
 def test_published_figures_are_those_of_the_paper():
-    found = tables.published_figures()
+    found = published_figures()
     assert len(found) == 560
     assert found["proper", "adaface", "ai-kd(diffiqa(r))", "mean"] == "0.725"
     assert found["misaligned", "cosface", "diffiqa(r)", "mean"] == "0.785"

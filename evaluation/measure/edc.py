@@ -10,9 +10,6 @@ import numpy as np
 
 from utils.errors import DataError
 
-POOLED_STEP = 0.05
-"""Distance of the points of the `pooled_rethreshold` rule on the discard axis."""
-
 
 class PAUC(NamedTuple):
     """Hold the area under a curve from 0 to a discard limit."""
@@ -82,7 +79,7 @@ def fixed_threshold(non_mated: np.ndarray, fmr: float) -> float:
             "add pairs or raise evaluation.fmr"
         )
     scores = np.asarray(non_mated, dtype=np.float64)
-    _refuse_nan(scores, "the similarity of a non-mated pair")
+    refuse_nan(scores, "the similarity of a non-mated pair")
     threshold = np.partition(scores, n - allowed)[n - allowed]
     if np.count_nonzero(scores >= threshold) > allowed:
         above = scores[scores > threshold]
@@ -104,8 +101,8 @@ class RankedPairs:
             raise DataError("there is no mated pair to compute an error from; check the pairs file")
         if len(mated) != len(quality):
             raise ValueError(f"{len(mated)} similarities but {len(quality)} qualities")
-        _refuse_nan(mated, "the similarity of a mated pair")
-        _refuse_nan(quality, "the quality of a mated pair")
+        refuse_nan(mated, "the similarity of a mated pair")
+        refuse_nan(quality, "the quality of a mated pair")
         self.order = np.argsort(quality, kind="stable")
         ranked = quality[self.order]
         self.ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
@@ -156,78 +153,8 @@ def edc(mated: np.ndarray, quality: np.ndarray, threshold: float) -> Curve:
     return RankedPairs(mated, quality, threshold).curve()
 
 
-class ScoredPairs(NamedTuple):
-    """Hold similarities and qualities of mated and of non-mated pairs, each (n,)."""
-
-    mated: np.ndarray
-    non_mated: np.ndarray
-    mated_quality: np.ndarray
-    non_mated_quality: np.ndarray
-
-
-class PooledSteps:
-    """Prepare the `pooled_rethreshold` rule of CR-FIQA's evaluation.
-
-    Mated and non-mated pairs share one ranking; at every 5 % of it the threshold is recomputed from the
-    non-mated pairs that remain. Equal qualities leave together, once the step has passed all of them.
-    Under weights the thresholds and cuts of the full sample stay.
-    """
-
-    stepwise = False
-
-    def __init__(self, pairs: ScoredPairs, fmr: float, limit: float):
-        _refuse_nan(pairs.mated_quality, "the quality of a mated pair")
-        _refuse_nan(pairs.non_mated_quality, "the quality of a non-mated pair")
-        ranked = np.sort(np.concatenate([pairs.mated_quality, pairs.non_mated_quality]))
-        steps = int(np.ceil(min(limit, 0.95) / POOLED_STEP - 1e-9))
-        self.discard = np.round(np.arange(steps + 1) * POOLED_STEP, 10)
-        cuts = ranked[np.floor(self.discard * len(ranked) + 1e-9).astype(np.int64)]
-        self.kept = pairs.mated_quality[None] >= cuts[:, None]
-        if not self.kept.any(axis=1).all():
-            raise DataError(f"no mated pair is left at a discard limit of {limit:g}; lower evaluation.discard_limits")
-        self.thresholds = [fixed_threshold(pairs.non_mated[pairs.non_mated_quality >= cut], fmr) for cut in cuts]
-        self.wrong = self.kept & (pairs.mated[None] < np.array(self.thresholds)[:, None])
-
-    def curves(self, weights_RM: np.ndarray, limit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Return discard fractions and FNMR, both (R, steps), under R weightings of the mated pairs."""
-        weights = weights_RM.astype(np.float64)
-        remaining = weights @ self.kept.T.astype(np.float64)
-        fnmr = np.zeros(remaining.shape)
-        np.divide(weights @ self.wrong.T.astype(np.float64), remaining, out=fnmr, where=remaining > 0)
-        return np.broadcast_to(self.discard, fnmr.shape), fnmr
-
-    def curve(self) -> Curve:
-        """Return the curve in which every pair counts once."""
-        discard, fnmr = self.curves(np.ones((1, self.kept.shape[1])))
-        return Curve(discard[0].copy(), fnmr[0], stepwise=False)
-
-
-def verification_accuracy(similarity: np.ndarray, mated: np.ndarray, fold: np.ndarray) -> float:
-    """Compute the mean over folds of the accuracy at the threshold that is best on the other folds (LFW protocol).
-
-    similarity (P,), mated (P,) bool, fold (P,) integers. With a single fold the threshold is chosen on it.
-    """
-    order = np.argsort(similarity, kind="stable")
-    similarity, mated, fold = similarity[order], mated[order], fold[order]
-    accuracies = []
-    for held_out in np.unique(fold):
-        test = fold == held_out
-        rest = ~test if not test.all() else test
-        accept = similarity[test] >= _best_threshold(similarity[rest], mated[rest])
-        accuracies.append(np.mean(accept == mated[test]))
-    return float(np.mean(accuracies))
-
-
-def _best_threshold(ranked: np.ndarray, mated: np.ndarray) -> float:
-    """Return the middle between the two ascending scores that part mated from non-mated pairs best."""
-    correct = np.concatenate([[0], np.cumsum(1 - 2 * mated.astype(np.int64))])
-    splittable = np.concatenate([[True], ranked[1:] != ranked[:-1], [True]])
-    best = int(np.argmax(np.where(splittable, correct, np.iinfo(np.int64).min)))
-    padded = np.concatenate([[ranked[0] - 1.0], ranked, [ranked[-1] + 1.0]])
-    return float((padded[best] + padded[best + 1]) / 2)
-
-
-def _refuse_nan(values: np.ndarray, what: str) -> None:
+def refuse_nan(values: np.ndarray, what: str) -> None:
+    """Raise DataError naming the first value that is NaN."""
     bad = np.flatnonzero(np.isnan(values))
     if len(bad):
         raise DataError(f"{what} is NaN (first: pair {bad[0]} of {len(values)}); every pair needs a number")

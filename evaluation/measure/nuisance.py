@@ -5,25 +5,18 @@ With a column `kind`, a nuisance is judged on the images that were made to vary 
 clean ones, so that other nuisances do not blur the figure; without it, on all images.
 """
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
-from data.tables.names import Names
 from evaluation.pairs.sets import PairSet
-from evaluation.protocol.face_set import FaceSet
-from evaluation.report.tables import Table, figure
-from utils.errors import DataError
 from utils.rank_correlation import spearman
 
 BINS = 3
 """Bins of equal size along each nuisance, beside the clean images where kinds are known."""
 CLEAN = "clean"
-_SKIPPED = ("path", "identity", "kind")
 _FEWEST = 5
 """Bins with fewer images or pairs have no median."""
 
@@ -64,35 +57,6 @@ class Nuisance:
     spearman: dict[str, dict[str, float]]
     """column -> method -> rank correlation of its scores with the severity; below 0: falls with it."""
     bins: list[BinRow]
-
-
-def read_metadata(path: str | Path, faces: FaceSet, names: Names) -> Metadata:
-    """Read the CSV and join it to `names`; columns that are no numbers are left out."""
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a CSV of metadata ({error}); name another file") from error
-    if not rows or "path" not in rows[0]:
-        raise DataError(f"{path}: expected a column 'path' and one per nuisance; name the metadata of these images")
-    keys = Names.from_strings([row["path"] for row in rows])
-    columns = {}
-    for name in rows[0]:
-        if name in _SKIPPED or name is None:
-            continue
-        try:
-            values = np.array([float(row[name]) for row in rows])
-        except (TypeError, ValueError):
-            continue
-        if np.ptp(values) > 0:
-            columns[name] = faces.column(keys, values)
-    kind = None
-    if "kind" in rows[0]:
-        codes, places = np.unique([row["kind"] for row in rows], return_inverse=True)
-        joined = faces.column(keys, places.astype(np.float64))
-        kind = np.where(np.isfinite(joined), codes[np.nan_to_num(joined).astype(int)], "")
-        columns = {name: one for name, one in columns.items() if name in codes} or columns
-    return Metadata(columns, kind)
 
 
 def judge(
@@ -156,42 +120,3 @@ def _within(values: np.ndarray, low: float, high: float, last: bool) -> np.ndarr
 def _median(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) >= _FEWEST else float("nan")
-
-
-NUISANCE_COLUMNS = "dataset nuisance low high images name median".split()
-
-
-def nuisance_rows(found: list[Nuisance]):
-    """Yield the rows of nuisance.csv."""
-    for one in found:
-        for row in one.bins:
-            for name, median in row.medians.items():
-                yield [one.dataset, row.column, row.low, row.high, row.images, name, median]
-
-
-def nuisance_tables(found: list[Nuisance]) -> list[Table]:
-    """Lay out the correlations, and the medians over bins."""
-    tables = []
-    for one in found:
-        if not one.spearman:
-            continue
-        methods = list(next(iter(one.spearman.values())))
-        rows = [[method, *(figure(one.spearman[column][method]) for column in one.spearman)] for method in methods]
-        note = "Spearman correlation of the scores with each nuisance; below 0: the score falls with it."
-        tables.append(Table(f"{one.dataset}: what lowers a score", ["method", *one.spearman], rows, note))
-    return tables
-
-
-def bin_tables(found: list[Nuisance]) -> list[Table]:
-    """Lay out the medians of scores and mated similarities over the bins of each nuisance."""
-    tables = []
-    for one in found:
-        if not one.bins:
-            continue
-        names = list(one.bins[0].medians)
-        rows = [
-            [row.column, f"{row.low:.3g} to {row.high:.3g}", str(row.images), *(figure(row.medians[n]) for n in names)]
-            for row in one.bins
-        ]
-        tables.append(Table(f"{one.dataset}: medians over bins", ["nuisance", "range", "images", *names], rows))
-    return tables

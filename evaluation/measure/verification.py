@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from data.tables.names import Names
-from evaluation.measure.edc import verification_accuracy
+from evaluation.measure.accuracy import verification_accuracy
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import PairSet
 from utils.errors import DataError

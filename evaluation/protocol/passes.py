@@ -15,32 +15,13 @@ from data.samples.loader import crop_batches
 from data.tables.names import Names
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
+from evaluation.protocol.views import View
 from utils.config.sections import LoaderParams
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
 from utils.progress import progress
 
 _FORMAT = 1
-
-
-class View(NamedTuple):
-    """Say how crops are cut; p is None for the second landmark file."""
-
-    p: float | None = 0.0
-    seed: int | None = None
-
-    @property
-    def alignment(self) -> str:
-        """Return the first word of the condition's name."""
-        return "aligned" if self.p == 0 else "second_landmarks" if self.p is None else "misaligned"
-
-    @property
-    def label(self) -> str:
-        """Name the view in messages and files."""
-        return self.alignment if self.seed is None else f"{self.alignment}_p{self.p:g}_seed{self.seed}"
-
-
-ALIGNED = View()
 
 
 class Measured(NamedTuple):

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluation.measure import correlation, nuisance
-from evaluation.measure.analysis import Agreement, Measure, Panel
+from evaluation.measure import nuisance
 from evaluation.measure.correlation import Correlation
-from evaluation.protocol.conditions import Outcome
-from evaluation.protocol.conditions import __doc__ as protocol_text
-from evaluation.report import plots, tables
+from evaluation.measure.panel import Measure, Panel
+from evaluation.measure.robustness import Agreement
+from evaluation.protocol import views
+from evaluation.protocol.conditions import Findings
+from evaluation.report import csv_files, plots, tables
+from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.page import Section, write_report
-from evaluation.report.tables import Table
+from evaluation.report.text_table import Table
 from utils.config import dump_config
 from utils.config.evaluate import EvaluateConfig
 from utils.files import atomic_write
@@ -32,19 +34,19 @@ _RULES = {
 
 
 class Output:
-    """Collect outcomes; tables are on disk after each data set, pictures and the report at the end."""
+    """Collect findings; tables are on disk after each data set, pictures and the report at the end."""
 
     def __init__(self, folder: Path, cfg: EvaluateConfig):
         self.folder, self.cfg, self.section = folder, cfg, cfg.evaluation
         self.grid = Measure(cfg.evaluation, cfg.base.seed).grid
-        self.outcomes: list[Outcome] = []
+        self.findings: list[Findings] = []
         with atomic_write(folder / "config.yaml", "w") as stream:
             stream.write(dump_config(cfg))
 
     @property
     def panels(self) -> list[Panel]:
         """Return the panels of all data sets, seeds merged."""
-        return [panel for outcome in self.outcomes for panel in outcome.panels]
+        return [panel for each in self.findings for panel in each.panels]
 
     @property
     def aligned(self) -> list[Panel]:
@@ -54,35 +56,35 @@ class Output:
     @property
     def agreements(self) -> list[Agreement]:
         """Return how far misaligned scores follow aligned ones."""
-        return [one for outcome in self.outcomes for one in outcome.agreements]
+        return [one for each in self.findings for one in each.agreements]
 
     @property
     def correlations(self) -> list[Correlation]:
         """Return how alike the methods rank the images."""
-        return [one for outcome in self.outcomes for one in outcome.correlations]
+        return [one for each in self.findings for one in each.correlations]
 
     @property
     def nuisances(self) -> list[nuisance.Nuisance]:
         """Return how scores follow known nuisance, for data sets with metadata."""
-        return [outcome.nuisance for outcome in self.outcomes if outcome.nuisance is not None]
+        return [each.nuisance for each in self.findings if each.nuisance is not None]
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, found: Findings) -> None:
         """Take one data set's figures and write all tables anew."""
-        self.outcomes.append(outcome)
+        self.findings.append(found)
         limits = self.section.discard_limits
-        seeds = [panel for outcome in self.outcomes for panel in outcome.seed_panels]
+        seeds = [panel for each in self.findings for panel in each.seed_panels]
         single = [panel for panel in self.panels if not panel.condition.alignment.startswith("misaligned")]
         files = {
-            "pauc.csv": (tables.PAUC_COLUMNS, tables.pauc_rows(self.panels, self.section)),
-            "edc.csv": (tables.EDC_COLUMNS, tables.edc_rows(single, self.grid)),
-            "differences.csv": (tables.DIFFERENCE_COLUMNS, tables.difference_rows(self.panels, limits)),
-            "robustness.csv": (tables.ROBUSTNESS_COLUMNS, tables.robustness_rows(seeds, self.agreements, limits)),
-            "correlation.csv": (correlation.CORRELATION_COLUMNS, correlation.correlation_rows(self.correlations)),
+            "pauc.csv": (csv_files.PAUC_COLUMNS, csv_files.pauc_rows(self.panels, self.section)),
+            "edc.csv": (csv_files.EDC_COLUMNS, csv_files.edc_rows(single, self.grid)),
+            "differences.csv": (csv_files.DIFFERENCE_COLUMNS, csv_files.difference_rows(self.panels, limits)),
+            "robustness.csv": (csv_files.ROBUSTNESS_COLUMNS, csv_files.robustness_rows(seeds, self.agreements, limits)),
+            "correlation.csv": (csv_files.CORRELATION_COLUMNS, csv_files.correlation_rows(self.correlations)),
         }
         if self.nuisances:
-            files["nuisance.csv"] = (nuisance.NUISANCE_COLUMNS, nuisance.nuisance_rows(self.nuisances))
+            files["nuisance.csv"] = (csv_files.NUISANCE_COLUMNS, csv_files.nuisance_rows(self.nuisances))
         for name, (columns, rows) in files.items():
-            tables.write_csv(self.folder / name, columns, rows)
+            csv_files.write_csv(self.folder / name, columns, rows)
         with atomic_write(self.folder / "pauc.md", "w") as stream:
             stream.write("\n".join(table.markdown() for table in self.pauc_tables()))
 
@@ -91,7 +93,7 @@ class Output:
         found = tables.pauc_tables(self.panels, self.section)
         found += [tables.difference_table(self.panels, limit) for limit in self.section.discard_limits]
         found += [tables.agreement_table(self.agreements)] if self.agreements else []
-        found += correlation.correlation_tables(self.correlations)
+        found += tables.correlation_tables(self.correlations)
         found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels)]
         return [table for table in found if table.rows]
 
@@ -105,7 +107,7 @@ class Output:
         shown = [tables.set_table(self.aligned), *tables.pauc_tables(self.panels, section)]
         shown += [tables.difference_table(self.panels, limit)]
         shown += [tables.agreement_table(self.agreements)] if self.agreements else []
-        shown += correlation.correlation_tables(self.correlations) + nuisance.nuisance_tables(self.nuisances)
+        shown += tables.correlation_tables(self.correlations) + tables.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
         with atomic_write(self.folder / "summary.md", "w") as stream:
             stream.write(text)
@@ -122,7 +124,7 @@ class Output:
         if any(one.condition.p is not None for one in self.agreements):
             drawn["robustness"] = others["robustness"]
             plots.plot_robustness(drawn["robustness"], self.panels, self.agreements, limit)
-        rows = [row for outcome in self.outcomes for row in example_rows(outcome)]
+        rows = [row for each in self.findings for row in example_rows(each)]
         if rows:
             drawn["examples"] = others["examples"]
             plots.plot_examples(drawn["examples"], rows)
@@ -130,17 +132,17 @@ class Output:
 
     def _thresholds(self) -> list[Table]:
         found = []
-        for outcome in self.outcomes:
-            for method, values in outcome.quality.items():
-                title, scores = f"{outcome.faces.name}, {method}", values[outcome.scored(method)]
-                found.append(tables.threshold_table(title, scores, self.cfg.thresholds.discard))
-                found.append(tables.percentile_table(title, scores))
+        for each in self.findings:
+            for method, values in each.quality.items():
+                title, scores = f"{each.faces.name}, {method}", values[each.scored(method)]
+                found.append(threshold_table(title, scores, self.cfg.thresholds.discard))
+                found.append(percentile_table(title, scores))
         return found
 
     def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
-        remarks = [remark for outcome in self.outcomes for remark in outcome.remarks]
-        alike = correlation.correlation_tables(self.correlations)
-        misaligned = " ".join(protocol_text.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
+        remarks = [remark for each in self.findings for remark in each.remarks]
+        alike = tables.correlation_tables(self.correlations)
+        misaligned = " ".join(views.__doc__.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
         versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
         parts = [
             Section("Error versus discard", _READING.format(rule=_RULES[self.section.rule]), images=[pictures["edc"]]),
@@ -154,7 +156,7 @@ class Output:
             found += self._differences(others)
             parts.append(Section("Misaligned faces", misaligned, _filled(found), _picked(pictures, "robustness")))
         if self.nuisances:
-            found = nuisance.nuisance_tables(self.nuisances) + nuisance.bin_tables(self.nuisances)
+            found = tables.nuisance_tables(self.nuisances) + tables.bin_tables(self.nuisances)
             parts.append(Section("Nuisance", " ".join(nuisance.__doc__.partition("\n\n")[2].split()), found))
         found = [tables.set_table(self.panels), tables.fnmr_table(self.aligned, self.grid[-1])]
         parts.append(Section("Data sets", " ".join(remarks), found))
@@ -169,19 +171,19 @@ class Output:
         return _filled([tables.difference_table(panels, limit) for limit in self.section.discard_limits])
 
 
-def example_rows(outcome: Outcome) -> list[plots.ExampleRow]:
+def example_rows(findings: Findings) -> list[plots.ExampleRow]:
     """Cut the faces each method scores lowest, in the middle and highest; none without images."""
-    folder, count = outcome.faces.folder, plots.EXAMPLES
+    folder, count = findings.faces.folder, plots.EXAMPLES
     rows = []
-    for method, values in outcome.quality.items():
-        used = outcome.scored(method)
+    for method, values in findings.quality.items():
+        used = findings.scored(method)
         if folder is None or len(used) < 3 * count:
             continue
         order = used[np.argsort(values[used], kind="stable")]
         middle = (len(order) - count) // 2
         chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-        batch = folder.crops(outcome.faces.rows[chosen]).__getitems__(range(len(chosen)))
-        title = f"{outcome.faces.name}, {method}"
+        batch = folder.crops(findings.faces.rows[chosen]).__getitems__(range(len(chosen)))
+        title = f"{findings.faces.name}, {method}"
         rows.append(plots.ExampleRow(title, batch.images.numpy(), values[chosen][batch.rows]))
     return rows
 

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.measure.analysis import Agreement, Panel
 from evaluation.measure.bootstrap import interval
 from evaluation.measure.edc import Curve
+from evaluation.measure.panel import Panel
+from evaluation.measure.robustness import Agreement
 from utils.files import atomic_write
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")

@@ -1,115 +1,23 @@
-"""The figures as files: CSV for machines, tables for Markdown and HTML."""
+"""The figures for people: tables for Markdown and HTML."""
 
-import csv
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
-from evaluation.measure.analysis import Agreement, Condition, Panel, comparison
 from evaluation.measure.bootstrap import interval
+from evaluation.measure.correlation import Correlation
+from evaluation.measure.nuisance import Nuisance
+from evaluation.measure.panel import Condition, Panel, comparison
+from evaluation.measure.robustness import Agreement
+from evaluation.report.published import published_figure
+from evaluation.report.text_table import Table, figure, short, signed
 from utils.config.evaluate import EvaluationSection
-from utils.errors import DataError
-from utils.files import atomic_write
 
-PUBLISHED = Path(__file__).with_name("published.csv")
-CURVE_POINTS = 2000
-"""At most this many points of a curve are written to edc.csv; a denser one is thinned evenly in discard."""
 FEW_ERRORS = 20
 """With fewer mated pairs in error, a table says that it tells little."""
 FEW_METHODS = 4
 """Up to this many methods, difference_table shows all pairs of them."""
-PERCENTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
-
-_PANEL_COLUMNS = "dataset recognition method alignment p fmr rule".split()
-PAUC_COLUMNS = [*_PANEL_COLUMNS, *"discard_limit mated non_mated threshold fnmr0 pauc_raw pauc low high".split()]
-EDC_COLUMNS = [*"dataset recognition method alignment p discard fnmr low high".split()]
-DIFFERENCE_COLUMNS = "dataset recognition alignment p discard_limit method_a method_b difference low high".split()
-DIFFERENCE_COLUMNS += ["probability_a_better"]
-ROBUSTNESS_COLUMNS = "dataset recognition method alignment p seed discard_limit pauc spearman mean_abs_change".split()
-
-
-@dataclass(frozen=True)
-class Table:
-    """Hold a table of texts; `**text**` is bold."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        escaped = [[cell.replace("|", "\\|") for cell in row] for row in [self.columns, *self.rows]]
-        lines = ["| " + " | ".join(row) + " |" for row in escaped]
-        lines.insert(1, "|" + "---|" * len(self.columns))
-        parts = [f"### {self.title}", "\n".join(lines), self.note]
-        return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Write rows in full precision; None becomes an empty cell."""
-    with atomic_write(path, "w", errors="surrogateescape") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_exact(value) for value in row] for row in rows)
-
-
-def pauc_rows(panels: Iterable[Panel], section: EvaluationSection) -> Iterable[list]:
-    """Yield the rows of pauc.csv, one per panel, method and limit."""
-    for panel in panels:
-        for method, result in panel.results.items():
-            for limit in section.discard_limits:
-                low, high = result.bounds(limit) if section.bootstrap else (None, None)
-                place = [panel.dataset, panel.recognition, method, *_condition_cells(panel.condition)]
-                counts = [panel.mated, panel.non_mated, panel.threshold, panel.fnmr0]
-                yield [*place, section.fmr, section.rule, limit, *counts, *result.pauc[limit], low, high]
-
-
-def edc_rows(panels: Iterable[Panel], grid: np.ndarray) -> Iterable[list]:
-    """Yield the rows of edc.csv up to the last grid point; the band is interpolated between grid points."""
-    for panel in panels:
-        for method, result in panel.results.items():
-            curve, band = result.curve, result.band
-            place = [panel.dataset, panel.recognition, method, *_condition_cells(panel.condition)]
-            for row in thinned(curve.discard, grid[-1]):
-                x = curve.discard[row]
-                bounds = [None, None] if band is None else [float(np.interp(x, grid, side)) for side in band]
-                yield [*place, float(x), float(curve.fnmr[row]), *bounds]
-
-
-def thinned(discard: np.ndarray, limit: float) -> np.ndarray:
-    """Return the rows of at most CURVE_POINTS points up to `limit`, spread evenly over the axis."""
-    rows = np.arange(np.searchsorted(discard, limit, side="right"))
-    if len(rows) <= CURVE_POINTS:
-        return rows
-    at = np.linspace(0, limit, CURVE_POINTS)
-    return np.unique(np.searchsorted(discard, at, side="right") - 1)
-
-
-def difference_rows(panels: Iterable[Panel], limits: Sequence[float]) -> Iterable[list]:
-    """Yield the rows of differences.csv: every pair of methods on the same pairs."""
-    for panel in panels:
-        for limit in limits:
-            for a, b in combinations(panel.results, 2):
-                place = [panel.dataset, panel.recognition, *_condition_cells(panel.condition), limit, a, b]
-                yield [*place, *comparison(panel, a, b, limit)]
-
-
-def robustness_rows(panels: Iterable[Panel], agreements: Sequence[Agreement], limits: Sequence[float]):
-    """Yield the rows of robustness.csv: one per panel of one seed, method and limit."""
-    known = {(one.dataset, one.method, _crops(one.condition)): one for one in agreements}
-    for panel in panels:
-        for method, result in panel.results.items():
-            one = known.get((panel.dataset, method, _crops(panel.condition)))
-            facts = [one.spearman, one.mean_abs_change] if one else [None, None]
-            place = [panel.dataset, panel.recognition, method, *_condition_cells(panel.condition), panel.condition.seed]
-            for limit in limits:
-                yield [*place, limit, result.pauc[limit].normalised, *facts]
 
 
 def pauc_tables(panels: Sequence[Panel], section: EvaluationSection) -> list[Table]:
@@ -133,7 +41,7 @@ def _pauc_table(panels: Sequence[Panel], limit: float, section: EvaluationSectio
     duplicate = False
     for row, method in enumerate(methods):
         results = [panel.results.get(method) for panel in panels]
-        printed = [_published(panel, method) for panel in panels]
+        printed = [published_figure(panel, method) for panel in panels]
         for column, result in enumerate(results):
             if result is not None:
                 values[row, column] = result.pauc[limit].normalised
@@ -226,11 +134,6 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
     return Table("Scores of misaligned crops against those of aligned crops", columns, rows)
 
 
-def signed(value: float) -> str:
-    """Write a difference with its sign."""
-    return ("−" if value < 0 else "+") + short(abs(value))
-
-
 def fnmr_table(panels: Sequence[Panel], limit: float) -> Table:
     """Lay out the FNMR after discarding 0, 10, 20, ... % of the mated pairs, aligned crops."""
     shares = [share for share in np.arange(0, 1, 0.1) if share <= limit + 1e-9]
@@ -243,29 +146,6 @@ def fnmr_table(panels: Sequence[Panel], limit: float) -> Table:
     return Table("FNMR in % after discarding the worst", columns, rows)
 
 
-def threshold_table(title: str, scores: np.ndarray, shares: Sequence[float]) -> Table:
-    """Say which score discards at most a wanted share of images: keep what is at least the threshold."""
-    rows = []
-    ranked = np.sort(scores)
-    for share in shares:
-        threshold = ranked[math.floor(share * len(ranked) + 1e-9)]
-        below = int(np.searchsorted(ranked, threshold))
-        rows.append(
-            [f"{100 * share:g} %", f"{threshold:.6g}", f"{below} of {len(ranked)} ({100 * below / len(ranked):.2f} %)"]
-        )
-    return Table(f"{title}: threshold for a wanted discard rate", ["wanted", "keep scores from", "discarded"], rows)
-
-
-def percentile_table(title: str, scores: np.ndarray) -> Table:
-    """Tabulate the percentiles of a score file."""
-    values = np.percentile(scores, PERCENTILES)
-    return Table(
-        f"{title}: percentiles of {len(scores)} scores",
-        [f"{p} %" for p in PERCENTILES],
-        [[f"{value:.6g}" for value in values]],
-    )
-
-
 def describe(condition: Condition) -> str:
     """Name a condition for people."""
     seen = "quality methods only" if condition.alignment.endswith("quality") else "quality and recognition"
@@ -276,23 +156,6 @@ def describe(condition: Condition) -> str:
     return f"misaligned p = {condition.p:g} ({seen})"
 
 
-@cache
-def published_figures() -> dict[tuple[str, str, str, str], str]:
-    """Read the paper's printed figures: (table, recognition model, method, data set), lower case -> pAUC."""
-    try:
-        with open(PUBLISHED, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except OSError as error:
-        raise DataError(f"{PUBLISHED}: cannot be read ({error.strerror}); restore the file") from error
-    keys = ("table", "fr_model", "method", "dataset")
-    return {tuple(row[key].lower() for key in keys): row["pauc"] for row in rows}
-
-
-def _published(panel: Panel, method: str) -> str | None:
-    table = "proper" if panel.condition.alignment == "aligned" else "misaligned"
-    return published_figures().get((table, panel.recognition.lower(), method.lower(), panel.dataset.lower()))
-
-
 def _cell(value: float, replicates: np.ndarray, published: str | None) -> str:
     text = short(value)
     if len(replicates):
@@ -301,27 +164,46 @@ def _cell(value: float, replicates: np.ndarray, published: str | None) -> str:
     return text if published is None else f"{text} (published {short(float(published))})"
 
 
-def short(value: float) -> str:
-    """Write three decimals without the leading zero, as the field's tables do."""
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+def correlation_tables(found: Sequence[Correlation]) -> list[Table]:
+    """Lay out how alike the methods rank the images: one symmetric matrix per data set."""
+    made = []
+    for dataset in dict.fromkeys(one.dataset for one in found):
+        own = {(one.method_a, one.method_b): one for one in found if one.dataset == dataset}
+        methods = list(dict.fromkeys(method for pair in own for method in pair))
+        rows = []
+        for a in methods:
+            pairs = [own.get((a, b)) or own.get((b, a)) for b in methods]
+            rows.append([a, *("" if one is None else figure(one.spearman) for one in pairs)])
+        counts = sorted({one.images for one in own.values()})
+        images = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+        note = f"Spearman's rank correlation over the images that both methods score: {images}."
+        made.append(Table(f"{dataset}: how alike the methods rank", ["method", *methods], rows, note))
+    return made
 
 
-def figure(value: float) -> str:
-    """Write a figure of either sign; NaN becomes a dash."""
-    return "–" if value != value else ("−" if value < 0 else "") + short(abs(value))
+def nuisance_tables(found: list[Nuisance]) -> list[Table]:
+    """Lay out the correlations, and the medians over bins."""
+    tables = []
+    for one in found:
+        if not one.spearman:
+            continue
+        methods = list(next(iter(one.spearman.values())))
+        rows = [[method, *(figure(one.spearman[column][method]) for column in one.spearman)] for method in methods]
+        note = "Spearman correlation of the scores with each nuisance; below 0: the score falls with it."
+        tables.append(Table(f"{one.dataset}: what lowers a score", ["method", *one.spearman], rows, note))
+    return tables
 
 
-def _condition_cells(condition: Condition) -> list:
-    return [condition.alignment, condition.p]
-
-
-def _crops(condition: Condition) -> tuple:
-    """Return what tells the crops apart, whoever else saw them."""
-    second = condition.alignment.startswith("second")
-    return ("second",) if second else (condition.p, condition.seed)
-
-
-def _exact(value):
-    if value is None or isinstance(value, str):
-        return "" if value is None else value
-    return repr(float(value)) if isinstance(value, float | np.floating) else int(value)
+def bin_tables(found: list[Nuisance]) -> list[Table]:
+    """Lay out the medians of scores and mated similarities over the bins of each nuisance."""
+    tables = []
+    for one in found:
+        if not one.bins:
+            continue
+        names = list(one.bins[0].medians)
+        rows = [
+            [row.column, f"{row.low:.3g} to {row.high:.3g}", str(row.images), *(figure(row.medians[n]) for n in names)]
+            for row in one.bins
+        ]
+        tables.append(Table(f"{one.dataset}: medians over bins", ["nuisance", "range", "images", *names], rows))
+    return tables

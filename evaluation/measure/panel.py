@@ -1,4 +1,4 @@
-"""From similarities and scores to figures: one panel per data set, recognition model and crop condition."""
+"""All figures of one data set, recognition model and crop condition: curves, areas and their intervals."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evaluation.measure.accuracy import verification_accuracy
 from evaluation.measure.bootstrap import LEVELS, Comparison, IdentityResampling, bootstrap, compare, interval
-from evaluation.measure.edc import (
-    PAUC,
-    Curve,
-    PooledSteps,
-    RankedPairs,
-    ScoredPairs,
-    fixed_threshold,
-    verification_accuracy,
-)
+from evaluation.measure.edc import PAUC, Curve, RankedPairs, fixed_threshold
+from evaluation.measure.pooled import PooledSteps, ScoredPairs
 from evaluation.pairs.sets import PairSet
 from utils.config.evaluate import EvaluationSection
-from utils.rank_correlation import spearman
 
 GRID_STEP = 0.005
 """Distance of the points at which the band of a curve is known."""
@@ -155,20 +148,3 @@ def comparison(panel: Panel, a: str, b: str, limit: float) -> Comparison:
     one, two = panel.results[a], panel.results[b]
     values = one.pauc[limit].normalised, two.pauc[limit].normalised
     return compare(*values, one.replicates[limit], two.replicates[limit])
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Hold how far scores of perturbed crops follow those of aligned ones."""
-
-    dataset: str
-    method: str
-    condition: Condition
-    spearman: float
-    mean_abs_change: float
-    """In units of the score."""
-
-
-def agreement(aligned: np.ndarray, perturbed: np.ndarray) -> tuple[float, float]:
-    """Return Spearman's rank correlation and the mean absolute change."""
-    return spearman(aligned, perturbed), float(np.mean(np.abs(perturbed - aligned)))

@@ -1,0 +1,87 @@
+"""What the methods and recognition models say of each image, and which pairs have every number they need."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation.pairs.sets import PairSet
+from evaluation.protocol.embeddings import ImageModel
+from evaluation.protocol.face_set import FaceSet
+from evaluation.protocol.passes import CropPass, Measured
+from evaluation.protocol.views import View
+from utils.config.evaluate import EvaluationSection
+from utils.errors import DataError
+
+logger = logging.getLogger("evaluate")
+
+
+class Models(NamedTuple):
+    """Hold the networks that run here, by name."""
+
+    methods: dict[str, ImageModel]
+    recognisers: dict[str, ImageModel]
+
+
+class Numbers(NamedTuple):
+    """Hold numbers per name of the pairs, by quality method and by recognition model."""
+
+    quality: dict[str, Measured]
+    embedding: dict[str, Measured]
+
+
+def complete(
+    faces: FaceSet, numbers: Numbers, section: EvaluationSection, pairs: PairSet | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Return which pairs, (P,) bool, have every number they need, and remarks on what is missing.
+
+    A pair needs both embeddings, and the scores if it can be discarded: with a fixed threshold only mated pairs are,
+    so that a method that cannot score everyone (SDD-FIQA) leaves the threshold where it is.
+    Raises DataError naming the first image that lacks what it needs, unless on_missing is skip.
+    """
+    pairs = pairs or faces.pairs
+    every = np.ones(len(pairs.mated), dtype=bool)
+    discarded = pairs.mated if section.rule == "fixed_threshold" else every
+    keep, remarks = every.copy(), []
+    named = [(f"score of {name}", one, discarded) for name, one in numbers.quality.items()]
+    named += [(f"embedding of {name}", one, every) for name, one in numbers.embedding.items()]
+    for what, one, needed in named:
+        broken = np.isnan(one.values) if one.values.ndim == 1 else np.isnan(one.values).any(axis=1)
+        used = pairs.subset(needed).used()
+        bad = used[broken[used]]
+        if len(bad):
+            keep &= ~(needed & (broken[pairs.first] | broken[pairs.second]))
+            text = f"datasets.{faces.name}: {len(bad)} of {len(used)} images have no {what}, {_first(pairs, one, bad)}"
+            if section.on_missing == "error" or len(bad) == len(used):
+                raise DataError(f"{text}; mend the names (key_root) or files, or set evaluation.on_missing: skip")
+            remarks.append(text)
+        rest = np.setdiff1d(pairs.used(), used)
+        rest = rest[broken[rest]]
+        if len(rest):
+            remarks.append(
+                f"datasets.{faces.name}: {len(rest)} images have no {what}, {_first(pairs, one, rest)}; "
+                "they are in non-mated pairs only, which need none"
+            )
+    if not keep.all():
+        lost = ~keep
+        mated = int(lost[pairs.mated].sum())
+        remarks.append(f"datasets.{faces.name}: left out {mated} mated and {int(lost.sum()) - mated} non-mated pairs")
+    for remark in remarks:
+        logger.info(remark)
+    return keep, remarks
+
+
+def _first(pairs: PairSet, measured: Measured, rows: np.ndarray) -> str:
+    reason = measured.reasons.get(int(rows[0]))
+    return f"first {pairs.names[rows[0]]!r}" + (f" ({reason})" if reason else "")
+
+
+def run_models(crops: CropPass, view: View, models: Models) -> Numbers:
+    """Run everything over the same crops."""
+    methods = {f"quality-{name}": model for name, model in models.methods.items()}
+    recognisers = {f"recognition-{name}": model for name, model in models.recognisers.items()}
+    found = crops(view, methods | recognisers)
+    return Numbers(
+        {name: found[f"quality-{name}"] for name in models.methods},
+        {name: found[f"recognition-{name}"] for name in models.recognisers},
+    )
