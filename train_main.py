@@ -17,9 +17,9 @@ from data.recognition import recognition_data
 from data.samples.loader import Shard
 from evaluation.measure.verification import read_verification
 from model.ai_kd import Objective
+from model.embedding_dim import embedding_dim
 from model.objectives.build import build_objective
 from model.objectives.refinement import CentreSums
-from model.registry import embedding_dim
 from utils import cli, distributed
 from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from model.ai_kd import WrapperModel
+from model.embedding_dim import embedding_dim
 from model.label_sources import SOURCES, FrozenNetwork, LabelSource
 from model.mlp import MLP, LinearHead
-from model.registry import build_backbone, embedding_dim
+from model.registry import build_backbone
 from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
+from model.embedding_dim import embedding_dim
 from model.frozen.scoring import Scorer
-from model.registry import build_backbone, build_head, embedding_dim
+from model.registry import build_backbone, build_head
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.embedding_dim import embedding_dim
 from model.frozen.preprocess import normalise
 from model.objectives.losses import build_loss
 from model.objectives.refinement import LabelRefinement
-from model.registry import embedding_dim
 from utils.config.train import LossConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError

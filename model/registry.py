@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model import compact, iresnet, margins, mlp, mobilefacenet
+from model.ai_kd import WrapperModel
+from model.embedding_dim import embedding_dim
 from model.weights import load_backbone, load_student
-from utils.errors import ConfigError
+from utils.errors import ConfigError, first_line
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "model.iresnet.iresnet18": iresnet.iresnet18,
@@ -66,29 +67,6 @@ def build_margin(spec, in_dim: int, num_classes: int) -> nn.Module:
     return _call(factory, spec.module, {**spec.params, "in_dim": in_dim, "num_classes": num_classes})
 
 
-def embedding_dim(backbone: nn.Module, size_px: int = 112) -> int:
-    """Return D of a backbone mapping (B, 3, size_px, size_px) to (B, D), by one forward pass that leaves no trace.
-
-    Raises ConfigError when the backbone refuses such a batch or returns anything else.
-    """
-    name = type(backbone).__name__
-    modes = {module: module.training for module in backbone.modules()}
-    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    backbone.eval()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            embedding = backbone(torch.zeros(1, 3, size_px, size_px, device=device))
-    except Exception as error:  # a user's own network fails in its own ways
-        raise ConfigError(f"{name}: fails on a batch of shape (1, 3, {size_px}, {size_px}): {_line(error)}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if not isinstance(embedding, Tensor) or embedding.dim() != 2 or embedding.shape[0] != 1:
-        found = f"shape {tuple(embedding.shape)}" if isinstance(embedding, Tensor) else f"a {type(embedding).__name__}"
-        raise ConfigError(f"{name}: returns {found} for one image; a backbone must return embeddings of shape (1, D)")
-    return embedding.shape[1]
-
-
 def pretrained_backbone(features, allow_modules: Sequence[str] = (), allow_random_init: bool = False) -> nn.Module:
     """Build the backbone of a `features` section and load its weights.
 
@@ -118,8 +96,6 @@ def trained_student(model_cfg, weight: str, allow_modules: Sequence[str] = ()) -
 
 
 def _wrap(model_cfg, backbone: nn.Module) -> nn.Module:
-    from model.ai_kd import WrapperModel
-
     if model_cfg.wrapper.module not in (WRAPPER, WRAPPER.rpartition(".")[2]):
         raise ConfigError(f"model.wrapper.module: {model_cfg.wrapper.module!r} is not known; use {WRAPPER}")
     return WrapperModel(backbone, build_head(model_cfg.head, embedding_dim(backbone)))
@@ -141,7 +117,7 @@ def _foreign(name: str, allow_modules: Sequence[str]) -> Callable[..., nn.Module
     try:
         factory = getattr(importlib.import_module(path), attribute)
     except Exception as error:  # importing runs the user's own code
-        raise ConfigError(f"model.features.module: {name!r} cannot be imported: {_line(error)}") from error
+        raise ConfigError(f"model.features.module: {name!r} cannot be imported: {first_line(error)}") from error
     home = (getattr(factory, "__module__", None) or package).partition(".")[0]
     if home not in allow_modules:
         raise ConfigError(f"model.features.module: {name!r} is defined in {home}; add --allow-module {home}")
@@ -156,7 +132,7 @@ def _call(factory: Callable[..., nn.Module], name: str, params: dict[str, Any]) 
         module = factory(**params)
     except Exception as error:  # the factory may be a user's own code
         given = ", ".join(f"{key}={value!r}" for key, value in params.items())
-        raise ConfigError(f"{name}({given}): cannot be built: {_line(error)}") from error
+        raise ConfigError(f"{name}({given}): cannot be built: {first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"{name}: returns a {type(module).__name__}, not a torch.nn.Module")
     return module
@@ -164,8 +140,3 @@ def _call(factory: Callable[..., nn.Module], name: str, params: dict[str, Any]) 
 
 def _first_output(module: nn.Module, inputs: tuple, output: Any) -> Any:
     return output[0] if isinstance(output, tuple | list) and output else output
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')[:160]}" if lines else type(error).__name__

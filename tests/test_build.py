@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.compact import CompactNet
+from model.embedding_dim import embedding_dim
 from model.iresnet import IResNet
 from model.margins import ArcFaceHead
 from model.mlp import MLP, LinearHead
@@ -15,7 +16,6 @@ from model.registry import (
     build_head,
     build_margin,
     build_student,
-    embedding_dim,
     pretrained_backbone,
     trained_student,
 )

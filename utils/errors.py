@@ -21,3 +21,9 @@ class WeightsError(UserError):
 
 class ContractError(UserError):
     """Signal weights that expect another preprocessing than the pipeline feeds."""
+
+
+def first_line(error: Exception) -> str:
+    """Return kind and first line of an error that somebody else's code raised."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')[:160]}" if lines else type(error).__name__

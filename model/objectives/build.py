@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from model.ai_kd import AIKDObjective, FrozenTeacher, Objective
+from model.embedding_dim import embedding_dim
 from model.objectives.cosface import CosFaceObjective
 from model.objectives.cr_fiqa import CRFIQAObjective
-from model.registry import build_student, embedding_dim, pretrained_backbone
+from model.registry import build_student, pretrained_backbone
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract

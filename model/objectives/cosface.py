@@ -9,8 +9,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.embedding_dim import embedding_dim
 from model.frozen.preprocess import normalise
-from model.registry import build_margin, embedding_dim
+from model.registry import build_margin
 from utils.config.train import LossConfig
 from utils.contract import InputContract
 from utils.errors import DataError
