@@ -15,7 +15,7 @@ from data.samples.datasets import IdentityDataset, landmarks_of_crop
 from data.samples.folders import open_folder
 from data.samples.loader import Shard, train_loader, validation_loader
 from data.sources.recordio import EncodedImages, RecordIndex
-from data.tables.matching import find_match
+from data.tables.join import join
 from data.tables.names import Names
 from utils.config.sections import CropInputConfig
 from utils.config.train import DatasetConfig, TrainConfig
@@ -120,7 +120,7 @@ def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex | Record
         root, names, landmarks = folder.cfg.loc, folder.names, folder.landmarks
         identities = np.full(len(names), -1, np.int32)
     try:
-        rows = find_match(pairs.names, names, cfg.key_root).rows
+        rows = join(pairs.names, names, cfg.key_root).rows
     except DataError as error:
         raise DataError(f"{cfg.val_pairs}: {error}") from None
     missing = np.flatnonzero(rows < 0)

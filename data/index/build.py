@@ -10,8 +10,8 @@ import pyarrow as pa
 from data.index.coverage import Coverage, LabelScaling, TableCoverage
 from data.index.index_cache import Entry, entry_folder, fingerprint, open_entry, settled, store_entry
 from data.sources.folder import Listing, list_compactly, unchanged
+from data.tables.join import join
 from data.tables.landmarks import read_landmarks
-from data.tables.matching import find_match
 from data.tables.names import Names
 from data.tables.scores import read_scores
 from utils.config.train import DatasetConfig
@@ -202,7 +202,7 @@ def _joined(cfg: DatasetConfig, names: Names, path: str, what: str) -> tuple[np.
     keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
     try:
-        found = find_match(names, keys, cfg.key_root)
+        found = join(names, keys, cfg.key_root)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     missing = np.flatnonzero(found.rows < 0)

@@ -9,8 +9,9 @@ import numpy as np
 from data.index.landmark_check import require_faces
 from data.samples.datasets import CropPerturbation, FaceCrops
 from data.sources.folder import list_compactly
+from data.tables.join import join
 from data.tables.landmarks import read_landmarks
-from data.tables.names import Names, match
+from data.tables.names import Names
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
 
@@ -56,7 +57,7 @@ def open_folder(cfg: CropInputConfig) -> ImageFolder:
 
 def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
     table = read_landmarks(cfg.landmarks)
-    rows = match(names, table.names, cfg.key_root)
+    rows = join(names, table.names, cfg.key_root).rows
     missing = np.flatnonzero(rows < 0)
     if len(missing) == len(names) and len(names):
         raise DataError(
@@ -75,5 +76,5 @@ def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
     return points
 
 
-def _first(keys: Names) -> str:
-    return f"begins with {keys[0]!r}" if len(keys) else "is empty"
+def _first(names: Names) -> str:
+    return f"begins with {names[0]!r}" if len(names) else "is empty"

@@ -66,10 +66,3 @@ class Names:
         if len(self) < 2 or pc.all(pc.less_equal(array[:-1], array[1:])).as_py():
             return None
         return pc.sort_indices(array).to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def match(wanted: Names, have: Names, key_root: str | None = None) -> np.ndarray:
-    """Return for each wanted name its row in `have` (int64, -1: none); the rule is data.matching's."""
-    from data.tables.matching import find_match
-
-    return find_match(wanted, have, key_root).rows

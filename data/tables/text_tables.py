@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.tables.matching import duplicates
+from data.tables.join import duplicates
 from data.tables.names import Names
 from data.tables.table_layout import (
     TEXT,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from data.samples.folders import ImageFolder, open_folder
-from data.tables.names import Names, match
+from data.tables.join import join
+from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import Generation, PairSet, folder_identities, pairs_from_identities
 from utils.config.evaluate import PairsConfig
@@ -26,9 +27,9 @@ class FaceSet:
     rows: np.ndarray | None = None
     second: ImageFolder | None = None
 
-    def column(self, keys: Names, values: np.ndarray) -> np.ndarray:
+    def column(self, names: Names, values: np.ndarray) -> np.ndarray:
         """Join a table of names and values to the names of the pairs; NaN where it has none."""
-        rows = match(self.pairs.names, keys, self.key_root)
+        rows = join(self.pairs.names, names, self.key_root).rows
         column = np.full((len(rows), *values.shape[1:]), np.nan, dtype=values.dtype)
         column[rows >= 0] = values[rows[rows >= 0]]
         return column
@@ -50,7 +51,7 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
         pairs = pairs_from_identities(listed, folder_identities(listed), draw)
     else:
         pairs = read_pairs(cfg.pairs, cfg.format, cfg.root, draw)
-    rows = None if folder is None else match(pairs.names, folder.names, cfg.key_root)
+    rows = None if folder is None else join(pairs.names, folder.names, cfg.key_root).rows
     if rows is not None and not (rows >= 0).any():
         raise DataError(
             f"datasets.{name}: none of the {len(rows)} images of {cfg.pairs}, first {pairs.names[0]!r}, is below "
@@ -71,7 +72,7 @@ def with_images(faces: FaceSet, cfg: PairsConfig, save_path: Path) -> FaceSet:
             with atomic_write(target / name) as stream:
                 stream.write(image)
     folder = open_folder(_input(cfg, str(target), None))
-    return replace(faces, folder=folder, rows=match(faces.pairs.names, folder.names))
+    return replace(faces, folder=folder, rows=join(faces.pairs.names, folder.names).rows)
 
 
 def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> FaceSet:

@@ -1,4 +1,4 @@
-"""data/tables/names.py and data/tables/matching.py: compact names, and the rule by which two tables are joined."""
+"""data/tables/names.py and data/tables/join.py: compact names, and the rule by which two tables are joined."""
 
 import pickle
 import re
@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.tables import key_hashes, matching
-from data.tables.matching import duplicates, find_match, normalise
-from data.tables.names import Names, match
+from data.tables.join import duplicates, join, normalise
+from data.tables.names import Names
 from utils.errors import DataError
 
 table = Names.from_strings
 
 
 def joined(wanted, have, key_root=None):
-    return find_match(table(wanted), table(have), key_root)
+    return join(table(wanted), table(have), key_root)
 
 
 @settings(deadline=None)
@@ -80,7 +79,7 @@ def test_a_digest_depends_on_every_name_and_the_order():
 def test_same_faces_under_every_kind_of_name(wanted, have):
     assert joined(wanted, have).rows.tolist() == [2, 0, 1]
     assert joined(have, wanted).rows.tolist() == [1, 2, 0]
-    assert match(table(wanted), table(have)).dtype == np.int64
+    assert joined(wanted, have).rows.dtype == np.int64
 
 
 def test_images_below_train_and_test_match_names_without_them():
@@ -167,26 +166,12 @@ def test_normalising_equals_the_written_rule(names):
     assert list(normalise(table(names))) == [tidy(name) for name in names]
 
 
-def test_colliding_hashes_change_nothing(monkeypatch):
-    """With base 1 the hash is the sum of the bytes, so ab and ba collide; the next base is taken."""
-    names = ["n/ab", "n/ba", "n/c"]
-    monkeypatch.setattr(matching, "BASES", (1, *matching.BASES))
-    assert joined(names, ["n/ba", "n/c", "n/ab"]).rows.tolist() == [2, 0, 1]
-    assert joined(["n/ab"], ["n/ba"]).rows.tolist() == [-1]
-    assert duplicates(table(names)).tolist() == []
-    monkeypatch.setattr(matching, "BASES", (1,))
-    with pytest.raises(DataError):
-        joined(names, ["n/ba"])
-
-
-@pytest.mark.parametrize("chunk_bytes", [1, 7, 64])
-def test_chunks_change_nothing(monkeypatch, chunk_bytes):
-    names = [f"train/n{i % 7}/{i:03d}.jpg" for i in range(60)]
-    shuffled = np.random.default_rng(0).permutation(60)
-    monkeypatch.setattr(key_hashes, "_CHUNK_BYTES", chunk_bytes)
+def test_thousands_of_names_in_any_order():
+    names = [f"train/n{i % 7}/{i:03d}.jpg" for i in range(5000)]
+    shuffled = np.random.default_rng(0).permutation(5000)
     have = [names[row].removeprefix("train/").removesuffix(".jpg") for row in shuffled] + ["", "x"]
     assert joined(names, have).rows.tolist() == np.argsort(shuffled).tolist()
-    assert duplicates(table(names + names[:2])).tolist() == [[0, 60], [1, 61]]
+    assert duplicates(table(names + names[:2])).tolist() == [[0, 5000], [1, 5001]]
 
 
 def oracle(wanted, have):
