@@ -17,7 +17,7 @@ from evaluation.protocol.numbers import Models
 from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
 from utils import cli
-from utils.config import load_config
+from utils.config import StrictModel, is_default, load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
 from utils.errors import ConfigError, DataError
 from utils.files import make_folder
@@ -62,8 +62,26 @@ def score_meaning(cfg: ThresholdConfig) -> str:
 
 def without_effect(cfg: EvaluateConfig) -> list[str]:
     """Return one line for each setting that is accepted and has no effect."""
-    named = [name for name, one in cfg.scores.items() if one.runs and not one.higher_is_better]
-    return [f"scores.{name}.higher_is_better: without effect; it is about score files" for name in named]
+    return [
+        f"{place}.{key}: without effect; it is about {subject}"
+        for place, section, keys, subject in _unread(cfg)
+        for key in keys
+        if not is_default(section, key)
+    ]
+
+
+def _unread(cfg: EvaluateConfig) -> Iterator[tuple[str, StrictModel, tuple[str, ...], str]]:
+    """Yield (place, section, keys, what they are about) of the keys that nobody reads."""
+    for name, scores in cfg.scores.items():
+        if scores.runs:
+            yield f"scores.{name}", scores, ("higher_is_better",), "score files"
+    for name, model in cfg.recognition.items():
+        if not model.runs:
+            keys = ("module", "params", "channels", "flip")
+            yield f"recognition.{name}", model, keys, "weights, which are not named"
+    for name, dataset in cfg.datasets.items():
+        if not dataset.draws_pairs:
+            yield f"datasets.{name}", dataset, ("mated_per_identity", "non_mated"), "pairs that are drawn"
 
 
 def require_files(cfg: EvaluateConfig) -> None:

@@ -18,7 +18,7 @@ from data.tables.scores import read_scores, write_scores_csv
 from jobs.landmarks import LandmarkRun, detect_folder
 from synthetic import contact_sheet, render_populations
 from utils import cli
-from utils.config import load_config
+from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
 from utils.config.sections import DecodeConfig
 from utils.errors import DataError
@@ -33,8 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = load_config(PrepareConfig, command.config, command.overrides)
     level = logging.INFO if cfg.base.verbose else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    for line in without_effect(cfg):
+        logger.info(line)
     TASKS[cfg.base.task](cfg)
     return 0
+
+
+def without_effect(cfg: PrepareConfig) -> list[str]:
+    """Return a line on the keys of `dataset`, which is written as for training, that the task does not read."""
+    read = READS.get(cfg.base.task)
+    if read is None or cfg.dataset is None:
+        return []
+    idle = [key for key in type(cfg.dataset).model_fields if key not in read and not is_default(cfg.dataset, key)]
+    if not idle:
+        return []
+    named = ", ".join(f"dataset.{key}" for key in idle)
+    return [f"{named}: without effect in task {cfg.base.task}, which reads {', '.join(read)}"]
 
 
 def check(cfg: PrepareConfig) -> None:
@@ -106,6 +120,14 @@ def synthetic(cfg: PrepareConfig) -> None:
     cv2.imwrite(str(folder / "faces.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
+READS = {
+    "check": (
+        *("image_location", "landms_location", "quality_location", "label_scaling", "higher_is_better"),
+        *("key_root", "on_missing", "exif", "max_pixels", "cache"),
+    ),
+    "landmarks": ("image_location", "exif", "max_pixels"),
+}
+"""Task -> keys of `dataset` that it reads."""
 TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic}
 
 if __name__ == "__main__":

@@ -327,6 +327,26 @@ def test_check_reports_and_stops_where_training_would(tmp_path, photographs, cap
     assert "in use: 4 images, 1 left out" in capsys.readouterr().out
 
 
+def test_what_a_task_does_not_read_of_its_dataset_section_is_said(tmp_path):
+    section = {
+        "image_location": "images", "landms_location": "points.csv", "val_percent": 0.02, "misalign": 1, "flip": 1,
+        "perturbation": {"radius_px": 5}, "exif": 0, "key_root": "train",
+    }  # fmt: skip
+    sections = {"dataset": section, "landmarks": {"detector": "yunet.onnx"}}
+    said = {
+        "check": "dataset.val_percent, dataset.perturbation, dataset.flip: without effect in task check, which reads "
+        "image_location, landms_location, quality_location, label_scaling, higher_is_better, key_root, on_missing, "
+        "exif, max_pixels, cache",
+        "landmarks": "dataset.landms_location, dataset.val_percent, dataset.perturbation, dataset.key_root, "
+        "dataset.flip: without effect in task landmarks, which reads image_location, exif, max_pixels",
+    }
+    for task, line in said.items():
+        _, config = command(tmp_path, base={"task": task}, **sections)
+        assert prepare.without_effect(load_config(PrepareConfig, config)) == [line]
+    _, config = command(tmp_path, base={"task": "check"}, dataset={"image_location": "images", "exif": 0})
+    assert prepare.without_effect(load_config(PrepareConfig, config)) == []
+
+
 def test_check_tells_landmarks_in_another_order(tmp_path, photographs, capsys):
     names = ["n1/a.png", "n1/b.jpg"]
     dataset = {"image_location": str(photographs / "n1"), **write_inputs(tmp_path, names), "label_scaling": "none"}

@@ -74,7 +74,7 @@ def test_nothing_in_a_shipped_yaml_is_without_effect(path):
 NOT_SHOWN = {
     "train_config": (*UNUSED["aikd"], "optimizer.group_4"),  # cosface_config and crfiqa_config show the former
     "prepare_config": (*UNUSED["aikd"], "dataset.misalign", "dataset.perturbation", "dataset.val_percent"),
-    "evaluate_config": ("dataloader.params.shuffle", "dataloader.params.pin_memory", "scores.files"),
+    "evaluate_config": ("scores.files",),
 }
 
 

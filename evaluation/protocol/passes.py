@@ -16,7 +16,7 @@ from data.tables.names import Names
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
 from evaluation.protocol.views import View
-from utils.config.sections import LoaderParams
+from utils.config.evaluate import PassParams
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
 from utils.progress import progress
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 class CropPass:
     """Run models over the crops of one data set; what was measured once is read from the cache."""
 
-    def __init__(self, faces: FaceSet, cache: Path, params: LoaderParams, verbose: bool = True):
+    def __init__(self, faces: FaceSet, cache: Path, params: PassParams, verbose: bool = True):
         self.faces, self.cache, self.params, self.verbose = faces, cache / faces.name, params, verbose
         used = faces.pairs.used()
         self.known = used[faces.rows[used] >= 0]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import DecodeConfig, LoaderConfig
+from utils.config.sections import DecodeConfig
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -66,6 +66,11 @@ class PairsConfig(DecodeConfig):
     """identities, adience: at most this many mated pairs of one identity."""
     non_mated: PositiveInt = 100_000
     """identities, adience: number of non-mated pairs."""
+
+    @property
+    def draws_pairs(self) -> bool:
+        """Tell whether pairs are drawn from identities instead of read."""
+        return self.format in ("identities", "adience")
 
     @model_validator(mode="after")
     def _check(self) -> "PairsConfig":
@@ -172,6 +177,33 @@ class ThresholdConfig(StrictModel):
     """Shares of images a user may want to discard."""
 
 
+class PassParams(StrictModel):
+    """How crops are read: each image once for all networks, in the order of their names."""
+
+    batch_size: PositiveInt = 64
+    """Images per step."""
+    num_workers: NonNegativeInt = 0
+    """Decoding processes; results do not depend on it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_its_order(cls, values: Any) -> Any:
+        """Refuse what an evaluation cannot do; the config.yaml of older runs holds both keys, switched off."""
+        if not isinstance(values, dict):
+            return values
+        for key in ("shuffle", "pin_memory"):
+            if values.get(key):
+                raise ValueError(f"{key} has no effect in an evaluation, whose results know no order; remove it")
+        return {key: value for key, value in values.items() if key not in ("shuffle", "pin_memory")}
+
+
+class PassLoader(StrictModel):
+    """The loader of an evaluation."""
+
+    params: PassParams = PassParams()
+    """Its arguments."""
+
+
 class EvaluateConfig(StrictModel):
     """The whole of evaluate_config.yaml."""
 
@@ -186,7 +218,7 @@ class EvaluateConfig(StrictModel):
     misalignment: MisalignmentConfig | None = None
     """Off when absent."""
     thresholds: ThresholdConfig = ThresholdConfig()
-    dataloader: LoaderConfig = LoaderConfig()
+    dataloader: PassLoader = PassLoader()
     """Crops per step, decoding processes."""
 
     @model_validator(mode="after")
