@@ -211,7 +211,7 @@ def test_what_cannot_be_trained_is_said(tmp_path):
 
 
 def test_verification_reads_every_kind_and_leaves_missing_images_out(tmp_path):
-    (tmp_path / "pairs.txt").write_text("2\t2\nA\t1\t2\nA\t1\t3\nA\t1\tB\t1\nA\t2\tB\t1\n" * 1)
+    (tmp_path / "pairs.txt").write_text("2\t2\nA\t1\t2\nA\t1\t3\nA\t1\tB\t1\nA\t2\tB\t1\n")
     judge = read_verification(tmp_path / "pairs.txt")
     assert judge.names[0] == "A/A_0001.jpg" and len(judge.names) == 4
     by_name = {"A/A_0001.jpg": (1, 0), "A/A_0002.jpg": (1, 0.1), "A/A_0003.jpg": (1, -0.1), "B/B_0001.jpg": (0, 1)}

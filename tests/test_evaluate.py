@@ -151,8 +151,6 @@ def test_pooled_rule_by_name(simulation):
 
 def test_direction_is_declared(simulation):
     simulation.config["scores"]["DifFIQA(R)"]["higher_is_better"] = 0
-    for name in ("LFW", "XQLFW"):
-        simulation.quality[name, "DifFIQA(R)"] = None
     simulation.save()
     assert run_evaluate(simulation.folder) == 0
     found = {

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -453,16 +452,12 @@ def test_silence_in_many_threads_loses_no_message_of_others(capfd):
     assert "JPEG" in capfd.readouterr().err
 
 
-def test_a_process_without_stderr_decodes():
+def test_a_process_without_stderr_decodes(tmp_path):
     program = (
         "import os, sys; os.close(2); from data.images.decode import decode_rgb; print(decode_rgb(sys.argv[1]).shape)"
     )
-    path = Path(__file__).parent / "__stderr_test.jpg"
-    path.write_bytes(noisy_files()[0])
-    try:
-        done = subprocess.run([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, check=True)
-    finally:
-        path.unlink()
+    (tmp_path / "noisy.jpg").write_bytes(noisy_files()[0])
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "noisy.jpg"], stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"(200, 200, 3)\n"
 
 

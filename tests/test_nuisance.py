@@ -68,7 +68,8 @@ def test_similarities_are_those_with_clean_partners(setting):
 
 def test_without_kinds_all_images_count(setting, tmp_path):
     path, pairs, _ = setting
-    rows = [[cell for i, cell in enumerate(row) if i != 1] for row in csv.reader(open(path))]
+    with open(path, newline="") as stream:
+        rows = [[cell for i, cell in enumerate(row) if i != 1] for row in csv.reader(stream)]
     with open(tmp_path / "plain.csv", "w", newline="") as stream:
         csv.writer(stream).writerows(rows)
     metadata = read_metadata(tmp_path / "plain.csv", FaceSet("x", pairs, None), pairs.names)

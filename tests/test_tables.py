@@ -16,7 +16,7 @@ from utils.config.evaluate import EvaluationSection
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_a_threshold_never_discards_more_than_wanted_with_ties(tmp_path):
+def test_a_threshold_never_discards_more_than_wanted_with_ties():
     table = threshold_table("t", np.array([1.0] * 5 + [2.0] * 5), [0.3, 0.5, 0.7])
     assert [row[1:] for row in table.rows] == [
         ["1", "0 of 10 (0.00 %)"],
