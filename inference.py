@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from data.samples.folders import ImageFolder, open_folder
-from data.tables.score_files import Scored, write_failures, write_scores
+from data.tables.scores import Scored, write_failures, write_scores
 from jobs.score_pass import measure_left, warn_of_sizes, with_workers
 from jobs.score_run import ScoreRun
 from model.frozen.onnx_scorer import OnnxScorer, is_onnx

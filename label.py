@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 
 from data.samples.folders import ImageFolder, open_folder
-from data.tables.names import Names
-from data.tables.score_files import csv_cell, dump_dict, write_failures
+from data.tables.scores import LABELS, write_failures, write_labels
 from jobs.score_pass import measure_left, warn_of_sizes, with_workers
 from jobs.score_run import PARTIAL, ScoreRun
 from model.label_sources import LabelSource, PopulationSource, build_source
@@ -25,12 +23,11 @@ from utils.config import beside, load_config
 from utils.config.label import LabelConfig
 from utils.config.sections import ModelConfig
 from utils.errors import DataError, UserError
-from utils.files import allocate, atomic_write, sha256_file
+from utils.files import allocate, sha256_file
 from utils.training.precision import pick_device
 
 logger = logging.getLogger("label")
 
-OUTPUTS = ("labels.csv", "labels.pkl")
 SOME_FAILED = 3
 
 
@@ -82,7 +79,7 @@ def build(cfg: LabelConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
     run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, weight, folder, source), len(folder.names))
     if distributed.is_main():
         logger.info(run.open())
-        for name in OUTPUTS:
+        for name in LABELS:
             (run.path / name).unlink(missing_ok=True)
     distributed.barrier()
     run.join()
@@ -196,18 +193,6 @@ def compare(job: Job, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
     return labels
 
 
-def write_labels(folder: Path, names: Names, labels: np.ndarray) -> None:
-    """Write labels.csv (path,quality) and labels.pkl (dict of name to float), the same numbers in both.
-
-    These are the shortest decimals that mean the float32.
-    """
-    with atomic_write(folder / "labels.csv", "w", errors="surrogateescape") as stream:
-        stream.write("path,quality\n")
-        stream.writelines(f"{csv_cell(name)},{label!s}\n" for name, label in zip(names, labels, strict=True))
-    with atomic_write(folder / "labels.pkl") as stream:
-        dump_dict(((name, float(str(label))) for name, label in zip(names, labels, strict=True)), stream)
-
-
 def facts(job: Job) -> dict[str, Any]:
     """Return what run.json records beside the request, the counts and the versions."""
     return {
@@ -231,7 +216,7 @@ def summarise(job: Job, counts: dict[str, int], labels: np.ndarray) -> None:
     if counts["failed"]:
         report = logger.error if job.cfg.base.strict else logger.warning
         report(f"{counts['failed']} images have no label; the reasons are in {job.run.path / 'failures.csv'}")
-    logger.info(f"labels: {', '.join(str(job.run.path / name) for name in OUTPUTS)}")
+    logger.info(f"labels: {', '.join(str(job.run.path / name) for name in LABELS)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import PIL
 import torch
 
 from data.samples.datasets import CropBatch
-from data.tables.score_files import remove_outputs
+from data.tables.scores import remove_outputs
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder
 from utils.requests import first_difference

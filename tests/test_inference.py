@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from scipy.stats import percentileofscore
 
 from data.alignment import TEMPLATE_112, align
-from data.tables import score_files
+from data.tables import scores
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
-from data.tables.score_files import percentiles
+from data.tables.scores import percentiles
 from model.ai_kd import WrapperModel
 from model.mlp import LinearHead
 from tests.helpers.faces import spoil_landmarks
@@ -115,10 +115,10 @@ def test_equal_scores_share_their_mean_rank():
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8])
 def test_a_pickle_written_in_parts_is_one_dict(monkeypatch, count):
-    monkeypatch.setattr(score_files, "_ENTRIES_AT_ONCE", 3)
+    monkeypatch.setattr(scores, "_ENTRIES_AT_ONCE", 3)
     wanted = {f"folder/{i}.png": np.float32(i / 7) for i in range(count)}
     stream = io.BytesIO()
-    score_files.dump_dict(wanted.items(), stream)
+    scores.dump_dict(wanted.items(), stream)
     for load in (pickle.loads, lambda content: load_restricted_pickle(io.BytesIO(content))):
         found = load(stream.getvalue())
         assert type(found) is dict and list(found.items()) == list(wanted.items())
@@ -126,11 +126,11 @@ def test_a_pickle_written_in_parts_is_one_dict(monkeypatch, count):
 
 
 def test_a_pickle_of_many_entries_is_written_without_holding_them(monkeypatch, tmp_path):
-    monkeypatch.setattr(score_files, "_ENTRIES_AT_ONCE", 1000)
+    monkeypatch.setattr(scores, "_ENTRIES_AT_ONCE", 1000)
     tracemalloc.start()
     try:
         with open(tmp_path / "many.pkl", "wb") as stream:
-            score_files.dump_dict(((f"folder/{i}.png", float(i)) for i in range(40_000)), stream)
+            scores.dump_dict(((f"folder/{i}.png", float(i)) for i in range(40_000)), stream)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

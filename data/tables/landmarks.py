@@ -4,7 +4,6 @@ Convention: points (x, y) in pixels of the source image, pixel centres at intege
 eye on the image's left, eye on its right, nose tip, mouth corner left, mouth corner right.
 """
 
-import csv
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -14,9 +13,8 @@ import numpy as np
 
 from data.tables.names import Names
 from data.tables.table_layout import Columns
-from data.tables.text_tables import one_line, read_text_table
+from data.tables.text_tables import one_line, read_text_table, write_csv
 from utils.errors import DataError
-from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle
 
 HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
@@ -41,8 +39,8 @@ def read_landmarks(path: str | Path) -> LandmarkTable:
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
         return _read_pickle(path)
-    keys, values = read_text_table(path, Columns("5 landmarks (x1,y1,...,x5,y5)", 10, _pick, np.float32))
-    return LandmarkTable(keys, values.reshape(-1, 5, 2))
+    names, values = read_text_table(path, Columns("5 landmarks (x1,y1,...,x5,y5)", 10, _pick, np.float32))
+    return LandmarkTable(names, values.reshape(-1, 5, 2))
 
 
 def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
@@ -104,13 +102,9 @@ def _text(name: str | bytes) -> str:
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
 
 
-def write_landmarks_csv(path: str | Path, names: Iterable[str], points: np.ndarray) -> None:
+def write_landmarks_csv(path: str | Path, names: Iterable[str], points_NK2: np.ndarray) -> None:
     """Write landmarks.csv: a header, then path and ten pixels per row."""
-    with atomic_write(path, "w", errors="surrogateescape") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(HEADER)
-        for name, row in zip(names, points, strict=True):
-            writer.writerow([name, *landmark_cells(row)])
+    write_csv(path, HEADER, ((name, *landmark_cells(row)) for name, row in zip(names, points_NK2, strict=True)))
 
 
 def landmark_cells(points_K2: np.ndarray) -> list[str]:

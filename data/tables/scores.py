@@ -1,24 +1,39 @@
-"""Score files: one number per image, in any form users have, as one checked table."""
+"""Scores and labels: one number per image, read in any form users have, written as pkl, csv, txt and parquet.
 
-import csv
-from collections.abc import Iterable
+Text is UTF-8; a file name that is no UTF-8 keeps its bytes (surrogateescape), so names can be joined again.
+"""
+
+import itertools
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from scipy.stats import rankdata
 
 from data.tables.names import Names
 from data.tables.table_layout import Columns
-from data.tables.text_tables import drop_repeats, one_line, read_text_table
+from data.tables.text_tables import drop_repeats, one_line, read_text_table, write_csv
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle
 
+logger = logging.getLogger(__name__)
+
+SCORES = "quality-scores"
+LABELS = ("labels.csv", "labels.pkl")
+FAILURES = "failures.csv"
+FORMATS = ("pkl", "csv", "txt", "parquet")
 _PICKLES = {".pkl", ".pickle", ".p"}
 _NAMES = ("path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id")
 _SCORES = ("quality", "score", "label", "quality_score", "value")
+_PROTOCOL = 3
+_ENTRIES_AT_ONCE = 1 << 16
 
 
 class ScoreTable(NamedTuple):
@@ -39,8 +54,8 @@ def read_scores(path: str | Path) -> ScoreTable:
         return _read_pickle(path)
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
-    keys, values = read_text_table(path, Columns("a quality", 1, _pick))
-    return ScoreTable(keys, np.ascontiguousarray(values[:, 0]))
+    names, values = read_text_table(path, Columns("a quality", 1, _pick))
+    return ScoreTable(names, np.ascontiguousarray(values[:, 0]))
 
 
 def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
@@ -62,8 +77,7 @@ def _read_pickle(path: Path) -> ScoreTable:
             raise DataError(f"{path}: entry {row} is {one_line(pair)}, no (name, score) pair; mend or remove it")
         names.append(pair[0])
         values[row] = _number(path, *pair)
-    keys = Names.from_strings(names)
-    return _without_repeats(path, keys, values, lambda row: f", entry {row}")
+    return _without_repeats(path, Names.from_strings(names), values, lambda row: f", entry {row}")
 
 
 def _number(path: Path, name: str | bytes, value: object) -> float:
@@ -85,30 +99,126 @@ def _read_parquet(path: Path) -> ScoreTable:
         if picked is None or picked[0] is None:
             raise DataError(f"{path}: has columns {', '.join(columns)}; expected path and quality")
         table = pa.parquet.read_table(path, columns=[columns[picked[0]], columns[picked[1][0]]])
-        names = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])
+        array = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])
         values = np.array(table.column(1).cast(pa.float64()).to_numpy())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = " ".join(str(error).split())[:100]
         raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason}); mend it") from error
-    if names.null_count:
+    if array.null_count:
         raise DataError(f"{path}: a name is missing; remove the row")
-    keys = Names.from_arrow(names)
+    names = Names.from_arrow(array)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        raise DataError(f"{path}: the score of {keys[bad[0]]!r} (row {bad[0]}) is not finite; mend or remove it")
-    return _without_repeats(path, keys, values, lambda row: f", row {row}")
+        raise DataError(f"{path}: the score of {names[bad[0]]!r} (row {bad[0]}) is not finite; mend or remove it")
+    return _without_repeats(path, names, values, lambda row: f", row {row}")
 
 
-def _without_repeats(path: Path, keys: Names, values: np.ndarray, place) -> ScoreTable:
-    if not len(keys):
+def _without_repeats(path: Path, names: Names, values: np.ndarray, place: Callable[[int], str]) -> ScoreTable:
+    if not len(names):
         raise DataError(f"{path}: holds no rows; expected a name and a quality in each")
-    kept = drop_repeats(path, keys, values, place)
-    return ScoreTable(keys, values) if kept is None else ScoreTable(keys.take(kept), values[kept])
+    kept = drop_repeats(path, names, values, place)
+    return ScoreTable(names, values) if kept is None else ScoreTable(names.take(kept), values[kept])
+
+
+class Scored(NamedTuple):
+    """The scored images of a folder."""
+
+    root: str
+    """The folder, as the user wrote it."""
+    names: Names
+    """Relative POSIX paths."""
+    quality: np.ndarray
+    """(N,) float32, finite."""
+
+
+def percentiles(quality_N: np.ndarray) -> np.ndarray:
+    """Return each score's rank among them all, in (0, 100]: the best has 100, equal scores share their mean rank."""
+    return rankdata(quality_N) * (100 / max(1, len(quality_N)))
+
+
+def write_scores(folder: Path, scored: Scored, formats: Sequence[str] = ("pkl", "csv")) -> list[Path]:
+    """Write quality-scores.FORMAT for each format and return the paths; each file is whole or absent."""
+    writers = {"pkl": _write_pickle, "csv": _write_csv, "txt": _write_txt, "parquet": _write_parquet}
+    paths = []
+    for kind in FORMATS:
+        if kind in formats:
+            paths.append(folder / f"{SCORES}.{kind}")
+            writers[kind](paths[-1], scored)
+    return paths
+
+
+def write_labels(folder: Path, names: Names, labels: np.ndarray) -> None:
+    """Write labels.csv and labels.pkl (dict of name to float): the shortest decimals that mean the labels, in both."""
+    write_scores_csv(folder / LABELS[0], names, labels)
+    with atomic_write(folder / LABELS[1]) as stream:
+        dump_dict(((name, float(str(label))) for name, label in zip(names, labels, strict=True)), stream)
 
 
 def write_scores_csv(path: str | Path, names: Iterable[str], values: np.ndarray) -> None:
-    """Write labels.csv: a header, then path and quality per row, in the shortest exact form."""
+    """Write `path,quality` rows, the numbers in the shortest form that reads back as the same one of their type."""
+    write_csv(path, ("path", "quality"), ((name, str(value)) for name, value in zip(names, values, strict=True)))
+
+
+def write_failures(folder: Path, names: Names, reasons: Mapping[int, str]) -> Path:
+    """Write failures.csv: path and reason of each row that got no number, in the order of the rows."""
+    path = folder / FAILURES
+    write_csv(path, ("path", "reason"), ((names[row], reasons[row]) for row in sorted(reasons)))
+    return path
+
+
+def remove_outputs(folder: Path) -> None:
+    """Remove what an earlier run left."""
+    for kind in FORMATS:
+        (folder / f"{SCORES}.{kind}").unlink(missing_ok=True)
+    (folder / FAILURES).unlink(missing_ok=True)
+
+
+def dump_dict(items: Iterable[tuple[str, Any]], stream: IO[bytes]) -> None:
+    """Pickle a dict of these items without ever holding it whole: 100 M entries would take 43 GB.
+
+    Protocol 3 has no frames: a pickled dict is a head, its items and a stop, and items of further dicts, with memo
+    numbers that begin anew, may follow those of the first.
+    """
+    items, head = iter(items), pickle.dumps({}, _PROTOCOL)[:-1]
+    stream.write(head)
+    while part := dict(itertools.islice(items, _ENTRIES_AT_ONCE)):
+        stream.write(pickle.dumps(part, _PROTOCOL)[len(head) : -1])
+    stream.write(pickle.STOP)
+
+
+def _write_csv(path: Path, scored: Scored) -> None:
+    columns = zip(scored.names, scored.quality, percentiles(scored.quality), strict=True)
+    rows = ((name, str(quality), f"{percentile:.4f}") for name, quality, percentile in columns)
+    write_csv(path, ("path", "quality", "percentile"), rows)
+
+
+def _write_pickle(path: Path, scored: Scored) -> None:
+    """Write the official form: dict of full path, as os.walk gives it, to np.float32."""
+    paths = (os.path.join(scored.root, name) for name in scored.names)
+    with atomic_write(path) as stream:
+        dump_dict(zip(paths, scored.quality, strict=True), stream)
+
+
+def _write_txt(path: Path, scored: Scored) -> None:
+    """Write `path score` lines; a name with a line break has no place in such a file and is left out."""
+    left_out = 0
     with atomic_write(path, "w", errors="surrogateescape") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "quality"))
-        writer.writerows((name, repr(float(value))) for name, value in zip(names, values, strict=True))
+        for name, quality in zip(scored.names, scored.quality, strict=True):
+            if "\n" in name or "\r" in name:
+                left_out += 1
+            else:
+                stream.write(f"{name} {quality!s}\n")
+    if left_out:
+        logger.warning("%s: left out %d names with a line break; the CSV has them", path, left_out)
+
+
+def _write_parquet(path: Path, scored: Scored) -> None:
+    """Write path, quality, percentile; Parquet text is UTF-8, so the odd byte of a name stands as \\xNN."""
+    names = (name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in scored.names)
+    columns = {
+        "path": pa.array(names, pa.large_string(), size=len(scored.names)),
+        "quality": pa.array(scored.quality, pa.float32()),
+        "percentile": pa.array(percentiles(scored.quality), pa.float64()),
+    }
+    with atomic_write(path) as stream:
+        pyarrow.parquet.write_table(pa.table(columns), stream)

@@ -7,7 +7,8 @@ Both readers give the same table; the slow one is the definition, the fast one s
 """
 
 import csv
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from data.tables.table_layout import (
     with_point,
 )
 from utils.errors import DataError
+from utils.files import atomic_write
 
+_QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')
 _BLOCK_BYTES = 1 << 20
 
 
@@ -88,6 +91,18 @@ def _require_percentiles(path: Path, quality: np.ndarray, percentile: np.ndarray
             f"{path}: has no header, and the third column is not the percentile of the second; "
             "name the columns in a first row, path,quality and so on"
         )
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a comma-separated table, quoted where needed; the file is whole or absent."""
+    with atomic_write(path, "w", errors="surrogateescape") as stream:
+        stream.write(",".join(header) + "\n")
+        stream.writelines(",".join(map(_csv_cell, row)) + "\n" for row in rows)
+
+
+def _csv_cell(text: str) -> str:
+    """Quote a cell where needed; unlike csv.writer of Python before 3.13, a lone carriage return too."""
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
 
 
 def iterate_rows(path: Path, layout: Layout, columns: Columns) -> Iterator[tuple[int, str, list[float]]]:
