@@ -1,4 +1,4 @@
-"""Decoding every kind of image file people have, and listing folders."""
+"""Decoding every kind of image file people have."""
 
 import io
 import os
@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.images.decode import ImageError, decode_rgb, list_images
-from data.sources.folder import list_compactly
-from utils.errors import DataError, UserError
+from data.images.decode import ImageError, decode_rgb
+from data.sources.folder import list_folder
 
 
 def picture(height=40, width=30, seed=0):
@@ -104,8 +103,9 @@ def test_path_and_bytes_are_the_same(tmp_path):
 )
 def test_odd_file_names(tmp_path, name):
     (tmp_path / name).write_bytes(encoded(picture(), "JPEG"))
-    assert list_images(tmp_path).names == [name]
-    assert decode_rgb(os.path.join(tmp_path, name)).shape == (40, 30, 3)
+    source = list_folder(tmp_path)
+    assert list(source.names) == [name]
+    assert decode_rgb(source.read(0)).shape == (40, 30, 3)
 
 
 def test_the_suffix_does_not_matter(tmp_path):
@@ -459,92 +459,3 @@ def test_a_process_without_stderr_decodes(tmp_path):
     (tmp_path / "noisy.jpg").write_bytes(noisy_files()[0])
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "noisy.jpg"], stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"(200, 200, 3)\n"
-
-
-# ---------------------------------------------------------------- listing
-
-
-def touch(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_listing_by_suffix_in_any_case(tmp_path):
-    names = [f"a{i}.{suffix}" for i, suffix in enumerate("jpg JPG Jpeg jpe png PNG webp WebP bmp tif TIFF".split())]
-    touch(
-        tmp_path, *names, "notes.txt", "b.gif", "README", "sub/c.jpg", "sub/list.csv", ".hidden.jpg", ".jpg", ".x.txt"
-    )
-    listing = list_images(tmp_path)
-    assert listing.names == sorted([*names, "sub/c.jpg", ".hidden.jpg"])
-    assert listing.other_files == 6
-
-
-def test_listing_is_sorted_as_whole_paths(tmp_path):
-    """A folder sorts as "name/": after "name-1.jpg" and "name.jpg", before "name0.jpg"."""
-    touch(tmp_path, "a/1.jpg", "a-1.jpg", "a.jpg", "a0.jpg", "a b/1.jpg", "B/x.jpg", "ä/1.jpg", "a/b/c.jpg", "a/b.jpg")
-    names = list_images(tmp_path).names
-    assert names == sorted(names)
-    assert len(names) == 9
-    assert names.index("a-1.jpg") < names.index("a.jpg") < names.index("a/1.jpg") < names.index("a0.jpg")
-
-
-file_names = st.lists(
-    st.lists(st.text(st.sampled_from("ab.-_0 é"), min_size=1, max_size=4), min_size=1, max_size=3).map("/".join),
-    max_size=12,
-)
-
-
-@settings(deadline=None, max_examples=40)
-@given(file_names)
-def test_listing_equals_a_plain_walk(tmp_path_factory, paths):
-    root = tmp_path_factory.mktemp("walk")
-    for path in paths:
-        try:
-            touch(root, path + ".jpg")
-        except OSError:  # a file where a folder should be
-            continue
-    expected = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    expected = [path for path in expected if os.path.splitext(path)[1] == ".jpg"]
-    assert list_images(root).names == expected
-    assert list(list_compactly(root).names) == sorted(expected, key=str.encode)
-
-
-def test_links_are_followed_but_never_in_circles(tmp_path):
-    touch(tmp_path, "real/a.jpg", "real/deep/b.jpg")
-    (tmp_path / "real/up").symlink_to(tmp_path)
-    (tmp_path / "real/deep/self").symlink_to(".")
-    (tmp_path / "linked").symlink_to("real/deep")
-    (tmp_path / "file.jpg").symlink_to("real/a.jpg")
-    names = list_images(tmp_path).names
-    assert names == ["file.jpg", "linked/b.jpg", "real/a.jpg", "real/deep/b.jpg"]
-
-
-def test_a_broken_link_is_listed_so_that_it_can_fail_by_name(tmp_path):
-    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
-    assert list_images(tmp_path).names == ["gone.jpg"]
-    assert "No such file" in reason(tmp_path / "gone.jpg")
-
-
-def test_a_pipe_is_no_image(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert list_images(tmp_path).names == []
-
-
-def test_deep_folders(tmp_path):
-    folder = tmp_path
-    for _ in range(120):
-        folder = folder / "d"
-    touch(folder, "a.jpg")
-    assert list_images(tmp_path).names == ["d/" * 120 + "a.jpg"]
-
-
-def test_empty_and_missing_folder(tmp_path):
-    assert list_images(tmp_path) == ([], 0)
-    with pytest.raises(DataError, match="no such folder"):
-        list_images(tmp_path / "none")
-    touch(tmp_path, "a.jpg")
-    with pytest.raises(DataError, match="no such folder"):
-        list_images(tmp_path / "a.jpg")
-    assert not issubclass(ImageError, UserError)

@@ -14,11 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.images.decode import list_images
 from data.index.build import FaceIndex, build_identity_index, build_index, split
 from data.index.coverage import Coverage, LabelScaling
 from data.index.index_cache import open_entry
-from data.sources.folder import list_compactly
 from data.tables.landmarks import read_landmarks
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
@@ -274,20 +272,6 @@ def test_nested_folders_and_images_without_a_folder(tmp_path):
     (faces.root / "0.jpg").touch()
     with pytest.raises(DataError, match="images lie directly in this folder"):
         build_identity_index(config)
-
-
-def test_the_listing_equals_list_images(tmp_path):
-    names = ["b/1.jpg", "b.jpg", "b-c/2.PNG", "b/a/3.tiff", "z.txt", ".hidden.jpg", "x/.jpg", "é/ü.webp", "n\nl.bmp"]
-    faces = Faces(tmp_path, names)
-    (faces.root / "loop").symlink_to(faces.root)
-    (faces.root / "b/link").symlink_to(faces.root / "b-c")
-    (faces.root / "gone.jpg").symlink_to(faces.root / "nowhere.jpg")
-    (faces.root / "dir.jpg").mkdir()
-    (faces.root / os.fsdecode(b"caf\xe9.jpg")).touch()
-    listing, plain = list_compactly(faces.root), list_images(faces.root)
-    assert list(listing.names) == sorted(plain.names, key=os.fsencode) and listing.other_files == plain.other_files
-    folders = list(listing.folders)
-    assert [folders[f] for f in listing.folder_of] == [os.path.dirname(name) for name in listing.names]
 
 
 # ---- cache

@@ -1,4 +1,4 @@
-"""Image files: listing a folder, and decoding any file people have into RGB uint8.
+"""Decoding the images people have, of any kind, into RGB uint8.
 
 Ordinary JPEGs take a short path through cv2; everything else goes through Pillow, one plugin per format.
 """
@@ -6,7 +6,6 @@ Ordinary JPEGs take a short path through cv2; everything else goes through Pillo
 import io
 import os
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +13,6 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from data.images.silence import native_silence, python_silence
-from utils.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """Lower case; files are compared with their suffix in lower case."""
@@ -37,70 +35,6 @@ _READ_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
 class ImageError(Exception):
     """Signal a file that yields no pixels; `str()` is the reason, in a few words."""
-
-
-class ImageListing(NamedTuple):
-    """What a folder holds."""
-
-    names: list[str]
-    """Relative POSIX paths of the images, sorted by code point."""
-    other_files: int
-    """Files with another suffix."""
-
-
-def list_images(root: str | os.PathLike) -> ImageListing:
-    """List the images below root, any suffix case, following links but never in circles."""
-    names: list[str] = []
-    others = 0
-    for name in walk_files(root):
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-            names.append(name)
-        else:
-            others += 1
-    return ImageListing(names, others)
-
-
-def walk_files(root: str | os.PathLike) -> Iterator[str]:
-    """Yield the relative POSIX paths of all files below root, sorted by code point, one folder in memory at a time.
-
-    Within a folder, sub-folders sort as their name plus "/": that is the order of the whole paths.
-    """
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        raise DataError(f"{root}: no such folder of images.")
-    stack = [_entries(root, "", ())]
-    while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
-        elif entry.parents is None:
-            yield entry.key
-        else:
-            stack.append(_entries(os.path.join(root, entry.key), entry.key, entry.parents))
-
-
-class _Entry(NamedTuple):
-    key: str
-    parents: tuple | None
-    """Of a folder: (device, inode) of the folders around it; None for a file."""
-
-
-def _entries(folder: str, prefix: str, parents: tuple) -> Iterator[_Entry]:
-    keyed = []
-    try:
-        status = os.stat(folder)
-        parents = (*parents, (status.st_dev, status.st_ino))
-        with os.scandir(folder) as found:
-            for entry in found:
-                if entry.is_dir():
-                    target = entry.stat()
-                    if (target.st_dev, target.st_ino) not in parents:
-                        keyed.append(_Entry(f"{prefix}{entry.name}/", parents))
-                elif entry.is_file() or entry.is_symlink():
-                    keyed.append(_Entry(prefix + entry.name, None))
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror}).") from None
-    return iter(sorted(keyed, key=lambda entry: entry.key))
 
 
 def decode_rgb(

@@ -1,0 +1,36 @@
+"""The images below a folder, found the simple way: the oracle of data.sources.folder."""
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from data.images.decode import IMAGE_SUFFIXES
+
+
+class ImageListing(NamedTuple):
+    """What a folder holds."""
+
+    names: list[str]
+    """Relative POSIX paths of the images, sorted by their bytes."""
+    other_files: int
+    """Files with another suffix."""
+
+
+def list_images(root: str | os.PathLike) -> ImageListing:
+    """List the images below root, any suffix case, following links but never in circles."""
+    files = sorted(walk_files(os.fspath(root)), key=os.fsencode)
+    names = [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    return ImageListing(names, len(files) - len(names))
+
+
+def walk_files(folder: str, prefix: str = "", above: frozenset = frozenset()) -> Iterator[str]:
+    """Yield the relative POSIX paths of all files below a folder; `above` holds (device, inode) of those around it."""
+    status = os.stat(folder)
+    around = above | {(status.st_dev, status.st_ino)}
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            target = os.stat(entry.path)
+            if (target.st_dev, target.st_ino) not in around:
+                yield from walk_files(entry.path, f"{prefix}{entry.name}/", around)
+        elif entry.is_file() or entry.is_symlink():
+            yield prefix + entry.name
