@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.distillation import TrainingData, distillation_data
 from data.recognition import recognition_data
-from data.samples.loader import Shard
+from data.samples.sampler import Shard
 from evaluation.measure.verification import read_verification
 from model.ai_kd import Objective
 from model.embedding_dim import embedding_dim

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data.index.build import FaceIndex, build_index, split
+from data.index.build import FaceIndex, build_index
 from data.index.identity_centres import CentreImages, centre_images
 from data.index.landmark_check import require_faces
+from data.index.split import split
 from data.samples.datasets import DistillationBatch, DistillationDataset
-from data.samples.loader import BatchLoader, Shard, train_loader, validation_loader
+from data.samples.loader import BatchLoader, train_loader, validation_loader
+from data.samples.sampler import Shard
 from data.samples.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
 from utils.config.train import DatasetConfig, TrainConfig
 from utils.errors import DataError

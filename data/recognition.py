@@ -10,10 +10,12 @@ import numpy as np
 
 from data.distillation import TrainingData, digest, index_remarks
 from data.images.decode import decode_rgb
-from data.index.build import TEMPLATE, FaceIndex, build_identity_index, split
+from data.index.build import TEMPLATE, FaceIndex, build_identity_index
+from data.index.split import split
 from data.samples.datasets import IdentityDataset, landmarks_of_crop
 from data.samples.folders import open_folder
-from data.samples.loader import Shard, train_loader, validation_loader
+from data.samples.loader import train_loader, validation_loader
+from data.samples.sampler import Shard
 from data.sources.recordio import EncodedImages, RecordIndex
 from data.tables.join import join
 from data.tables.names import Names

@@ -9,7 +9,7 @@ import yaml
 
 import train_main
 from data.recognition import recognition_data
-from data.samples.loader import Shard
+from data.samples.sampler import Shard
 from evaluation.measure.verification import read_verification
 from model.registry import pretrained_backbone
 from tests.helpers.recognition import TINY, write_face_records, write_identities, write_run

@@ -14,13 +14,13 @@ from torchvision.transforms.functional import resize
 from data.alignment import TEMPLATE_112, estimate_similarity
 from data.images.decode import decode_rgb
 from data.samples.datasets import (
-    VALIDATION_EPOCH,
     CropPerturbation,
     DistillationDataset,
     FaceCrops,
     IdentityDataset,
     resize_crop,
 )
+from data.samples.sampler import VALIDATION_EPOCH
 from data.tables.names import Names
 from tests.helpers.faces import face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.index.build import FaceIndex, build_identity_index, build_index, split
+from data.index.build import FaceIndex, build_identity_index, build_index
 from data.index.coverage import Coverage, LabelScaling
 from data.index.index_cache import open_entry
+from data.index.split import split
 from data.tables.landmarks import read_landmarks
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
@@ -234,7 +235,8 @@ def test_split_of_a_known_list():
 
 def test_nothing_depends_on_the_hash_seed(faces):
     code = (
-        "import sys; from data.index.build import build_index, split; from utils.config.train import DatasetConfig;"
+        "import sys; from data.index.build import build_index; from data.index.split import split;"
+        "from utils.config.train import DatasetConfig;"
         f"index, _ = build_index(DatasetConfig(**{faces.config().model_dump(mode='json')!r}));"
         "print(list(index.names), index.labels.tolist(), [rows.tolist() for rows in split(index.labels, 0.5)])"
     )

@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.samples import loader as loaders
-from data.samples.datasets import VALIDATION_EPOCH, DistillationDataset, FaceCrops, IdentityDataset
-from data.samples.loader import EpochSampler, Shard, crop_batches, train_loader, validation_loader
+from data.samples.datasets import DistillationDataset, FaceCrops, IdentityDataset
+from data.samples.loader import crop_batches, train_loader, validation_loader
+from data.samples.sampler import VALIDATION_EPOCH, EpochSampler, Shard
 from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, LoaderParams, PerturbationConfig
 from utils.config.train import DatasetConfig
@@ -368,17 +369,6 @@ def test_any_number_of_crops(index, count):
         batches = list(crop_batches(some, 7, workers))
         assert sum(len(batch.rows) for batch in batches) == count
         assert [len(batch.images) for batch in batches] == [7] * (count // 7) + [count % 7] * (count % 7 > 0)
-
-
-def test_crops_from_a_row_on_and_shared_among_processes(index):
-    assert [batch.rows for batch in crop_batches(crops(index), 5, start=12)] == [
-        [12, 13, 14, 15, 16],
-        [17, 18, 19, 20, 21],
-        [22],
-    ]
-    rows = [[batch.rows for batch in crop_batches(crops(index), 5, shard=Shard(rank, 2))] for rank in range(2)]
-    assert rows[0] == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14], [20, 21, 22]]
-    assert rows[1] == [[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]]
 
 
 def test_a_folder_of_broken_images_gives_failures_only(broken):

@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional
 
 import train_main
-from data.index.build import FaceIndex, Split, split
+from data.index.build import FaceIndex
 from data.index.identity_centres import centre_images
+from data.index.split import Split, split
 from data.tables.names import Names
 from model.frozen.preprocess import normalise
 from model.objectives.refinement import CentreSums, LabelRefinement

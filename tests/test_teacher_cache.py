@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import train_main
-from data.samples.datasets import VALIDATION_EPOCH
+from data.samples.sampler import VALIDATION_EPOCH
 from data.samples.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
 from model.frozen.preprocess import normalise

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,13 +53,6 @@ class FaceIndex:
         return FaceIndex, (self.root, self.names, self.landmarks, self.labels, self.identities, self.classes)
 
 
-class Split(NamedTuple):
-    """Rows for training and for validation, each ascending."""
-
-    train: np.ndarray
-    val: np.ndarray
-
-
 def build_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
     """Join images, landmarks and labels for distillation.
 
@@ -75,20 +68,6 @@ def build_identity_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
     Classes are numbered from 0 in the order of their folders' names; quality labels are not read.
     """
     return _complete(cfg, *_cached(cfg, identities=True))
-
-
-def split(labels: np.ndarray, val_percent: float) -> Split:
-    """Hold out every round(1 / val_percent)-th row of the order (label, row), from the first on.
-
-    With two rows or more, a positive share holds out at least one and leaves at least one.
-    """
-    count = len(labels)
-    if val_percent <= 0 or count < 2:
-        return Split(np.arange(count), np.arange(0))
-    step = max(2, round(min(count, 1 / val_percent)))
-    held_out = np.zeros(count, bool)
-    held_out[np.argsort(labels, kind="stable")[::step]] = True
-    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
 def _complete(cfg: DatasetConfig, index: FaceIndex, coverage: Coverage) -> tuple[FaceIndex, Coverage]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.index.build import FaceIndex, Split
+from data.index.build import FaceIndex
+from data.index.split import Split
 from utils.config.train import RefinementConfig
 from utils.errors import DataError
 

@@ -36,9 +36,6 @@ from utils.errors import DataError
 if TYPE_CHECKING:
     from data.index.build import FaceIndex
 
-VALIDATION_EPOCH = 2**32 - 1
-"""Epoch number that keys the fixed perturbations of validation."""
-
 Failures = tuple[tuple[int, str], ...]
 """(row, reason) of each image that gave no crop."""
 

@@ -1,7 +1,4 @@
-"""Order and transport: which sample comes when, and the workers that fetch it ahead of time.
-
-The order is a function of (seed, epoch) alone. Workers only carry it out, so their number changes nothing.
-"""
+"""Transport: workers that fetch batches ahead of time, in the order a sampler gives; their number changes nothing."""
 
 import contextlib
 import logging
@@ -12,16 +9,15 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from data.images.silence import forget_other_threads
-from data.samples.datasets import VALIDATION_EPOCH, CropBatch, FaceCrops
+from data.samples.datasets import CropBatch, FaceCrops
+from data.samples.sampler import ALONE, VALIDATION_EPOCH, EpochSampler, Shard
 from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
 
@@ -33,57 +29,6 @@ NAMED = 20
 """Images without a crop that training and validation each name."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """This process's place among those that share the work."""
-
-    rank: int = 0
-    world_size: int = 1
-
-
-class EpochSampler(Sampler):
-    """Yield the batches of one epoch after another as lists of (epoch, row).
-
-    A batch belongs to one step of all processes together; process r takes its r-th part. So the sequence of steps
-    depends on the total batch size only, and a position (epoch, batch) means the same with any number of processes.
-    The last batch of an epoch is short. It is left out when a process would get fewer than two samples of it,
-    because BatchNorm cannot train on one sample; with `keep_all`, for validation, it never is.
-    """
-
-    def __init__(self, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = Shard()):
-        """Use `params.batch_size`, the images per step of all processes together, and `params.shuffle`."""
-        self.rows = np.asarray(rows, np.int64)
-        self.batch_size = params.batch_size
-        self.shuffle = params.shuffle
-        self.seed = seed
-        self.shard = shard
-        self.keep_all = False
-        self.position = (0, 0)
-        self.end_epoch = 1
-
-    def steps_per_epoch(self) -> int:
-        """Count the batches of an epoch."""
-        full, rest = divmod(len(self.rows), self.batch_size)
-        smallest = 1 if self.keep_all else 2 * self.shard.world_size
-        return full + (rest >= smallest)
-
-    def __len__(self) -> int:
-        epoch, batch = self.position
-        return max(0, (self.end_epoch - epoch) * self.steps_per_epoch() - batch)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first_epoch, first_batch = self.position
-        for epoch in range(first_epoch, self.end_epoch):
-            order = self.rows
-            if self.shuffle:
-                order = order[np.random.default_rng([self.seed, epoch]).permutation(len(order))]
-            for step in range(first_batch, self.steps_per_epoch()):
-                batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-                part = np.array_split(batch, self.shard.world_size)[self.shard.rank]
-                yield [(epoch, row) for row in part.tolist()]
-            first_batch = 0
 
 
 class BatchLoader:
@@ -130,12 +75,12 @@ class BatchLoader:
         return len(self.sampler)
 
 
-def train_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = Shard()):
+def train_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = ALONE):
     """Make the loader of training batches; see EpochSampler for the order and for the last batch."""
     return BatchLoader(dataset, EpochSampler(rows, params, seed, shard), params)
 
 
-def validation_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, shard: Shard = Shard()):
+def validation_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, shard: Shard = ALONE):
     """Make the loader of validation batches: every row once, in order, each time with the same perturbations."""
     sampler = EpochSampler(rows, params.model_copy(update={"shuffle": False}), seed=0, shard=shard)
     sampler.keep_all = True
@@ -143,15 +88,12 @@ def validation_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParam
     return BatchLoader(dataset, sampler, params)
 
 
-def crop_batches(
-    dataset: FaceCrops, batch_size: int, num_workers: int = 0, start: int = 0, shard: Shard = Shard()
-) -> Iterator[CropBatch]:
-    """Yield the crops from row `start` on in batches; process r of N takes whole batches r, r + N, ...
+def crop_batches(dataset: FaceCrops, batch_size: int, num_workers: int = 0) -> Iterator[CropBatch]:
+    """Yield the crops in batches, in order.
 
     Decoding runs ahead of the consumer, in worker processes or, with `num_workers=0`, in threads.
     """
-    first, stride = start + shard.rank * batch_size, batch_size * shard.world_size
-    batches = [range(at, min(at + batch_size, len(dataset))) for at in range(first, len(dataset), stride)]
+    batches = [range(at, min(at + batch_size, len(dataset))) for at in range(0, len(dataset), batch_size)]
     return iter(_Source(dataset, batches, num_workers, pin_memory=False))
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, move_landmarks, warp
 from data.index.build import FaceIndex
 from data.samples.datasets import DistillationBatch, DistillationDataset
-from data.samples.loader import Shard, validation_loader
+from data.samples.loader import validation_loader
+from data.samples.sampler import Shard
 from utils import distributed
 from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
 from utils.errors import DataError
