@@ -12,14 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.distillation import TrainingData, distillation_data
-from data.recognition import recognition_data
 from data.samples.sampler import Shard
-from evaluation.measure.verification import read_verification
-from model.ai_kd import Objective
-from model.embedding_dim import embedding_dim
-from model.objectives.build import build_objective
-from model.objectives.refinement import CentreSums
+from data.samples.training import TrainingData
+from jobs.methods import METHODS
+from model.objectives.base import Objective
 from utils import cli, distributed
 from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig
@@ -36,15 +32,6 @@ from utils.training.schedule import Plan
 from utils.training.seeding import seed_everything
 
 logger = logging.getLogger("train")
-
-
-def recognition_with_pairs(cfg: TrainConfig, shard: Shard) -> TrainingData:
-    """Return the data of a recognition method; the pairs, if any, are read here: data does not see evaluation."""
-    pairs = read_verification(cfg.dataset.val_pairs) if cfg.dataset.val_pairs else None
-    return recognition_data(cfg, shard, pairs)
-
-
-DATA = {"aikd": distillation_data, "cosface": recognition_with_pairs, "crfiqa": recognition_with_pairs}
 
 
 @dataclass
@@ -66,12 +53,6 @@ class Run:
     step: int = 0
     best: float = math.inf
     metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def term_weights(self) -> Sequence[float]:
-        """Return the factor of each loss term."""
-        factors, refinement = self.cfg.loss.weights or self.objective.weights, self.cfg.loss.refinement
-        return factors if refinement is None else [a * b for a, b in zip(factors, refinement.shares, strict=True)]
 
     @property
     def stored(self) -> dict[str, torch.nn.Module]:
@@ -103,6 +84,11 @@ class Run:
         self.precision.load_state_dict(state["precision"])
         checkpoint.restore_rng(state["rng"])
 
+    @property
+    def talks(self) -> bool:
+        """Tell whether this process shows progress."""
+        return self.cfg.base.verbose and distributed.is_main()
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the configuration, check everything, train."""
@@ -127,14 +113,11 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
         )
     contract = InputContract.from_transform(model_cfg.transform)
     shard = Shard(distributed.rank(), distributed.world_size())
-    objective = build_objective(cfg, model_cfg, allow_modules, contract)
-    data = DATA[cfg.base.method](cfg, shard)
-    objective.prepare(data.num_classes, data.judge)
-    if data.centres is not None:
-        objective.refine_labels(torch.from_numpy(data.centres.identity), cfg.loss.refinement.epsilon)
+    method = METHODS[cfg.base.method]
+    objective = method.objective.from_config(cfg, model_cfg, allow_modules, contract)
+    data = method.data(cfg, shard)
+    objective.attach(data)
     objective.to(device, memory_format=torch.channels_last)
-    if cfg.loss.weights is not None and len(cfg.loss.weights) != len(objective.weights):
-        raise ConfigError(f"loss.weights: {cfg.base.method} has {len(objective.weights)} terms, one factor each")
     part = optim.partition(objective.parts(), objective, cfg.optimizer)
     optimizer = optim.build_optimizer(cfg.optimizer, part.groups)
     optim.check_partition(objective, part.trained)
@@ -159,12 +142,11 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
 def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
     begin(run)
-    embed_once(run)
-    find_centres(run)
+    run.objective.before_first_step(run)
     cfg, device = run.cfg, run.precision.device
     optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     model = distributed.wrap(run.objective, device)
-    bar = progress(total=run.plan.last, initial=run.step, unit="step", disable=not _talks(cfg))
+    bar = progress(total=run.plan.last, initial=run.step, unit="step", disable=not run.talks)
     clock = Clock()
     for batch in run.data.batches_from(run.step):
         if run.step >= run.plan.last:
@@ -173,7 +155,7 @@ def fit(run: Run) -> None:
         optim.set_lr(run.optimizer, run.plan.lr_factor(run.step, cfg.scheduler))
         with run.precision.autocast():
             terms = distributed.balance(model(to_device(batch, device)), len(batch.row))
-        loss = sum(weight * term for weight, term in zip(run.term_weights, terms, strict=True))
+        loss = sum(weight * term for weight, term in zip(run.objective.factors, terms, strict=True))
         norm = run.precision.backward_and_step(loss, run.optimizer, run.part.clipped, cfg.optimizer.max_grad_norm)
         run.step += 1
         clock.step_done(len(batch.row) * distributed.world_size())
@@ -224,45 +206,6 @@ def begin(run: Run) -> None:
         logger.info(line)
     if cfg.base.compile:
         run.objective.compile_networks()
-
-
-@torch.no_grad()
-def embed_once(run: Run) -> None:
-    """Let the teacher embed what its cache lacks; without a cache it embeds every batch anew."""
-    cache, device = run.data.cache, run.precision.device
-    if cache is None:
-        return
-    teacher = run.objective.teacher
-    facts = {"weights": teacher.fingerprint(), "input": run.contract.to_dict(), "precision": run.precision.name}
-    cache.open(facts, embedding_dim(teacher.backbone))
-    rows = cache.missing()
-    logger.info(f"teacher cache {cache.path}: {len(rows)} of {len(cache.index)} images to embed")
-    with progress(total=len(rows), unit="img", disable=not _talks(run.cfg)) as bar:
-        for batch in cache.batches(rows, run.cfg.dataloader.val.params):
-            reference_BD = None
-            if len(batch.row):
-                with run.precision.autocast():
-                    reference_BD = run.objective.reference(to_device(batch, device))
-            cache.put(batch, reference_BD)
-            bar.update(len(batch.row) * distributed.world_size())
-    distributed.barrier()
-
-
-@torch.no_grad()
-def find_centres(run: Run) -> None:
-    """Let the teacher embed the best images of each identity, for refined labels; a resumed run has the centres."""
-    centres = run.data.centres
-    if centres is None or run.objective.refinement.complete:
-        return
-    refinement = run.objective.refinement
-    sums = CentreSums(refinement)
-    with progress(total=len(centres.rows), desc="centres", unit="img", disable=not _talks(run.cfg)) as bar:
-        for batch in run.data.centre_batches():
-            if len(batch.row):
-                with run.precision.autocast():
-                    sums.add(run.objective.reference(to_device(batch, run.precision.device)), batch.row)
-            bar.update(len(batch.row) * distributed.world_size())
-    refinement.set_centres(*distributed.summed(sums.sum_CD, sums.images_C))
 
 
 def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
@@ -371,10 +314,6 @@ def finish(run: Run) -> None:
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _talks(cfg: TrainConfig) -> bool:
-    return cfg.base.verbose and distributed.is_main()
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def main() -> None:
         write_inputs(folder, options, images)
         live, cached = build(folder), build(folder, f"model.teacher_cache={folder / 'cache'}")
         start = time.process_time()
-        train_main.embed_once(cached)
+        cached.objective.before_first_step(cached)
         filling = len(cached.data.cache.index) / (time.process_time() - start)
         both = steps(live), steps(cached)
         rounds = [[timed(iterator, options.steps) for iterator in both] for _ in range(options.rounds + 1)]

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Report, Timing, alternate, network_module, parser, timed
 from model.ai_kd import WrapperModel
-from model.objectives.build import build_objective
+from model.objectives.distillation import AIKDObjective
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
@@ -53,7 +53,9 @@ class Ours:
     def __init__(self, cfg: TrainConfig, model_cfg: ModelConfig, device: torch.device):
         seed_everything(0)
         self.cfg = cfg
-        self.objective = build_objective(cfg, model_cfg, (), InputContract.from_transform(model_cfg.transform))
+        self.objective = AIKDObjective.from_config(
+            cfg, model_cfg, (), InputContract.from_transform(model_cfg.transform)
+        )
         self.initial = copy.deepcopy(self.objective.student)
         self.objective.to(device, memory_format=torch.channels_last)
         self.part = optim.partition(self.objective.parts(), self.objective, cfg.optimizer)

@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data.distillation import TrainingData, digest, index_remarks
 from data.images.decode import decode_rgb
 from data.index.build import TEMPLATE, FaceIndex, build_identity_index
 from data.index.split import split
@@ -16,6 +16,7 @@ from data.samples.datasets import IdentityDataset, landmarks_of_crop
 from data.samples.folders import open_folder
 from data.samples.loader import train_loader, validation_loader
 from data.samples.sampler import Shard
+from data.samples.training import TrainingData, digest, index_remarks
 from data.sources.recordio import EncodedImages, RecordIndex
 from data.tables.join import join
 from data.tables.names import Names
@@ -35,6 +36,16 @@ class PairImages(Protocol):
         """Return metrics of the embeddings; `row` is the place in `names`."""
 
 
+@dataclass(frozen=True)
+class RecognitionData(TrainingData):
+    """Hold also what a margin head and the validation need to know."""
+
+    num_classes: int = 0
+    """Identities to train on."""
+    judge: PairImages | None = None
+    """Turns the embeddings of the validation images into metrics, where pairs are given."""
+
+
 class EncodedDataset(IdentityDataset):
     """Crops that come as encoded bytes, aligned already."""
 
@@ -51,7 +62,7 @@ class _Images(NamedTuple):
     sha256: str
 
 
-def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = None) -> TrainingData:
+def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = None) -> RecognitionData:
     """Find the images of each identity; validate on pairs, or on a held-out share of the images.
 
     Identities of which an image occurs in the pairs are not trained on.
@@ -70,7 +81,7 @@ def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = 
     if not len(train_rows):
         raise DataError(f"{place}: no identity is left to train on; all occur in dataset.val_pairs")
     num_classes = int(index.identities.max()) + 1
-    data = TrainingData(
+    return RecognitionData(
         train=train_loader(
             _dataset(index, cfg, dataset_cfg.flip), train_rows, cfg.dataloader.train.params, cfg.base.seed, shard
         ),
@@ -78,14 +89,12 @@ def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = 
         if len(val_rows)
         else None,
         epochs=cfg.base.epochs,
+        place=place,
         report=[*report, f"{len(train_rows)} images of {num_classes} identities to train on"],
         facts={"images": len(index), "identities": num_classes, "index_sha256": found.sha256},
         num_classes=num_classes,
         judge=pairs,
     )
-    if data.steps_per_epoch == 0:
-        raise DataError(f"{place}: too few images for one training step; add images or lower dataset.val_percent")
-    return data
 
 
 def _folders(cfg: DatasetConfig) -> _Images:

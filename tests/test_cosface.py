@@ -11,6 +11,7 @@ import train_main
 from data.recognition import recognition_data
 from data.samples.sampler import Shard
 from evaluation.measure.verification import read_verification
+from jobs.methods import recognition_with_pairs
 from model.registry import pretrained_backbone
 from tests.helpers.recognition import TINY, write_face_records, write_identities, write_run
 from tests.helpers.training import same_bytes, tensors
@@ -28,7 +29,7 @@ def make_run(config, *overrides):
 
 def make_data(config, *overrides):
     cfg = load_config(TrainConfig, config, overrides)
-    return train_main.recognition_with_pairs(cfg, Shard())
+    return recognition_with_pairs(cfg, Shard())
 
 
 def write_pairs(path, identities, images=4):

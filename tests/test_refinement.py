@@ -83,7 +83,7 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
     config, folder = setup
     run = make_run(config, *ON, f"base.save_path={folder / 'literal'}")
     train_main.begin(run)
-    train_main.find_centres(run)
+    run.objective.before_first_step(run)
     batch = next(run.data.batches_from(0))
     run.objective.student.eval()
     terms = run.objective(batch)
@@ -118,12 +118,12 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
 def test_theta_shares_the_weight(setup):
     config, folder = setup
     out = f"base.save_path={folder / 'weights'}"
-    assert list(make_run(config, out).term_weights) == [1, 1]
-    assert make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}").term_weights == pytest.approx(
+    assert list(make_run(config, out).objective.factors) == [1, 1]
+    assert make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}").objective.factors == pytest.approx(
         [0.3, 0.7]
     )
     both = make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}", "loss.weights=[2, 1]")
-    assert both.term_weights == pytest.approx([0.6, 0.7])
+    assert both.objective.factors == pytest.approx([0.6, 0.7])
 
 
 def test_without_refinement_strength_it_is_plain_aikd(setup):

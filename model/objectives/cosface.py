@@ -3,18 +3,20 @@
 Source: Wang et al., CosFace, CVPR 2018. Shape suffixes: B batch, C classes, D embedding.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.embedding_dim import embedding_dim
 from model.frozen.preprocess import normalise
-from model.registry import build_margin
-from utils.config.train import LossConfig
+from model.objectives.base import Objective
+from model.registry import build_margin, pretrained_backbone
+from utils.config.sections import ModelConfig
+from utils.config.train import LossConfig, OptimizerConfig, TrainConfig
 from utils.contract import InputContract
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 
 Judge = Callable[[Mapping[str, Tensor]], dict[str, float]]
 """Turns the embeddings (`embedding`, `row`) of the validation pairs' images into metrics, `accuracy` among them."""
@@ -27,51 +29,47 @@ class RecognitionTerms(NamedTuple):
     """Mean cross-entropy of the hardened logits."""
 
 
-class CosFaceObjective(nn.Module):
+class CosFaceObjective(Objective):
     """Classify the training identities; the margin head is thrown away, the backbone is what is saved."""
 
     terms = RecognitionTerms
     weights: tuple[float, ...] = (1.0,)
 
     def __init__(self, student: nn.Module, loss: LossConfig, contract: InputContract):
-        """Take the backbone to train; `prepare` adds the margin head."""
-        super().__init__()
-        self.student, self.contract = student, contract
+        """Take the backbone to train; `attach` adds the margin head."""
+        super().__init__(student, loss, contract)
         self.margin_spec = loss.recognition
         self.judge: Judge | None = None
-        self.notes: list[str] = []
+
+    @classmethod
+    def from_config(
+        cls, cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], contract: InputContract
+    ) -> "CosFaceObjective":
+        """Build the backbone."""
+        require_margin_group(cfg.optimizer)
+        student = pretrained_backbone(model_cfg.features, allow_modules, cfg.base.allow_random_init)
+        return cls(student, cfg.loss, contract)
 
     @property
     def backbone(self) -> nn.Module:
         """Return the part of the student that gives embeddings."""
         return self.student
 
-    def prepare(self, num_classes: int, judge: Judge | None = None) -> None:
-        """Add the margin head. With `judge`, validation measures verification, else the loss on held-out images."""
-        if num_classes < 2:
+    def attach(self, data: Any) -> None:
+        """Add the margin head. With pairs, validation measures verification, else the loss on held-out images."""
+        if data.num_classes < 2:
             raise DataError(
-                f"{num_classes} identity to train on, at least 2 are needed; put each one's images into its own folder"
+                f"{data.num_classes} identity to train on, at least 2 are needed; put each one's images into its own "
+                "folder"
             )
-        self.judge = judge
-        self.margin = build_margin(self.margin_spec, embedding_dim(self.backbone), num_classes)
-        self.notes = [f"{num_classes} identities, {type(self.margin).__name__} with scale {self.margin.scale:g} and "
-                      f"margin {self.margin.margin:g}"]  # fmt: skip
-
-    def compile_networks(self) -> None:
-        """Compile the student in place; names in the state_dict stay."""
-        self.student.compile()
-
-    def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state_dict of the student under the names it is saved with."""
-        return dict(state)
+        self.judge = data.judge
+        self.margin = build_margin(self.margin_spec, embedding_dim(self.backbone), data.num_classes)
+        self.notes = [f"{data.num_classes} identities, {type(self.margin).__name__} with scale "
+                      f"{self.margin.scale:g} and margin {self.margin.margin:g}"]  # fmt: skip
 
     def parts(self) -> dict[str, nn.Module]:
         """Return backbone and margin head by their group names."""
         return {"feature_extractor": self.backbone, "margin": self.margin}
-
-    def kept(self) -> dict[str, nn.Module]:
-        """Return nothing: the parts are all there is."""
-        return {}
 
     def forward(self, batch: NamedTuple) -> NamedTuple:
         """Return the loss terms of one batch of uint8 crops and identities."""
@@ -106,3 +104,9 @@ class CosFaceObjective(nn.Module):
         metrics = {name: values[name].double().mean().item() for name in self.terms._fields}
         total = sum(weight * metrics[name] for weight, name in zip(self.weights, self.terms._fields, strict=True))
         return {**metrics, "selection": total}
+
+
+def require_margin_group(optimizer: OptimizerConfig) -> None:
+    """Refuse a recognition recipe that leaves the class centres untrained."""
+    if "margin" not in {group.params for group in optimizer.groups.values()}:
+        raise ConfigError("optimizer: no group trains the margin head; add one with params: margin")

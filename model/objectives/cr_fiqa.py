@@ -3,7 +3,7 @@
 Source: Boutros et al., CR-FIQA, CVPR 2023, arXiv 2112.06592. Shape suffixes: B batch, C classes, D embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
 from model.frozen.preprocess import normalise
-from model.objectives.cosface import CosFaceObjective
+from model.objectives.cosface import CosFaceObjective, require_margin_group
 from model.objectives.losses import build_loss
-from utils.config.train import LossConfig
+from model.registry import build_student
+from utils.config.sections import ModelConfig
+from utils.config.train import LossConfig, TrainConfig
 from utils.contract import InputContract
 from utils.rank_correlation import spearman
 
@@ -74,6 +76,14 @@ class CRFIQAObjective(CosFaceObjective):
         self.ratio: Ratio = loss.ratio
         self.quality_loss = build_loss(loss.quality)
         self.quality_loss.reduction = "none"
+
+    @classmethod
+    def from_config(
+        cls, cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], contract: InputContract
+    ) -> "CRFIQAObjective":
+        """Build backbone and quality head."""
+        require_margin_group(cfg.optimizer)
+        return cls(build_student(model_cfg, allow_modules, cfg.base.allow_random_init), cfg.loss, contract)
 
     @property
     def backbone(self) -> nn.Module:
