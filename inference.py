@@ -113,7 +113,7 @@ def request(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: Any, fo
         "files": {
             "folder": os.path.abspath(source.loc),
             "count": len(folder.names),
-            "sha256": folder.digest(),
+            "sha256": folder.names.digest(),
         },
     }
 

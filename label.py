@@ -116,7 +116,11 @@ def request(
         "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
         "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),
         "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if folder.landmarks is not None else None,
-        "files": {"folder": os.path.abspath(cfg.dataset.loc), "count": len(folder.names), "sha256": folder.digest()},
+        "files": {
+            "folder": os.path.abspath(cfg.dataset.loc),
+            "count": len(folder.names),
+            "sha256": folder.names.digest(),
+        },
     }
 
 

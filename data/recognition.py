@@ -1,7 +1,6 @@
 """Recognition training data: identity folders or records, and the images of validation pairs."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from data.tables.names import Names
 from utils.config.sections import CropInputConfig
 from utils.config.train import DatasetConfig, TrainConfig
 from utils.errors import DataError
+from utils.files import sha256_arrays
 
 
 class PairImages(Protocol):
@@ -106,8 +106,7 @@ def _records(cfg: DatasetConfig) -> _Images:
     if cfg.landms_location not in (None, TEMPLATE):
         raise DataError(f"{cfg.image_location}: records hold aligned crops; set dataset.landms_location: template")
     index = RecordIndex(cfg.image_location)
-    sha = hashlib.sha256(index.file.offsets.tobytes() + index.identities.tobytes()).hexdigest()
-    return _Images(index, [f"{index.root}: {len(index)} images"], sha)
+    return _Images(index, [f"{index.root}: {len(index)} images"], sha256_arrays(index.file.offsets, index.identities))
 
 
 def _dataset(index: FaceIndex | RecordIndex | EncodedImages, cfg: TrainConfig, flip: bool) -> IdentityDataset:

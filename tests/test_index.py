@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from data.index.build import FaceIndex, build_identity_index, build_index
 from data.index.coverage import Coverage, LabelScaling
-from data.index.index_cache import open_entry
 from data.index.split import split
 from data.tables.landmarks import read_landmarks
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
+from utils.store import DamagedEntry, read_entry
 
 NAMES = ["n1/a b.jpg", "n1/b.JPG", "n2/a.png", "n2/é,x.webp", "n10/c.jpeg"]
 SORTED = sorted(NAMES, key=str.encode)
@@ -368,9 +368,10 @@ def test_a_damaged_entry_is_built_anew(faces, tmp_path, damage):
             path.unlink()
         else:
             (folder / "facts.json").write_text("{}")
-        assert open_entry(folder) is None
+        with pytest.raises((FileNotFoundError, DamagedEntry)):
+            read_entry(folder)
         check(changed(faces, cache))
-        assert open_entry(folder) is not None
+        read_entry(folder)
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(faces, tmp_path, caplog):

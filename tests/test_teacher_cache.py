@@ -1,8 +1,13 @@
 """The teacher's embeddings on disk: the same losses, computed once, told apart by all that decides them."""
 
 import csv
+import itertools
+import logging
+import os
 import pickle
+import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +18,7 @@ from data.samples.sampler import VALIDATION_EPOCH
 from data.samples.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
 from model.frozen.preprocess import normalise
+from tests.helpers.faces import write_image
 from tests.helpers.processes import run_on_disk
 from tests.helpers.training import TINY, observed_run, tensors, write_setup
 from utils.errors import ConfigError, DataError
@@ -124,8 +130,46 @@ def test_only_what_is_missing_is_embedded(setup):
     assert sum(run.seen) == 4
     assert (cache.embeddings[1:] == whole[1:]).all() and (cache.embeddings[0] == -whole[0]).all()
     cache.embeddings[0] = whole[0]
-    (cache.path / "state.u8").write_bytes(b"cut off")
-    assert sum(again(setup).seen) == 24
+
+
+def test_a_damaged_entry_is_filled_anew(setup, caplog):
+    _, folder, cached = setup
+    shutil.copytree(folder / "kept", folder / "damaged")
+    (folder / "damaged" / cached.data.cache.path.name / "state.u8").write_bytes(b"cut off")
+    run = again(setup, f"model.teacher_cache={folder / 'damaged'}", "base.max_steps=1")
+    assert sum(run.seen) == 24 and "state.u8 has another size) and is made anew" in caplog.text
+
+
+def test_aligned_copies_under_the_same_names_have_caches_of_their_own(setup, caplog):
+    """Same names, same (template) landmarks, other pixels: the teacher's answers differ, and the log says why."""
+    _, folder, _ = setup
+    caplog.set_level(logging.INFO, "utils.store")
+    copies = {name: folder / name / "images" for name in ("one", "two")}
+    names = [row.split(",")[0] for row in (folder / "labels.csv").read_text().splitlines()]
+    rng = np.random.default_rng(0)
+    for root, name in itertools.product(copies.values(), names):
+        write_image(root / name, cv2.resize(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8), (112, 112)))
+    options = f"dataset.quality_location={folder / 'labels.csv'}", "dataset.landms_location=template"
+    runs = {
+        name: again(setup, f"dataset.image_location={root}", *options, "base.max_steps=1")
+        for name, root in copies.items()
+    }
+    caches = [run.data.cache for run in runs.values()]
+    assert [sum(run.seen) for run in runs.values()] == [24, 24] and caches[0].path != caches[1].path
+    for cache in caches:
+        batch = next(cache.batches(np.arange(24), runs["one"].cfg.dataloader.val.params))
+        with torch.no_grad():
+            wanted = runs["one"].objective.teacher(normalise(batch.aligned, runs["one"].contract)).numpy()
+        kept = cache.embeddings[batch.row.numpy()].astype(np.float32)
+        cosine = (kept * wanted).sum(1) / np.linalg.norm(wanted, axis=1)
+        assert cosine.min() > 1 - WITHIN
+    assert f"{caches[0].path}: not used, it was made from something else: image_sizes_and_times" in caplog.text
+    moved = (folder / "two").rename(folder / "moved") / "images"
+    run = again(setup, f"dataset.image_location={moved}", *options, "base.max_steps=1")
+    assert run.seen == [] and run.data.cache.path == caches[1].path, "where the files lie does not matter"
+    touched = next(moved.rglob("*.jpg"))
+    os.utime(touched, ns=(0, touched.stat().st_mtime_ns + 1))
+    assert sum(again(setup, f"dataset.image_location={moved}", *options, "base.max_steps=1").seen) == 24
 
 
 def test_training_batches_leave_the_aligned_crop_out(setup):

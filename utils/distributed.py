@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Terms = TypeVar("Terms", bound=tuple)
+Value = TypeVar("Value")
 
 
 def launched() -> bool:
@@ -52,6 +53,15 @@ def total(value: int) -> int:
     values = torch.tensor([int(value)])
     dist.all_reduce(values)
     return int(values)
+
+
+def from_main(value: Value) -> Value:
+    """Return the first process's value; waits for it."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The index: which images there are, with landmarks, label or identity each, as arrays that workers share."""
 
+import logging
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from data.index.coverage import Coverage, LabelScaling, TableCoverage
-from data.index.index_cache import Entry, entry_folder, fingerprint, open_entry, settled, store_entry
 from data.sources.folder import Listing, list_compactly, unchanged
 from data.tables.join import join
 from data.tables.landmarks import read_landmarks
@@ -16,9 +17,14 @@ from data.tables.names import Names
 from data.tables.scores import read_scores
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
+from utils.files import sha256_file
+from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
 
 TEMPLATE = "template"
-_FORMAT = 1
+_FORMAT = 2
+_SMALL_BYTES = 16 << 20
+_TICK_NS = 2_000_000_000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,23 +90,51 @@ def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
             raise DataError(f"{path}: no such file; check dataset.landms_location and dataset.quality_location")
     if cfg.cache is None:
         return _build(cfg, list_compactly(root), identities)
-    options = cfg.model_dump(include={"key_root", "label_scaling", "higher_is_better"}, mode="json")
-    inputs = {
+    facts = {
         "format": _FORMAT, "root": root, "template": cfg.landms_location == TEMPLATE, "identities": identities,
-        "files": [fingerprint(path) for path in files], **options,
+        "files": {path: _content(path) for path in files},
+        **cfg.model_dump(include={"key_root", "label_scaling", "higher_is_better"}, mode="json"),
     }  # fmt: skip
-    folder = entry_folder(cfg.cache, inputs)
-    entry = open_entry(folder)
-    if entry is not None and unchanged(root, *_folders(entry)):
-        return _from_entry(root, entry), Coverage.from_dict(entry.facts["coverage"])
-    del entry
-    stable = all(map(settled, files))
+    store = Store(cfg.cache)
+    if (entry := store.open("index", facts)) is not None:
+        arrays = entry.arrays()
+        if unchanged(root, _table(arrays, "folders"), arrays["changed_ns"]):
+            return _from_entry(root, entry), Coverage.from_dict(entry.note)
+        _log.info("%s: not used, a folder below %s has changed since", entry.folder, root)
+        entry.discard()
+        del entry, arrays
+    stable = all(map(_settled, files))
     listing = list_compactly(root)
     index, coverage = _build(cfg, listing, identities)
-    if not (stable and listing.settled):
-        return index, coverage
-    entry = store_entry(folder, _arrays(index, listing), {"coverage": coverage.to_dict()})
-    return (index if entry is None else _from_entry(root, entry)), coverage
+    if stable and listing.settled:
+        index = _stored(store, facts, index, listing, coverage)
+    return index, coverage
+
+
+def _stored(store: Store, facts: dict[str, Any], index: FaceIndex, listing: Listing, coverage: Coverage) -> FaceIndex:
+    """Return the index mapped from the store, or itself, with a warning, where it cannot be stored."""
+    try:
+        with store.create("index", facts, coverage.to_dict()) as folder:
+            for name, array in _arrays(index, listing).items():
+                save_array(folder, name, array)
+        return _from_entry(index.root, read_entry(store.place("index", facts), check=False))
+    except (OSError, DamagedEntry) as error:  # a full disk, or another process has removed it
+        _log.warning("%s: the index cannot be stored (%s)", store.folder, error)
+        return index
+
+
+def _content(path: str) -> dict[str, Any]:
+    """Tell a table's content: its hash, or its modification time when it is large."""
+    status = os.stat(path)
+    if status.st_size <= _SMALL_BYTES:
+        return {"sha256": sha256_file(path)}
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _settled(path: str) -> bool:
+    """Tell whether any later change of the file must show in `_content`."""
+    status = os.stat(path)
+    return status.st_size <= _SMALL_BYTES or status.st_mtime_ns + _TICK_NS < time.time_ns()
 
 
 def _landmark_file(cfg: DatasetConfig) -> str | None:
@@ -121,21 +155,17 @@ def _table(arrays: dict[str, np.ndarray], name: str) -> Names | None:
     return Names(arrays[f"{name}_data"], arrays[f"{name}_offsets"]) if f"{name}_data" in arrays else None
 
 
-def _folders(entry: Entry) -> tuple[Names, np.ndarray]:
-    return _table(entry.arrays, "folders"), entry.arrays["changed_ns"]
-
-
 def _from_entry(root: str, entry: Entry) -> FaceIndex:
-    arrays = entry.arrays
+    arrays = entry.arrays()
     data = [arrays.get(name) for name in ("landmarks", "labels", "identities")]
-    return FaceIndex(root, _table(arrays, "keys"), *data, _table(arrays, "classes"), entry.folder)
+    return FaceIndex(root, _table(arrays, "keys"), *data, _table(arrays, "classes"), str(entry.folder))
 
 
 def _open_index(root: str, folder: str) -> FaceIndex:
-    entry = open_entry(folder, check=False)
-    if entry is None:
-        raise DataError(f"{folder}: the stored index is gone while it is in use; start again")
-    return _from_entry(root, entry)
+    try:
+        return _from_entry(root, read_entry(folder, check=False))
+    except (OSError, DamagedEntry):
+        raise DataError(f"{folder}: the stored index is gone while it is in use; start again") from None
 
 
 def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[FaceIndex, Coverage]:

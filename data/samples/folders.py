@@ -1,6 +1,5 @@
 """An image folder to run a network over: its names and, where it has them, its landmarks."""
 
-import hashlib
 import logging
 from typing import NamedTuple
 
@@ -35,13 +34,6 @@ class ImageFolder(NamedTuple):
         if rows is not None:
             names, landmarks = names.take(rows), None if landmarks is None else landmarks[rows]
         return FaceCrops(self.cfg.loc, names, self.cfg, landmarks, perturb)
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the file names; their contents have no part in it."""
-        digest = hashlib.sha256(np.diff(self.names.offsets).tobytes())
-        first, last = self.names.offsets[[0, -1]]
-        digest.update(np.ascontiguousarray(self.names.data[first:last]))
-        return digest.hexdigest()
 
 
 def open_folder(cfg: CropInputConfig) -> ImageFolder:

@@ -1,12 +1,9 @@
 """The teacher's embeddings of the aligned crops, computed once, for every run on the same images.
 
-FOLDER/teacher-HASH holds embeddings.f16 (N, D), of length 1, and state.u8 (N,), a row per image of the index; HASH
-names all that decides them: teacher, preprocessing, names, landmarks, decoding. The pixels of the files have no part
-in it: remove the folder when images have changed under their names.
+An entry of a store holds embeddings.f16 (N, D), of length 1, and state.u8 (N,), a row per image of the index. Its facts
+are all that decides them: teacher, preprocessing, image files, landmarks, decoding.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,14 @@ from data.index.build import FaceIndex
 from data.samples.datasets import DistillationBatch, DistillationDataset
 from data.samples.loader import validation_loader
 from data.samples.sampler import Shard
+from data.sources.folder import FolderSource
 from utils import distributed
 from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
 from utils.errors import DataError
-from utils.files import allocate, atomic_write, make_folder
+from utils.files import make_folder, sha256_arrays
+from utils.store import Store
 
-_FORMAT = 1
+_FORMAT = 2
 TO_DO, DONE, NO_CROP = range(3)
 
 
@@ -34,30 +33,20 @@ class TeacherCache:
 
     def __init__(self, folder: str, index: FaceIndex, decode: DecodeConfig, shard: Shard):
         """Choose the place; nothing is read or written before `open`."""
-        self.folder, self.index, self.decode, self.shard = Path(folder), index, decode, shard
+        self.store, self.index, self.decode, self.shard = Store(folder), index, decode, shard
         self.path: Path | None = None
         self.dim = 0
 
     def open(self, teacher: dict[str, Any], dim: int) -> None:
-        """Map the files of this teacher, described by JSON values; the first process makes those that are missing."""
-        facts = {"format": _FORMAT, "teacher": teacher, "dim": dim, "count": len(self.index), **self._images()}
-        text = json.dumps(facts, sort_keys=True)
-        self.dim, self.path = dim, self.folder / f"teacher-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        """Map the entry of this teacher, described by JSON values; the first process makes it where it is missing."""
+        self.dim = dim
         try:
-            if distributed.is_main() and not self._whole():
-                make_folder(self.path, "model.teacher_cache")
-                (self.path / "facts.json").unlink(missing_ok=True)
-                for name, size in self._sizes().items():
-                    with open(self.path / name, "wb") as stream:
-                        allocate(stream, size)
-                with atomic_write(self.path / "facts.json", "w") as stream:
-                    stream.write(text)
-            distributed.barrier()
+            self.path = distributed.from_main(self._find(teacher) if distributed.is_main() else None)
             self._map()
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.path}: cannot be used as teacher cache ({error}); all processes need one folder with "
-                f"{sum(self._sizes().values()) / 2**30:.1f} GiB, model.teacher_cache"
+                f"{self.path or self.store.folder}: cannot be used as teacher cache ({error}); all processes need one "
+                f"folder with {sum(self._sizes().values()) / 2**30:.1f} GiB, model.teacher_cache"
             ) from error
 
     def missing(self) -> np.ndarray:
@@ -79,19 +68,27 @@ class TeacherCache:
             self.state[rows] = DONE
         self.state[[row for row, _ in batch.failures]] = NO_CROP
 
-    def _images(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for array in (self.index.names.data, self.index.names.offsets, self.index.landmarks):
-            digest.update(b"none" if array is None else np.ascontiguousarray(array).data)
-        return {"images": digest.hexdigest(), "exif": self.decode.exif, "max_pixels": self.decode.max_pixels}
+    def _find(self, teacher: dict[str, Any]) -> Path:
+        """Return the folder of the entry, made where it is missing."""
+        make_folder(self.store.folder, "model.teacher_cache")
+        facts = {
+            "format": _FORMAT,
+            "teacher": teacher,
+            "dim": self.dim,
+            "image_names": self.index.names.digest(),
+            "image_sizes_and_times": FolderSource(self.index.root, self.index.names).fingerprint(),
+            "landmarks": None if self.index.landmarks is None else sha256_arrays(self.index.landmarks),
+            "exif": self.decode.exif,
+            "max_pixels": self.decode.max_pixels,
+        }
+        self.path = self.store.place("teacher", facts)
+        if self.store.open("teacher", facts) is None:
+            with self.store.create("teacher", facts, reserve=self._sizes()):
+                pass  # `put` fills it
+        return self.path
 
     def _sizes(self) -> dict[str, int]:
         return {"embeddings.f16": 2 * self.dim * len(self.index), "state.u8": len(self.index)}
-
-    def _whole(self) -> bool:
-        files = {name: self.path / name for name in self._sizes()}
-        sized = all(files[name].is_file() and files[name].stat().st_size == n for name, n in self._sizes().items())
-        return sized and (self.path / "facts.json").is_file()
 
     def _map(self) -> None:
         shape = len(self.index), self.dim

@@ -1,17 +1,15 @@
 """What a run reads, whatever the method: batches to train on, batches to validate on, and what was found."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from data.index.build import FaceIndex
 from data.index.landmark_check import require_faces
 from data.samples.loader import BatchLoader
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
+from utils.files import sha256_arrays
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,4 @@ def index_remarks(index: FaceIndex, cfg: DatasetConfig) -> list[str]:
 
 def digest(index: FaceIndex) -> str:
     """Return the SHA-256 of names, landmarks, labels and identities, in the order of the rows."""
-    sha = hashlib.sha256()
-    arrays = (index.names.data, index.names.offsets, index.landmarks, index.labels, index.identities)
-    for array in arrays:
-        if array is not None:
-            sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()
+    return sha256_arrays(index.names.data, index.names.offsets, index.landmarks, index.labels, index.identities)

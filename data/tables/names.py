@@ -1,11 +1,12 @@
 """Names of millions of images as two arrays."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from utils.files import sha256_arrays
 
 
 class Names:
@@ -56,9 +57,7 @@ class Names:
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and their order."""
-        sha = hashlib.sha256(np.ascontiguousarray(self.offsets).data)
-        sha.update(np.ascontiguousarray(self.data).data)
-        return sha.hexdigest()
+        return sha256_arrays(self.offsets, self.data)
 
     def order(self) -> np.ndarray | None:
         """Return the rows that sort the table by bytes, or None when it is sorted already."""

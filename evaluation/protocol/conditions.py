@@ -19,6 +19,7 @@ from evaluation.protocol.numbers import Models, Numbers, complete, run_models
 from evaluation.protocol.passes import CropPass, Measured
 from evaluation.protocol.views import ALIGNED, View, misaligned_views
 from utils.config.evaluate import EvaluateConfig
+from utils.store import Store
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Protocol:
         if not wanted or (faces.folder is None and faces.pairs.images is None):
             return faces, None
         faces = with_images(faces, self.cfg.datasets[faces.name], self.folder)
-        return faces, CropPass(faces, self.folder / "cache", self.cfg.dataloader.params, self.cfg.base.verbose)
+        return faces, CropPass(faces, Store(self.folder / "cache"), self.cfg.dataloader.params, self.cfg.base.verbose)
 
     def _aligned(self, faces: FaceSet, crops: CropPass | None) -> Numbers:
         """Read what is given as files and compute the rest."""

@@ -1,27 +1,24 @@
 """One pass over the crops of a data set for every model that sees them, with a cache of what was measured."""
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
 from data.samples.datasets import CropPerturbation
 from data.samples.loader import crop_batches
-from data.tables.names import Names
+from data.sources.folder import FolderSource
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
 from evaluation.protocol.views import View
 from utils.config.evaluate import PassParams
 from utils.errors import DataError
-from utils.files import atomic_write, sha256_file
+from utils.files import sha256_file, writing
 from utils.progress import progress
+from utils.store import Store
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Measured(NamedTuple):
@@ -32,16 +29,16 @@ class Measured(NamedTuple):
 
 
 class CropPass:
-    """Run models over the crops of one data set; what was measured once is read from the cache."""
+    """Run models over the crops of one data set; what was measured once is read from the store."""
 
-    def __init__(self, faces: FaceSet, cache: Path, params: PassParams, verbose: bool = True):
-        self.faces, self.cache, self.params, self.verbose = faces, cache / faces.name, params, verbose
+    def __init__(self, faces: FaceSet, store: Store, params: PassParams, verbose: bool = True):
+        self.faces, self.store, self.params, self.verbose = faces, store, params, verbose
         used = faces.pairs.used()
         self.known = used[faces.rows[used] >= 0]
         self.files = faces.rows[self.known]
         """Rows of the folder that are cropped, one per row of `known`."""
         self.names = faces.folder.names.take(self.files)
-        self.inputs = _digest(faces.folder.cfg.loc, self.names)
+        self.files_sha256 = FolderSource(faces.folder.cfg.loc, self.names).fingerprint()
 
     def __call__(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
         """Return each model's numbers on the crops of `view`, all of them from the same crops."""
@@ -89,48 +86,38 @@ class CropPass:
         values = _scatter(measured.values, self.known, len(self.faces.pairs.names))
         return Measured(values, {int(self.known[row]): reason for row, reason in measured.reasons.items()})
 
-    def _file(self, view: View, name: str, model: ImageModel) -> Path:
+    def _facts(self, view: View, model: ImageModel) -> dict[str, Any]:
         folder = self.faces.second if view.p is None else self.faces.folder
-        facts = {
+        return {
             "format": _FORMAT,
             "model": model.fingerprint,
             "view": [view.p, view.seed],
-            "images": self.inputs,
+            "image_names": self.names.digest(),
+            "image_sizes_and_times": self.files_sha256,
             "crop": folder.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing"}),
             "landmarks": sha256_file(folder.cfg.landmarks) if folder.cfg.landmarks else None,
         }
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        safe = "".join(c if c.isalnum() or c in "-_.()" else "_" for c in name)
-        return self.cache / view.label / f"{safe}-{key}.npz"
 
     def _read(self, view: View, name: str, model: ImageModel) -> Measured | None:
-        try:
-            with np.load(self._file(view, name, model), allow_pickle=False) as archive:
-                reasons = json.loads(str(archive["reasons"]))
-                values = archive["embeddings" if "embeddings" in archive else "scores"]
-                return Measured(values, {int(row): reason for row, reason in reasons.items()})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        entry = self.store.open(self._kind(view, name), self._facts(view, model))
+        if entry is None:
             return None
+        with np.load(entry.folder / entry.files[0], allow_pickle=False) as archive:
+            return Measured(archive[Path(entry.files[0]).stem], {int(row): why for row, why in entry.note.items()})
 
     def _write(self, view: View, name: str, model: ImageModel, measured: Measured) -> None:
-        with atomic_write(self._file(view, name, model)) as stream:
-            kind = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
-            arrays = {"names": np.array(list(self.names), dtype=str), kind: measured.values}
-            np.savez(stream, **arrays, reasons=np.array(json.dumps(measured.reasons)))
+        what = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
+        with self.store.create(self._kind(view, name), self._facts(view, model), measured.reasons) as folder:
+            with writing(folder / f"{what}.npz"):
+                np.savez(
+                    folder / f"{what}.npz", **{"names": np.array(list(self.names), dtype=str), what: measured.values}
+                )
+
+    def _kind(self, view: View, name: str) -> str:
+        return f"{self.faces.name}.{view.label}.{name}"
 
 
 def _scatter(values: np.ndarray, rows: Sequence[int], count: int) -> np.ndarray:
     spread = np.full((count, *values.shape[1:]), np.nan, dtype=values.dtype)
     spread[rows] = values
     return spread
-
-
-def _digest(root: str, names: Names) -> str:
-    """Fingerprint image files by name, size and time of change."""
-    digest = hashlib.sha256()
-    for name in names:
-        path = os.path.join(root, name)
-        status: Any = os.stat(path) if os.path.exists(path) else None
-        facts = (status.st_size, status.st_mtime_ns) if status else None
-        digest.update(f"{name}\0{facts}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()

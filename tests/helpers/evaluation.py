@@ -18,6 +18,7 @@ from evaluation.protocol.passes import CropPass
 from tests.helpers.faces import smooth_image, write_image
 from utils import cli
 from utils.config.evaluate import PairsConfig, PassParams
+from utils.store import Store
 
 SIZE = (90, 80)
 """Height and width of the images, px."""
@@ -56,7 +57,7 @@ def open_population(folder: Path, **more) -> FaceSet:
 
 def crop_pass(faces: FaceSet, cache: Path, batch_size: int = 5) -> CropPass:
     """Return the pass over its crops."""
-    return CropPass(faces, cache, PassParams(batch_size=batch_size), verbose=False)
+    return CropPass(faces, Store(cache), PassParams(batch_size=batch_size), verbose=False)
 
 
 class Recorder:
