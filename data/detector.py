@@ -94,7 +94,7 @@ class FaceDetector:
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         border_px = round(self.cfg.border * max(size))
         if border_px:
-            image = cv2.copyMakeBorder(image, *[border_px] * 4, cv2.BORDER_CONSTANT)
+            image = cv2.copyMakeBorder(image, border_px, border_px, border_px, border_px, cv2.BORDER_CONSTANT)
         net = self._net()
         net.setInputSize((image.shape[1], image.shape[0]))
         try:

@@ -82,7 +82,7 @@ def load_student(student: nn.Module, path: str | Path) -> None:
 
     `student` has `feature_extractor` and `quality_head`. DifFIQA(R) and CR-FIQA weights need a LinearHead.
     """
-    backbone, head = student.feature_extractor, student.quality_head
+    backbone, head = student.get_submodule("feature_extractor"), student.get_submodule("quality_head")
     split = split_state(read_state_dict(path), backbone)
     if not split.head:
         raise WeightsError(

@@ -1,5 +1,7 @@
 """Draw shapes on the colour map of a head by their outline as seen from the front."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -26,6 +28,13 @@ def rounded(points_N2: np.ndarray, times: int = 3) -> np.ndarray:
         after = np.concatenate([points_N2[1:], points_N2[:1]])
         points_N2 = np.stack([0.75 * points_N2 + 0.25 * after, 0.25 * points_N2 + 0.75 * after], 1).reshape(-1, 2)
     return points_N2
+
+
+def look_up(picture: np.ndarray, position_HW2: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """Return what a picture shows at each position (x, y), bilinear; `border` says what lies outside it."""
+    # as keywords: the stub of OpenCV does not know that map2 may be missing
+    how: dict[str, Any] = {"map2": None, "interpolation": cv2.INTER_LINEAR, "borderMode": border}
+    return cv2.remap(picture, position_HW2, **how)
 
 
 class Canvas:
@@ -79,12 +88,14 @@ def ellipse(at: tuple[float, float], size: tuple[float, float], count: int = 20)
 
 def scaled(colour: RGB, factor: float) -> RGB:
     """Return a colour made darker or lighter."""
-    return tuple(float(min(max(c * factor, 0), 255)) for c in colour)
+    red, green, blue = (float(min(max(c * factor, 0), 255)) for c in colour)
+    return red, green, blue
 
 
 def toward(colour: RGB, other: RGB, weight: float) -> RGB:
     """Return a colour moved towards another."""
-    return tuple(float(a + (b - a) * weight) for a, b in zip(colour, other, strict=True))
+    red, green, blue = (float(a + (b - a) * weight) for a, b in zip(colour, other, strict=True))
+    return red, green, blue
 
 
 def mirrored(points_N2: np.ndarray) -> np.ndarray:

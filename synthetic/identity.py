@@ -197,13 +197,15 @@ def mix(table: tuple[RGB, ...], position: float) -> RGB:
     """Interpolate linearly in a table of colours; position in [0, len - 1]."""
     low = min(int(position), len(table) - 2)
     weight = position - low
-    return tuple(float((1 - weight) * a + weight * b) for a, b in zip(table[low], table[low + 1], strict=True))
+    red, green, blue = (float((1 - weight) * a + weight * b) for a, b in zip(table[low], table[low + 1], strict=True))
+    return red, green, blue
 
 
 def shifted(colour: RGB, amount: float, rng: np.random.Generator) -> RGB:
     """Vary a colour by a factor per channel of up to `amount`."""
     factors = rng.uniform(1 - amount, 1 + amount, 3)
-    return tuple(float(min(c * f, 255)) for c, f in zip(colour, factors, strict=True))
+    red, green, blue = (float(min(c * f, 255)) for c, f in zip(colour, factors, strict=True))
+    return red, green, blue
 
 
 def draw_skin(rng: np.random.Generator) -> Skin:

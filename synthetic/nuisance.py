@@ -191,7 +191,7 @@ def degrade(image: np.ndarray, nuisance: Nuisance, rng: np.random.Generator) -> 
     if nuisance.noise > 0:
         grain = rng.standard_normal(image.shape, np.float32)
         image = cv2.scaleAdd(grain, nuisance.noise, image)
-    return cv2.add(image, 0.0, dtype=cv2.CV_8U)  # rounds and saturates
+    return cv2.convertScaleAbs(np.maximum(image, 0))  # rounds and saturates
 
 
 def photograph(

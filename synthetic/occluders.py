@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from synthetic.canvas import SUBPIXEL
+from synthetic.canvas import SUBPIXEL, look_up
 from synthetic.geometry import EXTENT, plane_to_st
 from synthetic.identity import RGB
 from synthetic.props import fill_px
@@ -119,8 +119,8 @@ def _hand_at(mask: np.ndarray, along: np.ndarray, reach: float, middle: float) -
     for finger, length in zip((-0.78, -0.26, 0.26, 0.78), (0.8, 1.0, 0.97, 0.72), strict=True):
         root = palm + wide * finger - along * 0.1 * width
         tip = root + along * width * 0.85 * length + 0.12 * finger * wide
-        ends = (np.round(end * 2**SUBPIXEL).astype(int).tolist() for end in (root, tip))
-        cv2.line(mask, *ends, 255, max(2, round(0.40 * width)), cv2.LINE_AA, SUBPIXEL)
+        start, end = (np.round(point * 2**SUBPIXEL).astype(int).tolist() for point in (root, tip))
+        cv2.line(mask, start, end, 255, max(2, round(0.40 * width)), cv2.LINE_AA, SUBPIXEL)
 
 
 def _surface_mask(mask: np.ndarray, rendered: Rendered, outlines: list[np.ndarray]) -> None:
@@ -132,7 +132,7 @@ def _surface_mask(mask: np.ndarray, rendered: Rendered, outlines: list[np.ndarra
     size = (mask.shape[1], mask.shape[0])
     st = cv2.resize(rendered.surface.st, size, interpolation=cv2.INTER_LINEAR)
     position = (st + np.float32(EXTENT)) * np.float32((cells - 1) / (2 * EXTENT))
-    seen = cv2.remap(drawn, position, None, cv2.INTER_LINEAR)
+    seen = look_up(drawn, position)
     share = np.clip(cv2.resize(rendered.surface.inside, size) + np.float32(0.5), 0, 1)
     mask[:] = np.maximum(mask, (seen * share).astype(np.uint8))
 

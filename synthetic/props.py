@@ -21,7 +21,7 @@ def _shoulders() -> np.ndarray:
     return rounded(SHOULDERS, 2)
 
 
-def fill_px(image: np.ndarray, points_N2: np.ndarray, colour: RGB) -> None:
+def fill_px(image: np.ndarray, points_N2: np.ndarray, colour: RGB | float) -> None:
     """Fill a polygon given in pixels, in place."""
     cv2.fillPoly(image, [np.round(points_N2 * 2**SUBPIXEL).astype(np.int32)], colour, cv2.LINE_AA, shift=SUBPIXEL)
 

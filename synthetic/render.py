@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from synthetic.canvas import scaled, st_to_px
+from synthetic.canvas import look_up, scaled, st_to_px
 from synthetic.geometry import (
     Camera,
     Shape,
@@ -108,13 +108,11 @@ class Person:
         size = (camera.size_px, camera.size_px)
         surface = cast(shape, camera)
         behind = backdrop(rng, camera.size_px)
-        cloth = tuple(float(v) for v in rng.uniform(25, 225) + rng.normal(0, 25, 3))
-        draw_body(behind, who, camera, 0.75 + 0.25 * scene.light.ambient, cloth)
+        red, green, blue = map(float, rng.uniform(25, 225) + rng.normal(0, 25, 3))
+        draw_body(behind, who, camera, 0.75 + 0.25 * scene.light.ambient, (red, green, blue))
 
         position = st_to_px(cv2.resize(surface.st, size, interpolation=cv2.INTER_LINEAR))
-        colours = cv2.remap(
-            self.texture.paint(scene.held), position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        colours = look_up(self.texture.paint(scene.held), position, cv2.BORDER_REPLICATE)
         light = cv2.resize(shade(surface, camera, scene.light), size, interpolation=cv2.INTER_LINEAR)
         share = np.clip(cv2.resize(surface.inside, size, interpolation=cv2.INTER_LINEAR) + np.float32(0.5), 0, 1)
         image = behind.astype(np.float32)
@@ -124,7 +122,7 @@ class Person:
             draw_glasses(image, frame_lines(who, who.glasses), camera, surface, ink)
         image *= np.asarray(scene.light.tint, np.float32)
 
-        hair = cv2.remap(self.texture.mask, position, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        hair = look_up(self.texture.mask, position, cv2.BORDER_REPLICATE)
         points = camera.project(shape.surface_points(landmark_st(who, scene.held)))[:, :2]
         return Rendered(
             image, points, share * (1 - hair.astype(np.float32) / 255), surface, shape.axes, eye_centres(who)

@@ -4,6 +4,9 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import torch
+from einops import rearrange
+from torchvision.utils import make_grid
 
 from synthetic.identity import draw_looks
 from synthetic.nuisance import SWEEPS, Nuisance, draw_clean, photograph
@@ -34,20 +37,25 @@ def _conditions(kind: str, level: float, rng: np.random.Generator) -> Nuisance:
 
 def contact_sheet(seed: int, first_identity: int, people: int, size_px: int = 112) -> np.ndarray:
     """Return a sheet (H, W, 3) uint8 RGB: a row for each person, a column for each kind of condition."""
-    rows = [_captions(size_px)]
+    cells = []
     for row in range(people):
-        usual, other = (Person(look) for look in draw_looks(seed, first_identity + row))
-        cells = []
+        looks = draw_looks(seed, first_identity + row)
+        usual, other = Person(looks[0]), Person(looks[1])
         for number, kind in enumerate(COLUMNS, 1):
             rng = np.random.default_rng([seed, first_identity + row, number])
-            image, _, nuisance = photograph(
-                other if kind == "look 2" else usual, _conditions(kind, 0.35 + 0.4 * (row % 3) / 2, rng), 160, rng
-            )
-            _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg])
-            image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-            cells.append(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA))
-        rows.append(np.hstack(cells))
-    return np.vstack(rows)
+            nuisance = _conditions(kind, 0.35 + 0.4 * (row % 3) / 2, rng)
+            cells.append(_cell(other if kind == "look 2" else usual, nuisance, size_px, rng))
+    cells_NCHW = torch.from_numpy(rearrange(np.stack(cells), "n h w c -> n c h w"))
+    grid_CHW = make_grid(cells_NCHW, nrow=len(COLUMNS), padding=0)
+    return np.vstack([_captions(size_px), rearrange(grid_CHW.numpy(), "c h w -> h w c")])
+
+
+def _cell(person: Person, nuisance: Nuisance, size_px: int, rng: np.random.Generator) -> np.ndarray:
+    """Return one image as its JPEG file shows it."""
+    image, _, nuisance = photograph(person, nuisance, 160, rng)
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, nuisance.jpeg])
+    shown = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED), np.uint8)
+    return cv2.resize(shown, (size_px, size_px), interpolation=cv2.INTER_AREA)
 
 
 def _captions(size_px: int) -> np.ndarray:

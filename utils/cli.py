@@ -21,7 +21,7 @@ class Command(NamedTuple):
     allow_modules: tuple[str, ...]
 
 
-def parse_command(description: str, argv: Sequence[str] | None = None) -> Command:
+def parse_command(description: str | None, argv: Sequence[str] | None = None) -> Command:
     """Parse `-c CONFIG [key=value ...] [--allow-module PACKAGE ...]`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("-c", "--config", required=True, help="YAML file")

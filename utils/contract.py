@@ -61,7 +61,8 @@ class InputContract:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ContractError(f"{path}: unknown entry {unknown[0]!r} in the preprocessing contract; update the code")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**read)
 
     def require(self, saved: "InputContract", path: str | Path) -> None:
         """Raise ContractError unless `saved`, read from `path`, is this contract."""
@@ -75,7 +76,7 @@ class InputContract:
 
 
 def _square(key: str, size: Any) -> int:
-    sides = size if isinstance(size, list | tuple) else [size]
+    sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size]
     valid = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
     if not valid or len(set(sides)) != 1 or len(sides) > 2:
         raise ConfigError(f"transform.{key}.params.size: expected one side in pixels or two equal ones, found {size!r}")
@@ -90,7 +91,8 @@ def _triple(key: str, value: Any, positive: bool) -> tuple[float, float, float]:
     if len(values) != 3 or not numeric or (positive and min(values) <= 0):
         wanted = "three positive numbers" if positive else "three numbers"
         raise ConfigError(f"transform.{key}: expected {wanted}, found {value!r}")
-    return tuple(float(v) for v in values)
+    first, second, third = (float(v) for v in values)
+    return first, second, third
 
 
 def sidecar(weights: str | Path) -> Path:

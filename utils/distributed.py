@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -105,7 +105,7 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
         share_statistics(module)
     kind = nn.parallel.DistributedDataParallel
     newer = "forward_sync_buffers" in inspect.signature(kind).parameters
-    buffers = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+    buffers: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
     return kind(module, device_ids=[device] if device.type == "cuda" else None, **buffers)
 
 
@@ -189,7 +189,8 @@ def _failures(more: int) -> int:
         return more
     try:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*place, is_master=False, timeout=datetime.timedelta(seconds=10))
+        wait = datetime.timedelta(seconds=10)
+        store = dist.TCPStore(*place, is_master=False, timeout=wait)  # pyright: ignore[reportPrivateImportUsage]
         return store.add(f"ai_kd/failures/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", more)
     except (KeyError, ValueError, RuntimeError):  # no store, or it is gone: then everyone speaks for himself
         return more

@@ -27,7 +27,7 @@ def load_restricted_pickle(path: str | Path | IO[bytes], encoding: Literal["ASCI
     numpy arrays, scalars and dtypes written by numpy 1 or 2; an OrderedDict becomes a dict subclass.
     `encoding="bytes"` reads the str of Python 2 as bytes. Anything else, and a damaged file, is a DataError.
     """
-    if hasattr(path, "read"):
+    if not isinstance(path, str | Path):
         return _load(path, str(getattr(path, "name", "pickle")), encoding)
     try:
         with open(path, "rb") as stream:

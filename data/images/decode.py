@@ -6,11 +6,21 @@ Ordinary JPEGs take a short path through cv2; everything else goes through Pillo
 import io
 import os
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from data.images.silence import native_silence, python_silence
 
@@ -160,9 +170,11 @@ def _decode_with_pillow(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
         if kind == "WebP":
             _check_size(*_webp_size(data), max_pixels)
         with plugin(io.BytesIO(data)) as image:
-            _check_size(*image.size, max_pixels)
+            width, height = image.size
+            _check_size(width, height, max_pixels)
             # Pillow turns a TIFF while loading it and forgets the tag
-            turned = image.tag_v2.get(_ORIENTATION_TAG, 1) if kind == "TIFF" else 1
+            tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+            turned = image.tag_v2.get(_ORIENTATION_TAG, 1) if tiff else 1
             orientation = image.getexif().get(_ORIENTATION_TAG, 1) if exif and kind != "TIFF" else 1
             if _has_16_bit_colour(image, kind, data):
                 return _upright(_decode_16_bit_colour(data), turned if exif else 1)
@@ -177,7 +189,7 @@ def _decode_with_pillow(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
     return _upright(rgb, orientation)
 
 
-def _plugin(data: bytes) -> tuple:
+def _plugin(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFile]]:
     if not data:
         raise ImageError("empty file")
     for magic, kind, plugin in _PLUGINS:
@@ -207,7 +219,7 @@ def _has_16_bit_colour(image: Image.Image, kind: str, data: bytes) -> bool:
     """Say whether Pillow would keep only the high bytes of this file's colours."""
     if kind == "PNG":
         return data[24] == 16 and data[25] != 0
-    if kind == "TIFF" and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
         return max(image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (8,))) == 16
     return False
 

@@ -9,10 +9,11 @@ import logging
 import os
 import threading
 import warnings
+from typing import Any
 
 import cv2
 
-_opencv_log = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4, OpenCV 5
+_opencv_log: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4, OpenCV 5
 
 
 class _Shared:
@@ -34,6 +35,12 @@ class _Shared:
             if self.inside == 0:
                 self.stop()
 
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
 
 class _NativeSilence(_Shared):
     """Lead C's `stderr` nowhere (glibc and macOS) and turn off OpenCV's log."""
@@ -42,13 +49,13 @@ class _NativeSilence(_Shared):
         super().__init__()
         self.stream = _c_stderr()
 
-    def start(self):
+    def start(self) -> None:
         self.level = _opencv_log.setLogLevel(0)
         if self.stream is not None:
             self.kept = self.stream.value
             self.stream.value = _null_stream()
 
-    def stop(self):
+    def stop(self) -> None:
         if self.stream is not None:
             self.stream.value = self.kept
         _opencv_log.setLogLevel(self.level)
@@ -57,13 +64,13 @@ class _NativeSilence(_Shared):
 class _PythonSilence(_Shared):
     """Ignore the warnings and the log of Pillow."""
 
-    def start(self):
+    def start(self) -> None:
         self.caught = warnings.catch_warnings()
         self.caught.__enter__()
         warnings.filterwarnings("ignore", module=r"PIL\b|data\.images")
         logging.getLogger("PIL").addFilter(_refuse)
 
-    def stop(self):
+    def stop(self) -> None:
         logging.getLogger("PIL").removeFilter(_refuse)
         self.caught.__exit__(None, None, None)
 

@@ -126,7 +126,7 @@ def _commands(export: Export) -> list[str]:
 
 def _recipe(run: RunRecord, export: Export) -> list[tuple[str, Any]]:
     student = export.record["model"]
-    rows = [
+    rows: list[tuple[str, Any]] = [
         ("student", {"backbone": student["features"]["module"], **student["features"]["params"]}),
         ("quality head", {"head": student["head"]["module"], **student["head"]["params"]}),
     ]

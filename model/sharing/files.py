@@ -8,7 +8,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def to_onnx(network: CropStudent, record: Mapping[str, Any]) -> bytes:
         ) from error
     size = network.contract.size_px
     crops = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder, _QuietExporter():
+    with tempfile.TemporaryDirectory() as folder, _quiet_exporter():
         path = str(Path(folder) / "student.onnx")
         torch.onnx.export(
             network,
@@ -122,19 +123,16 @@ def recorded_model(path: str | Path) -> ModelConfig:
     return validate(ModelConfig, record["model"], f"{path}, metadata")
 
 
-class _QuietExporter(warnings.catch_warnings):
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
     """Keep torch's exporter from reporting to the terminal about things no user can change."""
-
-    def __enter__(self):
-        result = super().__enter__()
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript", "onnx_ir"))}
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        self.loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-        self.levels = [logger.level for logger in self.loggers]
-        for logger in self.loggers:
+        for logger in levels:
             logger.setLevel(logging.ERROR)
-        return result
-
-    def __exit__(self, *exception):
-        for logger, level in zip(self.loggers, self.levels):
-            logger.setLevel(level)
-        super().__exit__(*exception)
+        try:
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)

@@ -86,7 +86,7 @@ class LoaderParams(StrictModel):
     """1: another order in every epoch, drawn from (seed, epoch)."""
     pin_memory: Flag = False
     """1: page-locked batches, for copies to a GPU that overlap with compute."""
-    num_workers: int = Field(0, ge=0)
+    num_workers: int = Field(default=0, ge=0)
     """Decoding processes; results do not depend on it."""
 
 

@@ -36,7 +36,8 @@ class WeightAverage:
                 copied |= averaged
             else:
                 old = [target[name] for name in averaged]
-                torch._foreach_add_(old, torch._foreach_sub(list(averaged.values()), old), alpha=1 - self.alpha)
+                step = torch._foreach_sub(list(averaged.values()), old)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(old, step, alpha=1 - self.alpha)  # pyright: ignore[reportPrivateImportUsage]
             for name, new in copied.items():
                 target[name].copy_(new)
         self.updates += 1
@@ -53,8 +54,9 @@ class WeightAverage:
 
 def _moving(source: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return what training changes, by name: numbers to average, and BatchNorms' counters."""
-    averaged = {name: parameter for name, parameter in source.named_parameters() if parameter.requires_grad}
-    copied = {}
+    averaged: dict[str, torch.Tensor] = {}
+    averaged.update((name, parameter) for name, parameter in source.named_parameters() if parameter.requires_grad)
+    copied: dict[str, torch.Tensor] = {}
     for prefix, module in source.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             for name, buffer in module.named_buffers(prefix, recurse=False):

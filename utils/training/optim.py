@@ -5,8 +5,9 @@ Trained, zeroed, unscaled, clipped and averaged parameters are one set; everythi
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -90,7 +91,7 @@ def _arguments(kind: type, name: str, group: GroupConfig) -> dict:
 
 def build_optimizer(config: OptimizerConfig, groups: list[dict]) -> torch.optim.Optimizer:
     """Build the optimiser; each group remembers its base rate as `initial_lr`."""
-    kind = optimizer_class(config.module)
+    kind = cast(Callable[..., torch.optim.Optimizer], optimizer_class(config.module))
     groups = [group for group in groups if group["params"]]
     try:
         for group in groups:

@@ -53,7 +53,7 @@ class Precision:
     @property
     def name(self) -> str:
         """Return bf16, fp16 or fp32."""
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.dtype, "fp32")
+        return "fp32" if self.dtype is None else {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context of forward passes."""

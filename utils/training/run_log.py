@@ -41,7 +41,7 @@ class RunLog:
             self.wandb = wandb.init(
                 project=cfg.project, config=settings, dir=self.path.parent, id=run_id, resume=resume
             )
-        except (wandb.errors.Error, OSError) as error:
+        except (wandb.Error, OSError) as error:
             raise ConfigError(
                 f"wandb.use: no run could be started ({error}); log in, set WANDB_MODE=offline, or set wandb.use=0"
             ) from error
