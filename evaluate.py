@@ -16,6 +16,8 @@ from evaluation.protocol.methods import build_method
 from evaluation.protocol.numbers import Models
 from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
+from model.frozen.load import NetworkLoader
+from model.registry import NetworkBuilder
 from utils import cli
 from utils.config import StrictModel, is_default, load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
@@ -112,11 +114,11 @@ def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:
     recognisers = [name for name, one in cfg.recognition.items() if one.runs]
     if not running and not recognisers:
         return models
-    device = pick_device(cfg.base.device)
+    loader = NetworkLoader(NetworkBuilder(command.allowed), pick_device(cfg.base.device))
     for name in recognisers:
-        models.recognisers[name] = Recogniser(cfg.recognition[name], device, command.allow_modules)
+        models.recognisers[name] = Recogniser(cfg.recognition[name], loader)
     for name in running:
-        method = build_method(cfg.scores[name], command.config, device, command.allow_modules)
+        method = build_method(cfg.scores[name], command.config, loader)
         models.methods[name] = method
         if method.remark:
             logger.info(method.remark)

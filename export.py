@@ -12,11 +12,13 @@ import yaml
 
 from data.samples.folders import open_folder
 from data.samples.loader import crop_batches
-from model.frozen.onnx_scorer import OnnxScorer
-from model.frozen.scoring import checked_contract
-from model.registry import trained_student
+from model.frozen.base import FrozenNetwork
+from model.frozen.load import checked_contract
+from model.frozen.onnx_network import OnnxNetwork
+from model.frozen.torch_network import TorchNetwork
+from model.registry import NetworkBuilder
 from model.sharing.card import Export, RunRecord, model_card
-from model.sharing.files import CropStudent, describe, recorded_model, to_onnx, to_safetensors
+from model.sharing.files import describe, recorded_model, to_onnx, to_safetensors
 from utils import cli
 from utils.config import beside, load_config
 from utils.config.export import CheckConfig, ExportConfig
@@ -28,6 +30,7 @@ from utils.files import atomic_write, make_folder, sha256_file
 
 logger = logging.getLogger("export")
 
+CPU = torch.device("cpu")
 BATCHES = (1, 2, 32)
 """Sizes of the batches of the comparison, the last one repeated: the file must take any."""
 
@@ -42,23 +45,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     weight, run = Path(cfg.model.weight), RunRecord.beside(cfg.model.weight)
     model_cfg = model_config(cfg, run, command.config)
     contract, remark = checked_contract(model_cfg, weight)
-    network = CropStudent(trained_student(model_cfg, weight, command.allow_modules), contract)
+    student = NetworkBuilder(command.allowed).trained_student(model_cfg, cfg.model.weight)
     record = describe(model_cfg, contract, method=run.method, weights_sha256=sha256_file(weight))
     if remark:
         logger.info(remark)
     contents, parity = {}, None
     if "onnx" in cfg.output.formats:
         crops = comparison_crops(cfg.check, contract.size_px, cfg.base.seed)
-        contents[f"{weight.stem}.onnx"] = to_onnx(network, record)
-        scorer = OnnxScorer(contents[f"{weight.stem}.onnx"], f"{weight.stem}.onnx", torch.device("cpu"))
-        parity = compare(network, scorer, crops, cfg.check.tolerance)
+        contents[f"{weight.stem}.onnx"] = to_onnx(student, contract, record)
+        onnx = OnnxNetwork(contents[f"{weight.stem}.onnx"], f"{weight.stem}.onnx", CPU)
+        parity = compare(TorchNetwork(student, contract, CPU), onnx, crops, cfg.check.tolerance)
     if "safetensors" in cfg.output.formats:
-        contents[f"{weight.stem}.safetensors"] = to_safetensors(network.student.state_dict(), record)
+        contents[f"{weight.stem}.safetensors"] = to_safetensors(student.state_dict(), record)
     write(cfg, contents, record)
     facts = {key: value for key, value in {**run.facts, **record}.items() if key not in ("contract", "model")}
     save_contract(contract, Path(cfg.base.save_path) / f"{weight.stem}.json", **facts)
     hashes = {name: sha256_file(Path(cfg.base.save_path) / name) for name in contents}
-    parameters = sum(p.numel() for p in network.parameters())
+    parameters = sum(p.numel() for p in student.parameters())
     export = Export(weight.stem, record, hashes, parameters, parity)
     with atomic_write(Path(cfg.base.save_path) / "README.md", "w") as stream:
         stream.write(model_card(run, export, cfg.card.licence, cfg.card.notes))
@@ -98,7 +101,7 @@ def comparison_crops(check: CheckConfig, size: int, seed: int) -> np.ndarray:
     return np.stack(found[: check.count])
 
 
-def compare(network: CropStudent, scorer: OnnxScorer, crops: np.ndarray, tolerance: float) -> dict[str, float]:
+def compare(network: FrozenNetwork, onnx: FrozenNetwork, crops: np.ndarray, tolerance: float) -> dict[str, float]:
     """Return the largest differences between torch and ONNX; UserError when one is over the tolerance."""
     worst = {"crops": float(len(crops)), "quality": 0.0, "embedding": 0.0}
     largest, start = 1.0, 0
@@ -108,11 +111,11 @@ def compare(network: CropStudent, scorer: OnnxScorer, crops: np.ndarray, toleran
         start += size
         if not len(part):
             break
-        with torch.no_grad():
-            wanted = [output.numpy() for output in network(torch.from_numpy(part))]
-        largest = max(largest, float(np.abs(wanted[1]).max()))
-        for name, have, want in zip(("quality", "embedding"), scorer.outputs(part), wanted, strict=True):
-            difference = float(np.abs(have - want).max()) if have.shape == want.shape else float("inf")
+        answers = [one(torch.from_numpy(part)) for one in (onnx, network)]
+        largest = max(largest, float(answers[1].embedding.abs().max()))
+        for name in ("quality", "embedding"):
+            have, want = (getattr(answer, name) for answer in answers)
+            difference = float((have - want).abs().max()) if have.shape == want.shape else float("inf")
             worst[name] = max(worst[name], difference if np.isfinite(difference) else float("inf"))
     logger.info(
         f"ONNX against torch on {len(crops)} crops: quality within {worst['quality']:.1e}, embedding within "

@@ -16,8 +16,10 @@ from data.samples.folders import ImageFolder, open_folder
 from data.tables.scores import Scored, write_failures, write_scores
 from jobs.score_pass import measure_left, warn_of_sizes, with_workers
 from jobs.score_run import ScoreRun
-from model.frozen.onnx_scorer import OnnxScorer, is_onnx
-from model.frozen.scoring import Scorer, load_scorer
+from model.frozen.base import FrozenNetwork
+from model.frozen.load import NetworkLoader, scorer_spec
+from model.frozen.onnx_network import is_onnx
+from model.registry import NetworkBuilder
 from model.sharing.files import recorded_model
 from utils import cli, distributed
 from utils.config import beside, load_config
@@ -38,7 +40,7 @@ class Job:
     """Hold the parts of one scoring run."""
 
     cfg: InferenceConfig
-    scorer: Scorer | OnnxScorer
+    scorer: FrozenNetwork
     folder: ImageFolder
     run: ScoreRun
 
@@ -52,11 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.process_group(torch.device("cpu"), patience_h=24 * 365):  # they only wait for each other
         verbose = cfg.base.verbose and distributed.is_main()
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
-        job = build(cfg, model_cfg, command.allow_modules, device)
+        job = build(cfg, model_cfg, NetworkLoader(NetworkBuilder(command.allowed), device))
         try:
             started = time.perf_counter()
             loader = with_workers(cfg.dataloader.params, device)
-            images = measure_left(job.folder, job.run, loader, lambda crops, rows: job.scorer(crops), cfg.base.verbose)
+            images = measure_left(
+                job.folder, job.run, loader, lambda crops, rows: job.scorer.qualities(crops), cfg.base.verbose
+            )
             distributed.barrier()
             return conclude(job, images, started) if distributed.is_main() else 0
         finally:
@@ -72,13 +76,13 @@ def network_config(cfg: InferenceConfig, config: str) -> ModelConfig | None:
     return load_config(ModelConfig, beside(cfg.model.config, config))
 
 
-def build(cfg: InferenceConfig, model_cfg: ModelConfig | None, allow: Sequence[str], device: torch.device) -> Job:
+def build(cfg: InferenceConfig, model_cfg: ModelConfig | None, loader: NetworkLoader) -> Job:
     """Check inputs and weights and open the output folder."""
     if not os.path.isdir(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
-    scorer, remark = load_scorer(model_cfg, cfg.model.weight, allow, device, cfg.base.precision)
-    if remark:
-        logger.info(remark)
+    scorer = loader.load(scorer_spec(model_cfg, cfg.model.weight, cfg.base.precision))
+    if scorer.remark:
+        logger.info(scorer.remark)
     folder = open_folder(cfg.dataset)
     run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, scorer, folder), len(folder.names))
     if distributed.is_main():
@@ -88,7 +92,9 @@ def build(cfg: InferenceConfig, model_cfg: ModelConfig | None, allow: Sequence[s
     return Job(cfg, scorer, folder, run)
 
 
-def request(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: Any, folder: ImageFolder) -> dict[str, Any]:
+def request(
+    cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork, folder: ImageFolder
+) -> dict[str, Any]:
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
     with_landmarks = folder.landmarks is not None

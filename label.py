@@ -16,8 +16,10 @@ from data.samples.folders import ImageFolder, open_folder
 from data.tables.scores import LABELS, write_failures, write_labels
 from jobs.score_pass import measure_left, warn_of_sizes, with_workers
 from jobs.score_run import PARTIAL, ScoreRun
-from model.label_sources import LabelSource, PopulationSource, build_source
-from model.label_sources.base import keyed_seed
+from model.frozen.load import NetworkLoader
+from model.label_sources import LabelSource, PopulationSource, build_source, label_schema
+from model.label_sources.base import named_seed
+from model.registry import NetworkBuilder
 from utils import cli, distributed
 from utils.config import beside, load_config
 from utils.config.label import LabelConfig
@@ -52,13 +54,13 @@ class Job:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the configuration, check everything, label, write the results."""
     command = cli.parse_command(__doc__, argv)
-    cfg = load_config(LabelConfig, command.config, command.overrides)
+    cfg = load_config(label_schema(), command.config, command.overrides)
     model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
     device = pick_device(distributed.local_device(cfg.base.device))
     with distributed.process_group(torch.device("cpu"), patience_h=24 * 365):  # they only wait for each other
         verbose = cfg.base.verbose and distributed.is_main()
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
-        job = build(cfg, model_cfg, command.allow_modules, device)
+        job = build(cfg, model_cfg, NetworkLoader(NetworkBuilder(command.allowed), device))
         try:
             started = time.perf_counter()
             loader = with_workers(cfg.dataloader.params, device)
@@ -69,11 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             job.run.close()
 
 
-def build(cfg: LabelConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], device: torch.device) -> Job:
+def build(cfg: LabelConfig, model_cfg: ModelConfig, loader: NetworkLoader) -> Job:
     """Check inputs and weights and open the output folder."""
     weight = cfg.model.weight or model_cfg.features.weights
     folder = sampled(open_folder(cfg.dataset), cfg)
-    source = build_source(cfg, model_cfg, device, allow_modules)
+    source = build_source(cfg, model_cfg, loader)
     for line in filter(None, (source.network.remark, source.remark)):
         logger.info(line)
     run = ScoreRun(cfg.base.save_path, request(cfg, model_cfg, weight, folder, source), len(folder.names))
@@ -92,7 +94,7 @@ def sampled(folder: ImageFolder, cfg: LabelConfig) -> ImageFolder:
     wanted = cfg.dataset.sample
     if wanted is None or wanted >= len(folder.names):
         return folder
-    ranks = np.array([keyed_seed(cfg.base.seed, f"sample\0{name}") for name in folder.names])
+    ranks = np.array([named_seed(cfg.base.seed, f"sample\0{name}") for name in folder.names])
     rows = np.sort(np.argsort(ranks, kind="stable")[:wanted])
     landmarks = None if folder.landmarks is None else folder.landmarks[rows]
     return folder._replace(names=folder.names.take(rows), landmarks=landmarks)
@@ -102,11 +104,10 @@ def request(
     cfg: LabelConfig, model_cfg: ModelConfig, weight: str | None, folder: ImageFolder, source: LabelSource
 ) -> dict[str, Any]:
     """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
-    name = cfg.source.name
-    settings = getattr(cfg.source, name, None)
+    settings = cfg.source.settings
     return {
         "source": {
-            "name": name,
+            "name": cfg.source.name,
             "rows_per_pass": cfg.source.rows_per_pass,
             **(settings.model_dump(mode="json") if settings else {}),
         },
@@ -213,7 +214,7 @@ def summarise(job: Job, counts: dict[str, int], labels: np.ndarray) -> None:
     """Log what was done, what the labels look like and where they are."""
     low, middle, high = np.quantile(labels, [0, 0.5, 1])
     logger.info(
-        f"{job.source.name}: labelled {counts['labelled']} of {counts['images']} images, "
+        f"{job.cfg.source.name}: labelled {counts['labelled']} of {counts['images']} images, "
         f"min {low:.4g}, median {middle:.4g}, max {high:.4g}; higher = better"
     )
     warn_of_sizes(counts)

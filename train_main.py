@@ -16,7 +16,9 @@ from data.samples.sampler import Shard
 from data.samples.training import TrainingData
 from jobs.methods import METHODS
 from model.objectives.base import Objective
+from model.registry import NetworkBuilder
 from utils import cli, distributed
+from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import UNUSED, TrainConfig
@@ -99,11 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.process_group(device):
         verbose = cfg.base.verbose and distributed.is_main()
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s", stream=sys.stderr)
-        fit(build(cfg, model_cfg, command.allow_modules, device))
+        fit(build(cfg, model_cfg, device, command.allowed))
     return 0
 
 
-def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], device: torch.device) -> Run:
+def build(
+    cfg: TrainConfig, model_cfg: ModelConfig, device: torch.device, allowed: AllowedModules = NOTHING_MORE
+) -> Run:
     """Check inputs and weights and put the run together; nothing is written yet."""
     seed_everything(cfg.base.seed)
     images, processes = cfg.dataloader.train.params.batch_size, distributed.world_size()
@@ -113,8 +117,8 @@ def build(cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str]
         )
     contract = InputContract.from_transform(model_cfg.transform)
     shard = Shard(distributed.rank(), distributed.world_size())
-    method = METHODS[cfg.base.method]
-    objective = method.objective.from_config(cfg, model_cfg, allow_modules, contract)
+    builder, method = NetworkBuilder(allowed, cfg.base.allow_random_init), METHODS[cfg.base.method]
+    objective = method.objective.from_config(cfg, model_cfg, builder, contract)
     data = method.data(cfg, shard)
     objective.attach(data)
     objective.to(device, memory_format=torch.channels_last)

@@ -30,9 +30,9 @@ from benchmarks.measuring import Report, alternate, network_module, parser
 from benchmarks.pictures import write_picture
 from data.images.decode import decode_rgb
 from jobs.score_pass import measure_left, with_workers
-from model.frozen.scoring import checked_contract
-from model.registry import build_student
-from model.sharing.files import CropStudent, describe, to_onnx
+from model.frozen.load import NetworkLoader, checked_contract
+from model.registry import NetworkBuilder
+from model.sharing.files import describe, to_onnx
 from utils.config import load_config
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig
@@ -72,7 +72,7 @@ class Released:
 
     @torch.no_grad()
     def score(self, tf32: bool) -> int:
-        """Score the folder, on CUDA with or without TF32 convolutions; a Scorer has switched them off."""
+        """Score the folder, on CUDA with or without TF32 convolutions; a frozen network has switched them off."""
         self.scores = {}
         before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
         for images, paths in DataLoader(ReleasedFolder(self.folder / "faces"), batch_size=128):
@@ -92,7 +92,7 @@ class Ours:
         cfg = load_config(InferenceConfig, CONFIGS / "inference_config.yaml", values)
         model_cfg = inference.network_config(cfg, str(CONFIGS / "inference_config.yaml"))
         self.device = pick_device(device)
-        self.job = inference.build(cfg, model_cfg, (), self.device)
+        self.job = inference.build(cfg, model_cfg, NetworkLoader(NetworkBuilder(), self.device))
         self.job.run.close()
 
     def __call__(self) -> int:
@@ -101,7 +101,7 @@ class Ours:
         job.run.open()
         loader = with_workers(job.cfg.dataloader.params, self.device)
         folder = inference.open_folder(job.cfg.dataset)
-        images = measure_left(folder, job.run, loader, lambda crops, _: job.scorer(crops), verbose=False)
+        images = measure_left(folder, job.run, loader, lambda crops, _: job.scorer.qualities(crops), verbose=False)
         inference.conclude(job, images, 0.0)
         job.run.close()
         return images
@@ -124,7 +124,7 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     model_cfg = load_config(ModelConfig, folder / "model.yaml")
     torch.manual_seed(0)
-    student = build_student(model_cfg, (), True).eval()
+    student = NetworkBuilder(allow_random_init=True).student(model_cfg).eval()
     torch.save(student.state_dict(), folder / "student.pth")
     return student
 
@@ -134,7 +134,7 @@ def write_onnx(folder: Path, student: nn.Module) -> None:
     model_cfg = load_config(ModelConfig, folder / "model.yaml")
     contract, _ = checked_contract(model_cfg, folder / "student.pth")
     record = describe(model_cfg, contract, method="aikd", weights_sha256="")
-    (folder / "student.onnx").write_bytes(to_onnx(CropStudent(student, contract), record))
+    (folder / "student.onnx").write_bytes(to_onnx(student, contract, record))
 
 
 def contestants(folder: Path, student: nn.Module, options: argparse.Namespace, report: Report) -> dict[str, Ours]:

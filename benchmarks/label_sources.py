@@ -17,30 +17,37 @@ import torch
 
 from model.ai_kd import WrapperModel
 from model.embedding_dim import embedding_dim
-from model.label_sources import SOURCES, FrozenNetwork, LabelSource
-from model.mlp import MLP, LinearHead
-from model.registry import build_backbone
-from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
+from model.frozen.torch_network import TorchNetwork
+from model.label_sources import SOURCES, LabelSource, PopulationSource, source_class
+from model.registry import NetworkBuilder, build_head
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract
 
 POPULATION = 5000
 
 
-def sources(network: FrozenNetwork, tap: str, names: list[str]) -> dict[str, LabelSource]:
+def sources(network: TorchNetwork, tap: str, names: list[str]) -> dict[str, LabelSource]:
     """Build those of the named sources that label an image by itself."""
-    heads = {"cr_fiqa": LinearHead, "student": MLP}
-    trained = {name: WrapperModel(network.module, head(embedding_dim(network.module))) for name, head in heads.items()}
-    dropout = SerFiqConfig(dropout=DropoutConfig(rate=0.4))
-    made = {
-        "magnitude": SOURCES["magnitude"](network),
-        **{name: SOURCES[name](FrozenNetwork(one, network.contract, network.device)) for name, one in trained.items()},
-        "ser_fiq": SOURCES["ser_fiq"](network, dropout, 0),
-        "grafiqs, tap: image": SOURCES["grafiqs"](network, GrafiqsConfig()),
-        f"grafiqs, tap: {tap}": SOURCES["grafiqs"](network, GrafiqsConfig(tap=tap)),
-        "faceqan": SOURCES["faceqan"](network, FaceQanConfig(), 0),
+    made = {}
+    for name in names:
+        kind = source_class(name)
+        if issubclass(kind, PopulationSource):
+            continue
+        behind = network
+        if kind.trained:
+            head = build_head(kind.head or ModuleSpec(module="model.mlp.MLP"), embedding_dim(network.backbone))
+            behind = TorchNetwork(WrapperModel(network.backbone, head), network.contract, network.device)
+        for title, settings in variants(tap).get(name, {name: {}}).items():
+            made[title] = kind(behind, kind.config(**settings) if kind.config else None)
+    return made
+
+
+def variants(tap: str) -> dict[str, dict[str, dict]]:
+    """Return, for sources that are measured otherwise than by default, title -> settings."""
+    return {
+        "ser_fiq": {"ser_fiq": {"dropout": {"rate": 0.4}}},
+        "grafiqs": {"grafiqs, tap: image": {}, f"grafiqs, tap: {tap}": {"tap": tap}},
     }
-    return {title: source for title, source in made.items() if source.name in names}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -61,31 +68,34 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = FrozenNetwork(build_backbone(ModuleSpec(module=options.module)), InputContract(), torch.device("cpu"))
+    network = TorchNetwork(
+        NetworkBuilder().backbone(ModuleSpec(module=options.module)), InputContract(), torch.device("cpu")
+    )
     crops = torch.randint(0, 256, (options.images, 112, 112, 3), dtype=torch.uint8)
-    keys = [f"{i}.jpg" for i in range(options.images)]
-    plain = SOURCES["magnitude"](network)
-    plain.scores(crops, keys)
-    forward_s = [seconds(lambda: plain.scores(crops, keys)) for _ in range(options.rounds)]
+    names = [f"{i}.jpg" for i in range(options.images)]
+    plain = source_class("magnitude")(network)
+    plain.scores(crops, names)
+    forward_s = [seconds(lambda: plain.scores(crops, names)) for _ in range(options.rounds)]
     forward_ms = 1e3 * statistics.median(forward_s) / options.images
     print(f"{options.module} | one forward pass: {forward_ms:.1f} ms per image", flush=True)
     for name, source in sources(network, options.tap, options.sources).items():
-        source.scores(crops[:1], keys[:1])
+        source.scores(crops[:1], names[:1])
         ratios = []
         for _ in range(options.rounds):
-            forward = seconds(lambda: plain.scores(crops, keys))
-            ratios.append(seconds(lambda s=source: s.scores(crops, keys)) / forward)
+            forward = seconds(lambda: plain.scores(crops, names))
+            ratios.append(seconds(lambda s=source: s.scores(crops, names)) / forward)
         print(f"{options.module} | {name}: {statistics.median(ratios):.2f} forward passes", flush=True)
     if "sdd_fiqa" in options.sources:
         report_sdd_fiqa(network, forward_ms)
 
 
-def report_sdd_fiqa(network: FrozenNetwork, forward_ms: float) -> None:
+def report_sdd_fiqa(network: TorchNetwork, forward_ms: float) -> None:
     """Print what SDD-FIQA adds to one forward pass per image."""
-    source = SOURCES["sdd_fiqa"](network, SddFiqaConfig(), 0)
+    kind = source_class("sdd_fiqa")
+    source = kind(network, kind.config())
     embeddings = np.random.default_rng(0).normal(size=(POPULATION, source.embedding_dim())).astype(np.float32)
-    identities, keys = np.arange(POPULATION) // 50, [str(i) for i in range(POPULATION)]
-    added_ms = 1e3 * seconds(lambda: source.finish(embeddings, identities, keys)) / POPULATION
+    identities, names = np.arange(POPULATION) // 50, [str(i) for i in range(POPULATION)]
+    added_ms = 1e3 * seconds(lambda: source.finish(embeddings, identities, names)) / POPULATION
     print(f"sdd_fiqa: {1 + added_ms / forward_ms:.2f} forward passes ({added_ms:.1f} ms added to one)", flush=True)
 
 

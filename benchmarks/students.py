@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
 from model.embedding_dim import embedding_dim
-from model.frozen.scoring import Scorer
-from model.registry import build_backbone, build_head
+from model.frozen.torch_network import TorchNetwork
+from model.registry import NetworkBuilder, build_head
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract
 
@@ -31,7 +31,7 @@ NETWORKS = (
 
 def student(name: str) -> WrapperModel:
     """Build a student with its quality head."""
-    backbone = build_backbone(ModuleSpec(module=name))
+    backbone = NetworkBuilder().backbone(ModuleSpec(module=name))
     return WrapperModel(backbone, build_head(ModuleSpec(module="model.mlp.MLP"), embedding_dim(backbone))).eval()
 
 
@@ -50,10 +50,10 @@ def multiplications(network: nn.Module) -> int:
     return sum(counts)
 
 
-def seconds(scorer: Scorer, crops: Tensor) -> float:
+def seconds(scorer: TorchNetwork, crops: Tensor) -> float:
     """Return the processor time of one pass."""
     start = time.process_time()
-    scorer(crops)
+    scorer.qualities(crops)
     return time.process_time() - start
 
 
@@ -72,8 +72,8 @@ def main() -> None:
         numbers = sum(p.numel() for p in network.parameters()) / 1e6
         megabytes = sum(value.numel() * value.element_size() for value in network.state_dict().values()) / 1e6
         sizes[name] = f"{numbers:.2f} M parameters, {megabytes:.1f} MB, {multiplications(network) / 1e9:.2f} GMACs"
-        scorers[name] = Scorer(network, InputContract(), torch.device("cpu"))
-        scorers[name](crops)
+        scorers[name] = TorchNetwork(network, InputContract(), torch.device("cpu"), folded=True)
+        scorers[name].qualities(crops)
     rounds = [{name: seconds(scorer, crops) for name, scorer in scorers.items()} for _ in range(options.rounds)]
     for name in NETWORKS:
         rate = options.images / statistics.median(times[name] for times in rounds)

@@ -24,7 +24,7 @@ import yaml
 import train_main
 from data.sources.folder import list_compactly
 from data.tables.scores import write_scores_csv
-from model.registry import build_backbone
+from model.registry import NetworkBuilder
 from synthetic.population import Task, render_population
 from utils.config import load_config
 from utils.config.sections import ModelConfig, ModuleSpec
@@ -44,7 +44,7 @@ def write_inputs(folder: Path, options: argparse.Namespace, images: int) -> None
     networks = {}
     for role, module in (("features", options.module), ("teacher", options.teacher)):
         if module is not None:
-            torch.save(build_backbone(ModuleSpec(module=module)).state_dict(), folder / f"{role}.pth")
+            torch.save(NetworkBuilder().backbone(ModuleSpec(module=module)).state_dict(), folder / f"{role}.pth")
             networks[role] = {"module": module, "weights": str(folder / f"{role}.pth")}
     rates = {"lr": 1e-3, "momentum": 0.9}
     groups = [{"params": "quality_head"}, {"params": "feature_extractor", "limit": options.limit}]
@@ -69,7 +69,7 @@ def write_inputs(folder: Path, options: argparse.Namespace, images: int) -> None
 def build(folder: Path, *overrides: str) -> train_main.Run:
     """Build a run as train_main.py does."""
     cfg = load_config(TrainConfig, folder / "train.yaml", overrides)
-    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
     set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     return run
 

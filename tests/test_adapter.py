@@ -8,7 +8,7 @@ from torch.nn import functional
 import train_main
 from data.samples.datasets import DistillationBatch
 from model.compact import CompactNet
-from model.registry import trained_student
+from model.registry import NetworkBuilder
 from tests.helpers.training import TINY, same_bytes, tensors, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
@@ -21,7 +21,7 @@ WIDE = {**TINY, "num_features": 12}
 
 def make_run(config, *overrides):
     cfg = load_config(TrainConfig, config, overrides)
-    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
 def train(config, *overrides):
@@ -88,7 +88,9 @@ def test_the_adapter_learns_resumes_and_is_not_saved(setup, tmp_path):
     saved = tensors(tmp_path / "whole/aikd-last.pth")
     assert same_bytes(saved, tensors(tmp_path / "halves/aikd-last.pth"))
     assert not [key for key in saved if "adapter" in key]
-    student = trained_student(load_config(ModelConfig, folder / "model_config.yaml"), tmp_path / "whole/aikd-last.pth")
+    student = NetworkBuilder().trained_student(
+        load_config(ModelConfig, folder / "model_config.yaml"), tmp_path / "whole/aikd-last.pth"
+    )
     assert same_bytes(student.state_dict(), saved)
 
 

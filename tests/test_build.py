@@ -11,19 +11,15 @@ from model.embedding_dim import embedding_dim
 from model.iresnet import IResNet
 from model.margins import ArcFaceHead
 from model.mlp import MLP, LinearHead
-from model.registry import (
-    BACKBONES,
-    build_backbone,
-    build_head,
-    build_margin,
-    build_student,
-    pretrained_backbone,
-    trained_student,
-)
+from model.registry import BACKBONES, NetworkBuilder, build_head, build_margin
 from tests.helpers.networks import TinyBackbone
+from utils.allowed import AllowedModules
 from utils.config.sections import ModelConfig, ModuleSpec, NetworkConfig
 from utils.errors import ConfigError, WeightsError
 
+BUILDER = NetworkBuilder()
+RANDOM = NetworkBuilder(allow_random_init=True)
+MINE = NetworkBuilder(AllowedModules(("my_pkg",)))
 FACES = Path(__file__).parents[2] / "shared" / "faces"
 
 PACKAGE = '''
@@ -88,7 +84,7 @@ def sentence(call, *args, error=ConfigError):
 
 @pytest.mark.parametrize("name", ["model.iresnet.iresnet18", "iresnet18"])
 def test_official_and_short_names(name):
-    network = build_backbone(spec(name, dropout=0.4))
+    network = BUILDER.backbone(spec(name, dropout=0.4))
     assert isinstance(network, IResNet) and network.dropout.p == 0.4
     assert [len(network.layer1), len(network.layer4)] == [2, 2]
 
@@ -96,7 +92,7 @@ def test_official_and_short_names(name):
 def test_every_listed_backbone_builds():
     with torch.device("meta"):
         for name in BACKBONES:
-            network = build_backbone(spec(name, num_features=64))
+            network = BUILDER.backbone(spec(name, num_features=64))
             assert network.fc.out_features == 64
 
 
@@ -118,20 +114,20 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_yaml_names_nothing_else(name, package):
-    assert repr(name) in sentence(build_backbone, spec(name))
+    assert repr(name) in sentence(BUILDER.backbone, spec(name))
     assert repr(name) in sentence(build_margin, spec(name), 8, 3)
     if name != "model.mlp.MLP":  # a head, but neither a backbone nor a margin
         assert repr(name) in sentence(build_head, spec(name), 8)
 
 
 def test_error_names_the_nearest_or_the_way_out():
-    assert "did you mean model.iresnet.iresnet100" in sentence(build_backbone, spec("model.iresnet.iresnet101"))
-    assert "--allow-module my_nets" in sentence(build_backbone, spec("my_nets.Mobile"))
+    assert "did you mean model.iresnet.iresnet100" in sentence(BUILDER.backbone, spec("model.iresnet.iresnet101"))
+    assert "--allow-module my_nets" in sentence(BUILDER.backbone, spec("my_nets.Mobile"))
 
 
 def test_wrong_params_are_named():
-    assert "iresnet18(fp16=True)" in sentence(build_backbone, spec("iresnet18", fp16=True))
-    assert "dropout" in sentence(build_backbone, spec("iresnet18", dropout=2.0))
+    assert "iresnet18(fp16=True)" in sentence(BUILDER.backbone, spec("iresnet18", fp16=True))
+    assert "dropout" in sentence(BUILDER.backbone, spec("iresnet18", dropout=2.0))
 
 
 def test_heads_follow_the_embedding():
@@ -163,12 +159,12 @@ def test_embedding_dim_leaves_no_trace():
 
 @pytest.mark.parametrize("name", ["my_pkg.Net", "my_pkg.nets.Net", "my_pkg.make"])
 def test_an_allowed_package_gives_a_backbone(package, name):
-    network = build_backbone(spec(name, dim=5), allow_modules=("my_pkg",))
+    network = MINE.backbone(spec(name, dim=5))
     assert embedding_dim(network) == 5
 
 
 def test_of_several_outputs_the_first_is_the_embedding(package):
-    network = build_backbone(spec("my_pkg.Net", kind="tuple"), ("my_pkg",))
+    network = MINE.backbone(spec("my_pkg.Net", kind="tuple"))
     assert embedding_dim(network) == 6
     assert network(torch.zeros(2, 3, 112, 112)).shape == (2, 6)
     assert next(iter(network.state_dict())) == "fc.weight"  # no wrapper changes the keys
@@ -188,7 +184,7 @@ def test_of_several_outputs_the_first_is_the_embedding(package):
     ],
 )
 def test_what_an_allowed_package_must_not_be(package, name, word):
-    assert word in sentence(build_backbone, spec(name), ("my_pkg",))
+    assert word in sentence(MINE.backbone, spec(name))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +192,7 @@ def test_what_an_allowed_package_must_not_be(package, name, word):
     [("map", "shape (1, 3, 112, 112)"), ("squeezed", "shape (6,)"), ("dict", "a dict"), ("crash", "mat1 and mat2")],
 )
 def test_wrong_outputs_are_a_sentence(package, kind, word):
-    network = build_backbone(spec("my_pkg.Net", kind=kind), ("my_pkg",))
+    network = MINE.backbone(spec("my_pkg.Net", kind=kind))
     assert word in sentence(embedding_dim, network)
 
 
@@ -206,10 +202,10 @@ def config(weights, module="model.compact.CompactNet", **extra):
 
 
 def test_random_weights_only_when_allowed(tmp_path):
-    assert "base.allow_random_init" in sentence(build_student, config(None))
-    assert build_student(config(None), allow_random_init=True).quality_head.l1.in_features == 16
+    assert "base.allow_random_init" in sentence(BUILDER.student, config(None))
+    assert RANDOM.student(config(None)).quality_head.l1.in_features == 16
     with pytest.raises(WeightsError):
-        build_student(config(str(tmp_path / "absent.pth")), (), True)
+        RANDOM.student(config(str(tmp_path / "absent.pth")))
 
 
 def test_student_starts_from_the_weights_of_the_configuration(tmp_path):
@@ -217,16 +213,16 @@ def test_student_starts_from_the_weights_of_the_configuration(tmp_path):
     torch.manual_seed(1)
     source = CompactNet(num_features=16)
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    student = build_student(config(str(tmp_path / "w.pth")))
-    teacher = pretrained_backbone(config(str(tmp_path / "w.pth")).features)
+    student = BUILDER.student(config(str(tmp_path / "w.pth")))
+    teacher = BUILDER.pretrained(config(str(tmp_path / "w.pth")).features)
     for network in (student.feature_extractor, teacher):
         assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), source.state_dict().values()))
 
 
 def test_trained_student_reads_only_its_own_file(tmp_path):
-    student = build_student(config(None), allow_random_init=True)
+    student = RANDOM.student(config(None))
     torch.save(student.state_dict(), tmp_path / "aikd-best.pth")
-    loaded = trained_student(config("no/such/file.pth"), str(tmp_path / "aikd-best.pth"))
+    loaded = BUILDER.trained_student(config("no/such/file.pth"), str(tmp_path / "aikd-best.pth"))
     assert not loaded.training
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), student.state_dict().values()))
     assert next(iter(loaded.state_dict())) == "feature_extractor.conv1.weight"
@@ -234,7 +230,7 @@ def test_trained_student_reads_only_its_own_file(tmp_path):
 
 def test_only_the_official_wrapper():
     other = config(None, wrapper=ModuleSpec(module="os.system"))
-    assert "model.wrapper.module: 'os.system'" in sentence(build_student, other, (), True)
+    assert "model.wrapper.module: 'os.system'" in sentence(RANDOM.student, other)
 
 
 @pytest.mark.skipif(not FACES.is_dir(), reason="needs ../shared/faces")
@@ -242,8 +238,9 @@ def test_a_real_network_of_a_user(monkeypatch):
     monkeypatch.syspath_prepend(str(FACES))
     name = "mobilefacenet_y1.MobileFaceNetY1"
     features = NetworkConfig(module=name, weights=str(FACES / "mobilefacenet_y1.pth"))
-    network = pretrained_backbone(features, ("mobilefacenet_y1",))
+    own = NetworkBuilder(AllowedModules(("mobilefacenet_y1",)))
+    network = own.pretrained(features)
     assert embedding_dim(network) == 128
-    student = build_student(ModelConfig(features=features), ("mobilefacenet_y1",))
+    student = own.student(ModelConfig(features=features))
     assert student.quality_head.l1.in_features == 128
-    assert "--allow-module mobilefacenet_y1" in sentence(build_backbone, features)
+    assert "--allow-module mobilefacenet_y1" in sentence(BUILDER.backbone, features)

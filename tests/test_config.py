@@ -3,12 +3,12 @@
 import pytest
 import yaml
 
+from model.label_sources import label_schema
 from tests.helpers.training import ROOT
 from utils.config import dump_config, load_config
 from utils.config.evaluate import EvaluateConfig, ScoresConfig
 from utils.config.export import ExportConfig
 from utils.config.inference import InferenceConfig
-from utils.config.label import LabelConfig
 from utils.config.loading import _models, validate
 from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
@@ -159,7 +159,7 @@ NO_PATHS = {"device", "project", "module", "key_root", "before", "tap", "licence
 
 
 @pytest.mark.parametrize(
-    "schema", [TrainConfig, ModelConfig, InferenceConfig, LabelConfig, EvaluateConfig, ExportConfig, PrepareConfig]
+    "schema", [TrainConfig, ModelConfig, InferenceConfig, label_schema(), EvaluateConfig, ExportConfig, PrepareConfig]
 )
 def test_every_path_knows_the_home_folder(schema):
     """A key that holds text is a path, or is listed as none."""

@@ -12,7 +12,7 @@ from data.recognition import recognition_data
 from data.samples.sampler import Shard
 from evaluation.measure.verification import read_verification
 from jobs.methods import recognition_with_pairs
-from model.registry import pretrained_backbone
+from model.registry import NetworkBuilder
 from tests.helpers.recognition import TINY, write_face_records, write_identities, write_run
 from tests.helpers.training import same_bytes, tensors
 from utils.config import load_config
@@ -24,7 +24,7 @@ from utils.training.run_log import read_metrics
 
 def make_run(config, *overrides):
     cfg = load_config(TrainConfig, config, overrides)
-    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
 def make_data(config, *overrides):
@@ -70,7 +70,7 @@ def test_validation_is_the_accuracy_on_the_pairs(finished):
     assert len(logged) == 3 and all(row["val/pairs"] == 8 for row in logged)
     path = str(folder / "run/cosface-last.pth")
     features = NetworkConfig(module="model.compact.CompactNet", params=TINY, weights=path)
-    network = pretrained_backbone(features).eval()
+    network = NetworkBuilder().pretrained(features).eval()
     batches = list(run.data.validation_batches())
     with torch.no_grad():
         e = torch.cat([network((b.images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5) for b in batches]).numpy()

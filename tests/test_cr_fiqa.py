@@ -13,7 +13,7 @@ import torch
 
 import train_main
 from model.objectives.cr_fiqa import Certainty, certainty
-from model.registry import build_student, pretrained_backbone, trained_student
+from model.registry import NetworkBuilder
 from tests.helpers.recognition import TINY, write_identities, write_run
 from tests.helpers.training import ROOT, same_bytes, tensors
 from utils.config import load_config
@@ -24,7 +24,7 @@ from utils.training.run_log import read_metrics
 
 def make_run(config, *overrides):
     cfg = load_config(TrainConfig, config, overrides)
-    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
 def unit(degrees):
@@ -164,12 +164,12 @@ def test_saved_in_the_published_layout_and_loaded_from_it(folder, finished):
     assert list(saved) == [*backbone, "qs.weight", "qs.bias"] and saved["qs.weight"].shape == (1, 8)
     assert same_bytes({k: v for k, v in saved.items() if not k.startswith("qs.")}, backbone)
     model_cfg = load_config(ModelConfig, folder / "model.yaml")
-    student = trained_student(model_cfg, str(path))
+    student = NetworkBuilder().trained_student(model_cfg, str(path))
     assert torch.equal(student.quality_head.weight, saved["qs.weight"])
     features = NetworkConfig(module="model.compact.CompactNet", params=TINY, weights=str(path))
-    assert same_bytes(pretrained_backbone(features).state_dict(), backbone)
+    assert same_bytes(NetworkBuilder().pretrained(features).state_dict(), backbone)
     assert not torch.equal(saved["features.weight"], torch.ones(8))  # trained here
-    again = build_student(model_cfg.model_copy(update={"features": features}))
+    again = NetworkBuilder().student(model_cfg.model_copy(update={"features": features}))
     assert same_bytes(again.feature_extractor.state_dict(), backbone)
 
 
@@ -208,7 +208,7 @@ def test_shipped_configurations_name_the_published_networks(name, depth):
     model_cfg = load_config(ModelConfig, ROOT / f"configs/{name}_model.yaml")
     assert model_cfg.features.module == f"model.iresnet.iresnet{depth}" and model_cfg.features.params["dropout"] == 0.4
     with torch.device("meta"):
-        backbone = pretrained_backbone(model_cfg.features, allow_random_init=True)
+        backbone = NetworkBuilder(allow_random_init=True).pretrained(model_cfg.features)
     assert backbone.features.weight.requires_grad == name.startswith("crfiqa")
 
 

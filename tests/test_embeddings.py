@@ -8,11 +8,14 @@ from data.tables.names import Names
 from evaluation.protocol import embeddings as module
 from evaluation.protocol.embeddings import Recogniser, cosines, read_embeddings, unit_rows, write_embeddings
 from model.compact import CompactNet
+from model.frozen.load import NetworkLoader
+from model.registry import NetworkBuilder
 from tests.helpers.tiny_networks import Convolutional
+from utils.allowed import AllowedModules
 from utils.config.evaluate import RecognitionConfig
 from utils.errors import ConfigError, DataError, WeightsError
 
-CPU = torch.device("cpu")
+LOADER = NetworkLoader(NetworkBuilder(), torch.device("cpu"))
 TINY = {"num_features": 8, "width": 4}
 
 
@@ -97,7 +100,7 @@ def test_torch_backbone(tmp_path, crops, channels, flip):
         want = net(torch.from_numpy(x.copy()).float()).numpy()
         if flip:
             want = want + net(torch.from_numpy(x[..., ::-1].copy()).float()).numpy()
-    got = Recogniser(cfg, CPU)(crops, [""] * 5)
+    got = Recogniser(cfg, LOADER)(crops, [""] * 5)
     assert got.shape == (5, 8)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
@@ -109,18 +112,19 @@ def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
     cfg = RecognitionConfig(module="tests.helpers.tiny_networks.Convolutional", weights=str(tmp_path / "net.pth"))
     with torch.no_grad():
         want = net(torch.from_numpy(network_input(crops)).float())[0].numpy()
-    np.testing.assert_allclose(Recogniser(cfg, CPU, ("tests",))(crops, []), want, atol=1e-5)
+    allowing = NetworkLoader(NetworkBuilder(AllowedModules(("tests",))), torch.device("cpu"))
+    np.testing.assert_allclose(Recogniser(cfg, allowing)(crops, []), want, atol=1e-5)
     with pytest.raises(ConfigError, match="--allow-module tests"):
-        Recogniser(cfg, CPU)
+        Recogniser(cfg, LOADER)
 
 
 def test_fingerprint_tells_what_changes_the_numbers(tmp_path):
     backbone(tmp_path)
     cfg = RecognitionConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
-    prints = [Recogniser(c, CPU).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
+    prints = [Recogniser(c, LOADER).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
     torch.manual_seed(4)
     torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
-    prints.append(Recogniser(cfg, CPU).fingerprint)
+    prints.append(Recogniser(cfg, LOADER).fingerprint)
     assert prints[0] != prints[1] and prints[0] != prints[2]
 
 
@@ -147,7 +151,7 @@ def write_onnx(path, batch, size=112):
 def test_onnx(tmp_path, crops, batch, channels):
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx", batch)
-    recogniser = Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx"), channels=channels), CPU)
+    recogniser = Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx"), channels=channels), LOADER)
     x = network_input(crops)[:, :: 1 if channels == "RGB" else -1]
     np.testing.assert_allclose(recogniser(crops, []), x.mean(axis=(2, 3)) * [1, 2, 3], atol=1e-5)
 
@@ -156,7 +160,7 @@ def test_onnx_of_another_kind_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx", "N", size=96)
     with pytest.raises(WeightsError, match="expected \\(B, 3, 112, 112\\)"):
-        Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx")), CPU)
+        Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx")), LOADER)
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(WeightsError, match="not a readable ONNX"):
-        Recogniser(RecognitionConfig(weights=str(tmp_path / "bad.onnx")), CPU)
+        Recogniser(RecognitionConfig(weights=str(tmp_path / "bad.onnx")), LOADER)

@@ -19,7 +19,8 @@ from safetensors import safe_open
 
 import export
 import train_main
-from model.registry import trained_student
+from model.frozen.torch_network import TorchNetwork
+from model.registry import NetworkBuilder
 from model.sharing.files import recorded_model
 from tests.helpers import inference as helpers_inference
 from tests.helpers import training as helpers_training
@@ -94,7 +95,7 @@ def test_safetensors_load_back_with_nothing_else(setup):
     shutil.move(setup / "export/student.safetensors", only)
     assert infer(setup, "model.config=null", f"model.weight={only}") == 0
     assert_scores(scores_of(setup / "out"), expected_of(names))
-    student = trained_student(recorded_model(only), only)
+    student = NetworkBuilder().trained_student(recorded_model(only), only)
     assert all(torch.equal(value, STUDENT.state_dict()[key]) for key, value in student.state_dict().items())
 
 
@@ -218,15 +219,15 @@ def test_another_contract_goes_into_the_graph(tmp_path, shared):
 
 
 def test_nothing_is_written_when_the_files_differ():
-    class Off:
-        def outputs(self, images):
-            quality, embedding = network(torch.from_numpy(images))
-            return quality.numpy() + np.float32(2e-4), embedding.numpy()
+    class Off(TorchNetwork):
+        def run(self, images_BHW3):
+            answer = super().run(images_BHW3)
+            return answer._replace(quality=answer.quality + 2e-4)
 
-    network = export.CropStudent(STUDENT, InputContract())
+    network, off = (kind(STUDENT, InputContract(), export.CPU) for kind in (TorchNetwork, Off))
     crops = np.zeros((3, 112, 112, 3), np.uint8)
     with pytest.raises(UserError, match=r"differs from torch by 2\.0e-04 in quality, 1\.0e-04 is allowed"):
-        export.compare(network, Off(), crops, 1e-4)
+        export.compare(network, off, crops, 1e-4)
 
 
 def test_comparison_crops_come_from_the_folder_or_from_the_seed(tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.frozen.fold import fold_batchnorm
-from model.frozen.scoring import Scorer
+from model.frozen.torch_network import TorchNetwork
 from model.iresnet import IResNet
 from model.mlp import MLP
 from model.mobilefacenet import MobileFaceNet
@@ -97,7 +97,7 @@ def test_a_scorer_gives_each_image_the_score_it_has_alone(images):
     torch.set_num_threads(1)  # pieces of 8
     student = WrapperModel(lived_in(CompactNet(num_features=8, width=4)), MLP(8, 16)).eval()
     crops = torch.randint(0, 256, (images, 112, 112, 3), dtype=torch.uint8)
-    found = Scorer(student, InputContract(), torch.device("cpu"))(crops)
+    found = TorchNetwork(student, InputContract(), torch.device("cpu"), folded=True).qualities(crops)
     with torch.no_grad():
         alone = [student((crop.permute(2, 0, 1)[None] / 255 - 0.5) / 0.5)[1].item() for crop in crops]
     assert found.dtype == np.float32 and found.shape == (images,)

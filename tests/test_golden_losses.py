@@ -76,7 +76,7 @@ def make_run(folder, *overrides):
     config = write_setup(folder, 12)
     overrides = ("base.epochs=1", "base.validate_every=1", *overrides)
     cfg = load_config(TrainConfig, config, overrides)
-    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
     run.objective.student.load_state_dict(drawn_state(run.objective.student, 0))
     run.objective.teacher.backbone.load_state_dict(drawn_state(run.objective.teacher.backbone, 1))
     run.data = dataclasses.replace(run.data, train=DrawnBatches())

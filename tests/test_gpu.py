@@ -6,7 +6,7 @@ import torch
 
 import train_main
 from model.ai_kd import WrapperModel
-from model.frozen.scoring import Scorer
+from model.frozen.torch_network import TorchNetwork
 from model.iresnet import iresnet18
 from model.mlp import MLP
 from tests.helpers.training import write_setup
@@ -24,7 +24,7 @@ CUDA = torch.device("cuda", 0)
 
 def make_run(folder, device, *overrides):
     cfg = load_config(TrainConfig, write_setup(folder), (f"base.device={device}", *overrides))
-    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device(device))
+    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device(device))
 
 
 def test_a_step_never_waits_for_the_device(tmp_path):
@@ -60,13 +60,13 @@ def test_scores_on_the_gpu_are_those_of_the_cpu_for_any_batch_size():
     torch.manual_seed(0)
     student = WrapperModel(iresnet18(), MLP(512, 1024)).eval()
     crops = torch.randint(0, 256, (33, 112, 112, 3), dtype=torch.uint8)
-    wanted = Scorer(student, InputContract(), torch.device("cpu"))(crops)
-    scorer = Scorer(student, InputContract(), CUDA)
+    wanted = TorchNetwork(student, InputContract(), torch.device("cpu"), folded=True).qualities(crops)
+    scorer = TorchNetwork(student, InputContract(), CUDA, folded=True).qualities
     whole = scorer(crops)
     np.testing.assert_allclose(whole, wanted, rtol=0, atol=1e-4)
     for size in (1, 2, 7, 32):
         found = np.concatenate([scorer(piece) for piece in crops.split(size)])
         np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
-    half = Scorer(student, InputContract(), CUDA, "bf16")(crops)
+    half = TorchNetwork(student, InputContract(), CUDA, "bf16", folded=True).qualities(crops)
     assert 0 < np.abs(half - wanted).max() < 0.1 * max(1.0, wanted.std())
     assert spearman(half, wanted) > 0.95

@@ -24,6 +24,7 @@ from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
+from model.label_sources import label_schema
 from model.mlp import MLP, LinearHead
 from tests.helpers.faces import spoil_landmarks
 from tests.helpers.processes import kill_the_last, torchrun
@@ -31,7 +32,6 @@ from tests.helpers.tiny_networks import randomised
 from tests.helpers.training import ROOT, TINY, write_faces, write_setup
 from utils import cli
 from utils.config import load_config
-from utils.config.label import LabelConfig
 from utils.contract import InputContract, save_contract
 
 COUNT = 13
@@ -370,10 +370,10 @@ def test_the_imposed_dropout_is_said_once(setup, caplog):
 
 
 def test_the_shipped_configuration_is_valid():
-    cfg = load_config(LabelConfig, ROOT / "configs" / "label_config.yaml")
+    cfg = load_config(label_schema(), ROOT / "configs" / "label_config.yaml")
     assert (
         cfg.source
-        == LabelConfig.model_validate(
-            {"base": {"save_path": "x"}, "dataset": {"loc": "x"}, "model": {"config": "x"}}
-        ).source
+        == label_schema()
+        .model_validate({"base": {"save_path": "x"}, "dataset": {"loc": "x"}, "model": {"config": "x"}})
+        .source
     )

@@ -10,30 +10,31 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from model.compact import CompactNet
-from model.label_sources import FrozenNetwork
-from model.label_sources.faceqan import FaceQan
-from model.label_sources.grafiqs import Grafiqs
+from model.frozen.torch_network import TorchNetwork
+from model.label_sources.faceqan import FaceQan, FaceQanConfig
+from model.label_sources.grafiqs import Grafiqs, GrafiqsConfig
 from model.label_sources.magnitude import Magnitude
-from model.label_sources.sdd_fiqa import SddFiqa, wasserstein
-from model.label_sources.ser_fiq import SerFiq
+from model.label_sources.sdd_fiqa import SddFiqa, SddFiqaConfig, wasserstein
+from model.label_sources.ser_fiq import DropoutConfig, SerFiq, SerFiqConfig
 from tests.helpers.tiny_networks import Convolutional, Shortcut, randomised, tiny_net
-from utils.config.label import DropoutConfig, FaceQanConfig, GrafiqsConfig, SddFiqaConfig, SerFiqConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError, DataError
 
 SIZE = 16
 CONTRACT = InputContract(size_px=SIZE, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.4))
 SEED = 11
-KEYS = [f"id_{i // 3}/{i}.jpg" for i in range(7)]
+NAMES = [f"id_{i // 3}/{i}.jpg" for i in range(7)]
 
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randint(0, 256, (len(KEYS), SIZE, SIZE, 3), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
+    return torch.randint(0, 256, (len(NAMES), SIZE, SIZE, 3), generator=torch.Generator().manual_seed(5)).to(
+        torch.uint8
+    )
 
 
-def frozen(module: torch.nn.Module, rows: int = 64) -> FrozenNetwork:
-    return FrozenNetwork(module, CONTRACT, torch.device("cpu"), rows)
+def frozen(module: torch.nn.Module) -> TorchNetwork:
+    return TorchNetwork(module, CONTRACT, torch.device("cpu"))
 
 
 def pixels(image: torch.Tensor) -> torch.Tensor:
@@ -45,12 +46,12 @@ def normalised(pixel: torch.Tensor) -> torch.Tensor:
     return (pixel - torch.tensor(CONTRACT.mean).view(3, 1, 1)) / torch.tensor(CONTRACT.std).view(3, 1, 1)
 
 
-def seed_of(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{SEED}\0{key}".encode(), digest_size=8).digest(), "big") // 2
+def seed_of(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{SEED}\0{name}".encode(), digest_size=8).digest(), "big") // 2
 
 
-def generator_of(key: str) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(key))
+def generator_of(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(name))
 
 
 # SER-FIQ
@@ -62,8 +63,8 @@ def ser_fiq_of(embeddings: list[np.ndarray]) -> float:
     return 2 / (1 + math.exp(sum(distances) / len(distances)))
 
 
-def slow_ser_fiq(network, image, key, passes, rate) -> float:
-    generator, embeddings = generator_of(key), []
+def slow_ser_fiq(network, image, name, passes, rate) -> float:
+    generator, embeddings = generator_of(name), []
     kept = torch.rand(passes, network.fc.in_features, generator=generator) >= rate
     for t in range(passes):  # the whole network each time, one image, one pass
         dropped = network.trunk(normalised(pixels(image))[None])[0].clone()
@@ -78,8 +79,8 @@ def test_ser_fiq_equals_literal_passes(images, own):
     network = tiny_net(dropout=0.4 if own else 0.0)
     cfg = SerFiqConfig(passes=9, dropout=DropoutConfig() if own else DropoutConfig(rate=0.4))
     source = SerFiq(frozen(network), cfg, SEED)
-    wanted = [slow_ser_fiq(network, image, key, 9, 0.4) for image, key in zip(images, KEYS, strict=True)]
-    np.testing.assert_allclose(source.scores(images, KEYS), wanted, atol=1e-5)
+    wanted = [slow_ser_fiq(network, image, name, 9, 0.4) for image, name in zip(images, NAMES, strict=True)]
+    np.testing.assert_allclose(source.scores(images, NAMES), wanted, atol=1e-5)
     assert max(wanted) - min(wanted) > 0.01  # the images differ, so agreement means something
     assert source.rates == ({"dropout": 0.4} if own else {"fc": 0.4})
     assert ("imposed before fc of TinyNet" in source.remark) is not own
@@ -93,8 +94,8 @@ def test_ser_fiq_runs_the_trunk_once_when_dropout_sits_before_the_last_layer(ima
         getattr(network, name).register_forward_hook(
             lambda _, inputs, output, name=name: rows.update({name: rows[name] + len(output)})
         )
-    source.scores(images, KEYS)
-    assert rows == {"conv1": len(KEYS), "fc": 10 * len(KEYS)}
+    source.scores(images, NAMES)
+    assert rows == {"conv1": len(NAMES), "fc": 10 * len(NAMES)}
 
 
 def test_ser_fiq_runs_the_whole_network_when_a_shortcut_leads_around_the_dropout(images):
@@ -102,8 +103,8 @@ def test_ser_fiq_runs_the_whole_network_when_a_shortcut_leads_around_the_dropout
     source = SerFiq(frozen(network), SerFiqConfig(passes=6), SEED)
     assert not source.runs_trunk_once
     wanted = []
-    for image, key in zip(images, KEYS, strict=True):
-        generator, x = generator_of(key), normalised(pixels(image)).flatten()
+    for image, name in zip(images, NAMES, strict=True):
+        generator, x = generator_of(name), normalised(pixels(image)).flatten()
         early = torch.rand(6, x.numel(), generator=generator) >= 0.3
         late = torch.rand(6, x.numel(), generator=generator) >= 0.5
         embeddings = []
@@ -111,12 +112,12 @@ def test_ser_fiq_runs_the_whole_network_when_a_shortcut_leads_around_the_dropout
             hidden = x + network.inner(x * early[t] / 0.7)
             embeddings.append(network.fc(hidden * late[t] / 0.5).detach().double().numpy())
         wanted.append(ser_fiq_of(embeddings))
-    np.testing.assert_allclose(source.scores(images, KEYS), wanted, atol=1e-5)
+    np.testing.assert_allclose(source.scores(images, NAMES), wanted, atol=1e-5)
 
 
 def test_ser_fiq_of_identical_embeddings_is_one(images):
     source = SerFiq(frozen(tiny_net()), SerFiqConfig(passes=5, dropout=DropoutConfig(rate=1e-9)), SEED)
-    np.testing.assert_allclose(source.scores(images, KEYS), 1.0, atol=1e-7)
+    np.testing.assert_allclose(source.scores(images, NAMES), 1.0, atol=1e-7)
 
 
 def test_ser_fiq_names_what_is_missing():
@@ -131,7 +132,7 @@ def test_ser_fiq_names_what_is_missing():
 # FaceQAN
 
 
-def slow_faceqan(network, image, key, cfg) -> float:
+def slow_faceqan(network, image, name, cfg) -> float:
     def embed(pixel):
         return network(normalised(pixel)[None])[0]
 
@@ -140,7 +141,7 @@ def slow_faceqan(network, image, key, cfg) -> float:
 
     pixel = pixels(image)
     base = embed(pixel).detach()
-    noise = torch.rand(cfg.copies, 3, SIZE, SIZE, generator=generator_of(key)) * 2 * cfg.epsilon - cfg.epsilon
+    noise = torch.rand(cfg.copies, 3, SIZE, SIZE, generator=generator_of(name)) * 2 * cfg.epsilon - cfg.epsilon
     recorded = []
     for copy in range(cfg.copies):
         noisy = pixel + noise[copy]
@@ -160,19 +161,19 @@ def slow_faceqan(network, image, key, cfg) -> float:
 @pytest.mark.parametrize("rows", [64, 4])
 def test_faceqan_equals_literal_attack(images, rows):
     network, cfg = tiny_net(), FaceQanConfig(copies=4, iterations=3, epsilon=0.02)
-    source = FaceQan(frozen(network, rows), cfg, SEED)
-    wanted = [slow_faceqan(network, image, key, cfg) for image, key in zip(images, KEYS, strict=True)]
-    np.testing.assert_allclose(source.scores(images, KEYS), wanted, atol=1e-5)
+    source = FaceQan(frozen(network), cfg, SEED, rows)
+    wanted = [slow_faceqan(network, image, name, cfg) for image, name in zip(images, NAMES, strict=True)]
+    np.testing.assert_allclose(source.scores(images, NAMES), wanted, atol=1e-5)
     assert np.ptp(wanted) > 0.01
 
 
 def test_faceqan_takes_l_forward_and_l_minus_one_backward_passes(images):
     network = tiny_net()
-    source = FaceQan(frozen(network, rows=10), FaceQanConfig(), SEED)
+    source = FaceQan(frozen(network), FaceQanConfig(), SEED, rows=10)
     rows = {"forward": 0, "backward": 0}
     network.fc.register_forward_hook(lambda _, __, output: rows.update(forward=rows["forward"] + len(output)))
     network.conv2.register_full_backward_hook(lambda _, __, grad: rows.update(backward=rows["backward"] + len(grad[0])))
-    source.scores(images[:1], KEYS[:1])
+    source.scores(images[:1], NAMES[:1])
     assert rows == {"forward": 50 + 2, "backward": 40}  # and the image with its mirror image
 
 
@@ -200,9 +201,9 @@ def slow_grafiqs(network, image, tap) -> float:
 @pytest.mark.parametrize("tap", ["image", "bn1", "conv2"])
 def test_grafiqs_equals_one_image_at_a_time(images, tap):
     network = tiny_net()
-    source = Grafiqs(frozen(network, rows=3), GrafiqsConfig(tap=tap))
+    source = Grafiqs(frozen(network), GrafiqsConfig(tap=tap), rows=3)
     wanted = [slow_grafiqs(network, image, tap) for image in images]
-    np.testing.assert_allclose(source.scores(images, KEYS), wanted, rtol=1e-5)
+    np.testing.assert_allclose(source.scores(images, NAMES), wanted, rtol=1e-5)
     assert np.ptp(wanted) > 0.01
 
 
@@ -212,23 +213,23 @@ def test_grafiqs_names_what_is_missing(images):
     with pytest.raises(ConfigError, match=r"no module 'layer9'; use image or e\.g\. one of conv1"):
         Grafiqs(frozen(tiny_net()), GrafiqsConfig(tap="layer9"))
     with pytest.raises(ConfigError, match="no BatchNorm2d of TinyNet follows fc"):
-        Grafiqs(frozen(tiny_net()), GrafiqsConfig(tap="fc")).scores(images, KEYS)
+        Grafiqs(frozen(tiny_net()), GrafiqsConfig(tap="fc")).scores(images, NAMES)
 
 
 def test_grafiqs_leaves_neither_hooks_nor_memory_behind(images):
     network = tiny_net()
     source = Grafiqs(frozen(network), GrafiqsConfig())
-    batch, keys = images[:5], KEYS[:5]
+    batch, names = images[:5], NAMES[:5]
 
     def resident_kib() -> int:
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
     for _ in range(20):
-        source.scores(batch, keys)
+        source.scores(batch, names)
     before = resident_kib()
     for _ in range(200):
-        source.scores(batch, keys)
+        source.scores(batch, names)
     assert resident_kib() - before < 2048
     for module in network.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
@@ -238,19 +239,19 @@ def test_grafiqs_leaves_neither_hooks_nor_memory_behind(images):
 # SDD-FIQA
 
 
-def slow_sdd_fiqa(embeddings, identities, keys, cfg) -> list[float]:
+def slow_sdd_fiqa(embeddings, identities, names, cfg) -> list[float]:
     def cosine(a, b):
         return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
     vectors = embeddings.astype(np.float64)
-    order = sorted(range(len(keys)), key=lambda row: (identities[row], row))
+    order = sorted(range(len(names)), key=lambda row: (identities[row], row))
     rounds = [{} for _ in range(cfg.rounds)]
-    for row in range(len(keys)):
+    for row in range(len(names)):
         same = [other for other in order if identities[other] == identities[row] and other != row]
         others = [other for other in order if identities[other] != identities[row]]
         if not same:
             continue
-        rng = np.random.default_rng(seed_of(keys[row]))
+        rng = np.random.default_rng(seed_of(names[row]))
         for distances in rounds:
             drawn = rng.choice(len(same), min(cfg.partners, len(same)), replace=False)
             intra = [cosine(vectors[row], vectors[same[i]]) for i in drawn]
@@ -258,7 +259,7 @@ def slow_sdd_fiqa(embeddings, identities, keys, cfg) -> list[float]:
             inter = [cosine(vectors[row], vectors[others[i]]) for i in drawn]
             distances[row] = wasserstein_distance(intra, inter)
     labels = []
-    for row in range(len(keys)):
+    for row in range(len(names)):
         scaled = [
             (distances[row] - min(distances.values())) / (max(distances.values()) - min(distances.values()))
             for distances in rounds
@@ -280,11 +281,11 @@ def population() -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 @pytest.mark.parametrize("partners", [3, 24])
 def test_sdd_fiqa_equals_literal_rounds(population, partners):
-    embeddings, identities, keys = population
+    embeddings, identities, names = population
     cfg = SddFiqaConfig(partners=partners, rounds=4)
     source = SddFiqa(frozen(tiny_net()), cfg, SEED)
-    labels = source.finish(embeddings, identities, keys)
-    np.testing.assert_allclose(labels, slow_sdd_fiqa(embeddings, identities, keys, cfg), atol=2e-6, equal_nan=True)
+    labels = source.finish(embeddings, identities, names)
+    np.testing.assert_allclose(labels, slow_sdd_fiqa(embeddings, identities, names, cfg), atol=2e-6, equal_nan=True)
     assert np.isnan(labels).tolist() == (identities == 2).tolist()
     assert np.nanmin(labels) >= 0 and np.nanmax(labels) <= 1
 
@@ -310,24 +311,24 @@ def test_sdd_fiqa_needs_two_identities():
 
 def make(name: str, network, rows: int = 64):
     return {
-        "ser_fiq": lambda: SerFiq(frozen(network, rows), SerFiqConfig(passes=7), SEED),
-        "faceqan": lambda: FaceQan(frozen(network, rows), FaceQanConfig(copies=3, iterations=2), SEED),
-        "grafiqs": lambda: Grafiqs(frozen(network, rows), GrafiqsConfig()),
-        "magnitude": lambda: Magnitude(frozen(network, rows)),
+        "ser_fiq": lambda: SerFiq(frozen(network), SerFiqConfig(passes=7), SEED, rows),
+        "faceqan": lambda: FaceQan(frozen(network), FaceQanConfig(copies=3, iterations=2), SEED, rows),
+        "grafiqs": lambda: Grafiqs(frozen(network), GrafiqsConfig(), rows=rows),
+        "magnitude": lambda: Magnitude(frozen(network)),
     }[name]()
 
 
 @pytest.mark.parametrize("name", ["ser_fiq", "faceqan", "grafiqs", "magnitude"])
 def test_labels_depend_neither_on_batch_nor_on_order(images, name):
     network = tiny_net(dropout=0.5)
-    whole = make(name, network).scores(images, KEYS)
-    assert whole.dtype == np.float64 and whole.shape == (len(KEYS),)
+    whole = make(name, network).scores(images, NAMES)
+    assert whole.dtype == np.float64 and whole.shape == (len(NAMES),)
     order = [4, 0, 6, 2, 1, 5, 3]
     for rows in (1, 6):
         source = make(name, network, rows)
-        single = {KEYS[i]: source.scores(images[i : i + 1], [KEYS[i]])[0] for i in order}
-        np.testing.assert_allclose([single[key] for key in KEYS], whole, rtol=1e-5, atol=1e-5)
-        shuffled = source.scores(images[order], [KEYS[i] for i in order])
+        single = {NAMES[i]: source.scores(images[i : i + 1], [NAMES[i]])[0] for i in order}
+        np.testing.assert_allclose([single[name] for name in NAMES], whole, rtol=1e-5, atol=1e-5)
+        shuffled = source.scores(images[order], [NAMES[i] for i in order])
         np.testing.assert_allclose(shuffled, whole[order], rtol=1e-5, atol=1e-5)
 
 
@@ -336,10 +337,10 @@ def test_faceqan_noise_that_decides_signs_does_not_depend_on_the_batch():
     network = randomised(CompactNet(num_features=8, width=4), seed=1)
     coarse = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate(coarse, 112, mode="bicubic").clamp(0, 1).mul(255).byte()
-    crops, keys = smooth.permute(0, 2, 3, 1).contiguous(), [f"{i}.jpg" for i in range(9)]
-    source = FaceQan(FrozenNetwork(network, InputContract(), torch.device("cpu"), rows=20), FaceQanConfig(), SEED)
-    whole = source.scores(crops, keys)
-    alone = [source.scores(crops[i : i + 1], keys[i : i + 1])[0] for i in range(9)]
+    crops, names = smooth.permute(0, 2, 3, 1).contiguous(), [f"{i}.jpg" for i in range(9)]
+    source = FaceQan(TorchNetwork(network, InputContract(), torch.device("cpu")), FaceQanConfig(), SEED, rows=20)
+    whole = source.scores(crops, names)
+    alone = [source.scores(crops[i : i + 1], names[i : i + 1])[0] for i in range(9)]
     np.testing.assert_allclose(alone, whole, rtol=0, atol=1e-7)
 
 
@@ -355,9 +356,9 @@ def test_draws_depend_on_seed_and_key(images):
 def test_magnitude_is_the_length_of_the_raw_embedding(images):
     network = tiny_net()
     wanted = [math.sqrt(sum(v**2 for v in network(normalised(pixels(i))[None])[0].tolist())) for i in images]
-    np.testing.assert_allclose(make("magnitude", network).scores(images, KEYS), wanted, rtol=1e-5)
+    np.testing.assert_allclose(make("magnitude", network).scores(images, NAMES), wanted, rtol=1e-5)
 
 
 def test_sources_take_the_first_of_several_outputs(images):
     source = Magnitude(frozen(randomised(Convolutional())))
-    assert source.scores(images, KEYS).shape == (len(KEYS),)
+    assert source.scores(images, NAMES).shape == (len(NAMES),)

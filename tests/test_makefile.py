@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from model.label_sources import label_schema
 from tests.helpers.training import ROOT
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.inference import InferenceConfig
-from utils.config.label import LabelConfig
 from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
@@ -21,7 +21,7 @@ from utils.config.train import TrainConfig
 SCHEMAS = {
     "prepare.py": PrepareConfig,
     "train_main.py": TrainConfig,
-    "label.py": LabelConfig,
+    "label.py": label_schema(),
     "evaluate.py": EvaluateConfig,
     "inference.py": InferenceConfig,
 }
@@ -100,7 +100,7 @@ def test_every_file_a_step_reads_was_written_by_an_earlier_one(found):
             read.add(cfg.dataset.quality_location)
         if script == "evaluate.py":
             read |= {one.weights for one in [*cfg.scores.values(), *cfg.recognition.values()]}
-            labels = [load_config(LabelConfig, ROOT / one.source) for one in cfg.scores.values() if one.source]
+            labels = [load_config(label_schema(), ROOT / one.source) for one in cfg.scores.values() if one.source]
             read |= {label.model.weight for label in labels}
         assert read - {None} <= earlier, f"{script}, step {place}"
 
@@ -116,7 +116,7 @@ def test_each_source_is_evaluated_beside_both_of_its_students(sources):
     methods = [name for name, one in scores.items() if one.source]
     assert len(methods) >= 3
     for name in methods:
-        labels = f"{load_config(LabelConfig, ROOT / scores[name].source).base.save_path}/labels.pkl"
+        labels = f"{load_config(label_schema(), ROOT / scores[name].source).base.save_path}/labels.pkl"
         students = {c.base.save_path: c for c in trained if c.dataset.quality_location == labels}
         plain = students[scores[f"plain({name})"].weights.removesuffix("/aikd-last.pth")]
         distilled = students[scores[f"AI-KD({name})"].weights.removesuffix("/aikd-last.pth")]

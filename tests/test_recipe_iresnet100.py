@@ -51,7 +51,7 @@ def run(tmp_path_factory):
         ],
     )
     model_cfg = load_config(ModelConfig, folder / "model_config.yaml")
-    run = train_main.build(cfg, model_cfg, (), torch.device("cpu"))
+    run = train_main.build(cfg, model_cfg, torch.device("cpu"))
     run.before = {name: tensor.clone() for name, tensor in run.objective.student.state_dict().items()}
     train_main.fit(run)
     run.saved = tensors(folder / "run/aikd-last.pth")

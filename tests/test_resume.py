@@ -122,7 +122,7 @@ def test_resuming_a_finished_run_changes_nothing(setup, capsys):
 
 def test_unfinished_runs_are_not_replaced(tmp_path):
     config = write_setup(tmp_path)
-    run = train_main.build(*_configs(config), (), train_main.torch.device("cpu"))
+    run = train_main.build(*_configs(config), train_main.torch.device("cpu"))
     train_main.begin(run)
     run.step = 5
     run.folder.save_resume(run.state(finished=False))
@@ -149,7 +149,7 @@ def test_other_labels_are_another_run(tmp_path):
 def test_a_bad_image_stops_a_run_that_goes_on_by_each_way_its_message_names(tmp_path, capsys):
     config = write_setup(tmp_path)
     assert train(config, f"base.save_path={tmp_path / 'whole'}") == 0
-    data = train_main.build(*_configs(config), (), train_main.torch.device("cpu")).data
+    data = train_main.build(*_configs(config), train_main.torch.device("cpu")).data
     image = Path(data.train.source.path(int(list(islice(data.batches_from(0), 6))[5].row[0])))
     good = image.read_bytes()
     image.write_bytes(b"no image")
@@ -184,7 +184,7 @@ def test_the_configuration_a_run_wrote_starts_the_same_run(setup, tmp_path):
     assert {**ours["base"], "save_path": ""} == {**theirs["base"], "save_path": ""}
     assert {**ours, "base": {}} == {**theirs, "base": {}} and {"model_config", "inputs"} <= ours.keys()
     first, again = (
-        train_main.build(*_configs(path, *LENGTH), (), train_main.torch.device("cpu")) for path in (config, recorded)
+        train_main.build(*_configs(path, *LENGTH), train_main.torch.device("cpu")) for path in (config, recorded)
     )
     assert train_main.ignored(again.cfg, again.precision) == train_main.ignored(first.cfg, first.precision)
     before = metrics(folder / "whole")
@@ -218,7 +218,7 @@ def test_a_finished_run_stays_until_the_new_one_has_weights(tmp_path, caplog):
     assert train(config) == 0
     old = contents(out)
     assert set(old) == FILES and "replaces" not in caplog.text
-    data = train_main.build(*_configs(config, "base.seed=4"), (), train_main.torch.device("cpu")).data
+    data = train_main.build(*_configs(config, "base.seed=4"), train_main.torch.device("cpu")).data
     image = Path(data.train.source.path(int(next(data.batches_from(0)).row[0])))
     good = image.read_bytes()
     image.write_bytes(b"no image")
@@ -242,7 +242,7 @@ def test_a_resumed_run_drops_the_one_it_replaces_with_its_first_weights(tmp_path
     out, replace = tmp_path / "run", ("base.seed=4", "base.pretrain=0.6")
     assert train(config) == 0
     old = contents(out)
-    run = train_main.build(*_configs(config, *LENGTH, *replace), (), train_main.torch.device("cpu"))
+    run = train_main.build(*_configs(config, *LENGTH, *replace), train_main.torch.device("cpu"))
     train_main.begin(run)
     train_main.save_resume(run)
     assert contents(out / "previous") == old
@@ -255,7 +255,7 @@ def test_a_resumed_run_drops_the_one_it_replaces_with_its_first_weights(tmp_path
 @pytest.mark.parametrize("moved", range(8))
 def test_a_kill_while_a_run_is_set_aside_mixes_nothing(tmp_path, moved):
     """Files are moved one by one, in the order of `files`; whatever a kill left, the next start finishes it."""
-    run = train_main.build(*_configs(write_setup(tmp_path)), (), train_main.torch.device("cpu"))
+    run = train_main.build(*_configs(write_setup(tmp_path)), train_main.torch.device("cpu"))
     folder, out = run.folder, tmp_path / "run"
     (out / "previous").mkdir(parents=True)
     assert {path.name for path in folder.files} == FILES
@@ -271,7 +271,7 @@ def test_a_kill_while_a_run_is_set_aside_mixes_nothing(tmp_path, moved):
 @pytest.mark.parametrize("dropped", range(7))
 def test_of_two_earlier_runs_the_later_one_stays(tmp_path, dropped):
     """A kill came between the first weights of a run and the removal of the one it replaced, or in that removal."""
-    run = train_main.build(*_configs(write_setup(tmp_path)), (), train_main.torch.device("cpu"))
+    run = train_main.build(*_configs(write_setup(tmp_path)), train_main.torch.device("cpu"))
     folder, out = run.folder, tmp_path / "run"
     (out / "previous").mkdir(parents=True)
     for number, path in enumerate(folder.files):

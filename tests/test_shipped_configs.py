@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from evaluate import without_effect
+from model.label_sources import label_schema
 from tests.helpers.training import ROOT
 from train_main import ignored
 from utils.config import is_default, load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.export import ExportConfig
 from utils.config.inference import InferenceConfig
-from utils.config.label import LabelConfig
 from utils.config.loading import _models, read_yaml
 from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
@@ -27,15 +27,15 @@ SCHEMAS = {
     "cosface_config": TrainConfig,
     "crfiqa_config": TrainConfig,
     "inference_config": InferenceConfig,
-    "label_config": LabelConfig,
+    "label_config": label_schema(),
     "evaluate_config": EvaluateConfig,
     "prepare_config": PrepareConfig,
     "export_config": ExportConfig,
     "model_config": ModelConfig,
 }
 SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in ("cosface_config", "crfiqa_config")]
-SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": LabelConfig, "synthetic": PrepareConfig}
-SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": LabelConfig, "prepare": PrepareConfig}
+SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": label_schema(), "synthetic": PrepareConfig}
+SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": label_schema(), "prepare": PrepareConfig}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -11,7 +11,7 @@ import yaml
 import train_main
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from model.compact import CompactNet
-from model.registry import trained_student
+from model.registry import NetworkBuilder
 from tests.helpers.faces import spoil_landmarks
 from tests.helpers.recognition import write_run
 from tests.helpers.training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
@@ -24,7 +24,7 @@ from utils.training.run_log import read_metrics
 
 def make_run(config, *overrides):
     cfg = load_config(TrainConfig, config, overrides)
-    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
 def snapshot(module):
@@ -123,7 +123,7 @@ def test_average_is_an_average_and_what_is_validated_is_saved(finished):
             average = 0.1 * average + 0.9 * state[name].double()
         torch.testing.assert_close(saved[name].double(), average, rtol=1e-6, atol=1e-7)
     model_cfg = load_config(ModelConfig, folder / "model_config.yaml")
-    loaded = trained_student(model_cfg, str(folder / "run/aikd-last.pth"))
+    loaded = NetworkBuilder().trained_student(model_cfg, str(folder / "run/aikd-last.pth"))
     logged = [row for row in read_metrics(folder / "run/metrics.jsonl") if "val/selection" in row][-1]
     assert measured_by_hand(run, loaded) == {k: v for k, v in logged.items() if k != "step"}
     assert measured_by_hand(run, run.objective.student.eval()) != measured_by_hand(run, loaded)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from utils import distributed
+from utils.allowed import AllowedModules
 from utils.errors import UserError
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -18,7 +19,8 @@ class Command(NamedTuple):
 
     config: str
     overrides: list[str]
-    allow_modules: tuple[str, ...]
+    allowed: AllowedModules
+    """What `--allow-module` named."""
 
 
 def parse_command(description: str | None, argv: Sequence[str] | None = None) -> Command:
@@ -34,7 +36,7 @@ def parse_command(description: str | None, argv: Sequence[str] | None = None) ->
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted path into the YAML, e.g. base.seed=1")
     args = parser.parse_intermixed_args(argv)
-    return Command(args.config, args.overrides, tuple(args.allow_module))
+    return Command(args.config, args.overrides, AllowedModules(tuple(args.allow_module)))
 
 
 def run(main: Callable[[], int], go_on: str = "run again") -> int:

@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from data.tables.names import Names
-from model.frozen.preprocess import normalise
-from model.label_sources import FrozenNetwork
-from model.registry import pretrained_backbone
+from model.frozen.load import NetworkLoader, NetworkSpec
+from model.frozen.onnx_network import is_onnx
 from utils.config.evaluate import RecognitionConfig
-from utils.config.sections import NetworkConfig
+from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
-from utils.errors import ConfigError, DataError, WeightsError
+from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
 
 _CHUNK = 65_536
@@ -99,67 +97,26 @@ class Recogniser:
 
     reason = None
 
-    def __init__(self, cfg: RecognitionConfig, device: torch.device, allow_modules: Sequence[str] = ()):
+    def __init__(self, cfg: RecognitionConfig, loader: NetworkLoader):
         self.flip = cfg.flip
-        contract = InputContract(channels=cfg.channels)
-        if cfg.weights.lower().endswith(".onnx"):
-            self.network = OnnxNetwork(cfg.weights, contract)
-        else:
-            spec = NetworkConfig(module=cfg.module, params=cfg.params, weights=cfg.weights)
-            self.network = FrozenNetwork(pretrained_backbone(spec, allow_modules), contract, device)
+        self.network = loader.load(recogniser_spec(cfg))
         keys = {"module", "params", "channels", "flip"}
         self.fingerprint = {**cfg.model_dump(mode="json", include=keys), "weights": sha256_file(cfg.weights)}
 
-    @torch.inference_mode()
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the embeddings (B, D) float32; with `flip` the sum of those of the crop and its mirror image."""
-        embedding = self._embed(images_BHW3)
-        return embedding + self._embed(images_BHW3.flip(2)) if self.flip else embedding
+        embedding = self.network.embeddings(images_BHW3)
+        return embedding + self.network.embeddings(images_BHW3.flip(2)) if self.flip else embedding
 
     def finish(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Return the values: an embedding depends on no other image."""
         return values
 
-    def _embed(self, images_BHW3: Tensor) -> np.ndarray:
-        embedding = self.network.embed(self.network.prepare(images_BHW3))
-        return embedding.cpu().numpy() if isinstance(embedding, Tensor) else embedding
 
-
-class OnnxNetwork:
-    """Run an ONNX file whose first input is (B, 3, 112, 112) and whose first output is (B, D)."""
-
-    def __init__(self, path: str, contract: InputContract):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ConfigError(f"{path}: an ONNX file needs onnxruntime; run pip install onnxruntime") from error
-        if not Path(path).is_file():
-            raise WeightsError(f"{path}: no such weights file; check the path")
-        try:
-            self.session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
-        except Exception as error:  # onnxruntime raises types of its own
-            raise WeightsError(f"{path}: not a readable ONNX file ({' '.join(str(error).split())[:120]})") from error
-        entry = self.session.get_inputs()[0]
-        size = contract.size_px
-        if len(entry.shape) != 4 or any(
-            isinstance(n, int) and n != w for n, w in zip(entry.shape[1:], (3, size, size))
-        ):
-            raise WeightsError(f"{path}: takes input of shape {entry.shape}, expected (B, 3, {size}, {size})")
-        self.contract, self.entry = contract, entry.name
-        self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
-
-    def prepare(self, images_BHW3: Tensor) -> np.ndarray:
-        """Turn uint8 crops into network input."""
-        return normalise(images_BHW3, self.contract, "cpu").contiguous(memory_format=torch.contiguous_format).numpy()
-
-    def embed(self, x_BCHW: np.ndarray) -> np.ndarray:
-        """Return the first output; a model of fixed batch size gets batches filled up with zeros."""
-        if self.batch is None:
-            return self.session.run(None, {self.entry: x_BCHW})[0]
-        outputs = []
-        for start in range(0, len(x_BCHW), self.batch):
-            part = x_BCHW[start : start + self.batch]
-            full = np.zeros((self.batch, *part.shape[1:]), dtype=np.float32)
-            full[: len(part)] = part
-            outputs.append(self.session.run(None, {self.entry: full})[0][: len(part)])
-        return np.concatenate(outputs)
+def recogniser_spec(cfg: RecognitionConfig) -> NetworkSpec:
+    """Describe the network of a recognition model."""
+    contract = InputContract(channels=cfg.channels)
+    if is_onnx(cfg.weights):
+        return NetworkSpec(None, cfg.weights, contract)
+    features = NetworkConfig(module=cfg.module, params=cfg.params, weights=cfg.weights)
+    return NetworkSpec(ModelConfig(features=features), cfg.weights, contract)

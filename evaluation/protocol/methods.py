@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from model.frozen.scoring import load_scorer
-from model.label_sources import PopulationSource, build_source
+from model.frozen.load import NetworkLoader, scorer_spec
+from model.label_sources import PopulationSource, build_source, label_schema
 from utils.config import beside, load_config
 from utils.config.evaluate import ScoresConfig
-from utils.config.label import LabelConfig
 from utils.config.sections import ModelConfig
 from utils.files import sha256_file
 
@@ -22,17 +20,18 @@ class QualityModel:
 
     reason = None
 
-    def __init__(self, cfg: ScoresConfig, place: str, device: torch.device, allow_modules: Sequence[str] = ()):
+    def __init__(self, cfg: ScoresConfig, place: str, loader: NetworkLoader):
         """`place`: the configuration file, beside which `cfg.config` is looked for too."""
         model = load_config(ModelConfig, beside(cfg.config, place))
-        self.scorer, self.remark = load_scorer(model, cfg.weights, allow_modules, device, "fp32")
+        self.scorer = loader.load(scorer_spec(model, cfg.weights))
+        self.remark = self.scorer.remark or None
         network = model.model_dump(mode="json", include={"features", "head", "transform"})
         network["features"].pop("weights")
         self.fingerprint: dict[str, Any] = {"network": network, "weights": sha256_file(cfg.weights)}
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the qualities (B,)."""
-        return self.scorer(images_BHW3)
+        return self.scorer.qualities(images_BHW3)
 
     def finish(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Return the values: a quality depends on no other image."""
@@ -42,17 +41,17 @@ class QualityModel:
 class SourceModel:
     """Score crops with a label source (`source`: its label_config.yaml; dataset and output keys have no effect)."""
 
-    def __init__(self, cfg: ScoresConfig, place: str, device: torch.device, allow_modules: Sequence[str] = ()):
-        label = load_config(LabelConfig, beside(cfg.source, place))
+    def __init__(self, cfg: ScoresConfig, place: str, loader: NetworkLoader):
+        label = load_config(label_schema(), beside(cfg.source, place))
         model = load_config(ModelConfig, beside(label.model.config, cfg.source))
-        self.source = build_source(label, model, device, allow_modules)
+        self.source = build_source(label, model, loader)
         self.remark = self.source.remark or None
         self.reason = getattr(self.source, "reason", None)
         weights = label.model.weight or model.features.weights
-        name = label.source.name
+        settings = label.source.settings
         self.fingerprint: dict[str, Any] = {
-            "source": name,
-            "params": label.source.model_dump(mode="json").get(name),
+            "source": label.source.name,
+            "params": settings.model_dump(mode="json") if settings is not None else None,
             "seed": label.base.seed,
             "network": model.model_dump(mode="json", exclude={"teacher"}),
             "weights": sha256_file(weights) if weights else None,
@@ -72,9 +71,7 @@ class SourceModel:
         return self.source.finish(values, np.unique(folders, return_inverse=True)[1], names)
 
 
-def build_method(
-    cfg: ScoresConfig, place: str, device: torch.device, allow_modules: Sequence[str] = ()
-) -> QualityModel | SourceModel:
+def build_method(cfg: ScoresConfig, place: str, loader: NetworkLoader) -> QualityModel | SourceModel:
     """Build a method that runs here."""
     kind = QualityModel if cfg.weights is not None else SourceModel
-    return kind(cfg, place, device, allow_modules)
+    return kind(cfg, place, loader)

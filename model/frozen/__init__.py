@@ -1,1 +1,1 @@
-"""Networks that only answer."""
+"""Networks that only answer: uint8 crops in, embeddings and qualities out."""

@@ -14,12 +14,7 @@ def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device
     mean and std belong to the channels in that order. The arithmetic is torchvision's ToTensor + Normalize, bit for
     bit. Raises ContractError when the crops have another size.
     """
-    size = contract.size_px
-    if images_BHW3.dtype != torch.uint8 or images_BHW3.shape[1:] != (size, size, 3):
-        raise ContractError(
-            f"crops of shape {tuple(images_BHW3.shape)} ({images_BHW3.dtype}) reached a network that takes uint8 crops "
-            f"of {size}x{size}x3; align or resize them to {size}x{size}"
-        )
+    images_BHW3 = checked_crops(images_BHW3, contract)
     images = images_BHW3 if device is None else images_BHW3.to(device, non_blocking=True)
     if contract.channels == "BGR":
         images = images.flip(-1)
@@ -31,3 +26,14 @@ def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device
     for channel, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):  # numbers need no copy
         x[:, channel].sub_(mean).div_(std)
     return x
+
+
+def checked_crops(images_BHW3: Tensor, contract: InputContract) -> Tensor:
+    """Return the crops as they are; ContractError when the contract asks for other ones."""
+    size = contract.size_px
+    if images_BHW3.dtype != torch.uint8 or images_BHW3.shape[1:] != (size, size, 3):
+        raise ContractError(
+            f"crops of shape {tuple(images_BHW3.shape)} ({images_BHW3.dtype}) reached a network that takes uint8 crops "
+            f"of {size}x{size}x3; align or resize them to {size}x{size}"
+        )
+    return images_BHW3

@@ -1,57 +1,75 @@
-"""Label sources: existing face image quality methods, computed from a network at hand. AI-KD(X) for any X here."""
+"""Label sources: existing face image quality methods, computed from a network at hand. AI-KD(X) for any X here.
 
-from collections.abc import Sequence
+Each has a file with its settings and its numbers; the table below says which name of `source.name` means which class.
+"""
 
-import torch
-from torch import nn
+import importlib
+from typing import Literal
 
-from model.frozen.scoring import checked_contract
-from model.label_sources.base import FrozenNetwork, LabelSource, PopulationSource
-from model.label_sources.cr_fiqa import CrFiqa
-from model.label_sources.faceqan import FaceQan
-from model.label_sources.grafiqs import Grafiqs
-from model.label_sources.magnitude import Magnitude
-from model.label_sources.sdd_fiqa import SddFiqa
-from model.label_sources.ser_fiq import SerFiq
-from model.label_sources.student import Student
-from model.registry import pretrained_backbone, trained_student
-from utils.config.label import LabelConfig
-from utils.config.sections import ModelConfig, ModuleSpec
+from pydantic import create_model, model_validator
+
+from model.frozen.load import NetworkLoader, NetworkSpec, checked_contract
+from model.label_sources.base import LabelSource, PopulationSource
+from utils.config.label import LabelConfig, SourceConfig
+from utils.config.sections import ModelConfig
 from utils.contract import InputContract
 
-__all__ = ["SOURCES", "FrozenNetwork", "LabelSource", "PopulationSource", "build_source"]
+__all__ = ["SOURCES", "LabelSource", "PopulationSource", "build_source", "label_schema", "source_class"]
 
-SOURCES: dict[str, type[LabelSource]] = {
-    source.name: source for source in (SerFiq, FaceQan, CrFiqa, Magnitude, SddFiqa, Grafiqs, Student)
+SOURCES = {
+    "ser_fiq": "model.label_sources.ser_fiq.SerFiq",
+    "faceqan": "model.label_sources.faceqan.FaceQan",
+    "cr_fiqa": "model.label_sources.cr_fiqa.CrFiqa",
+    "magnitude": "model.label_sources.magnitude.Magnitude",
+    "sdd_fiqa": "model.label_sources.sdd_fiqa.SddFiqa",
+    "grafiqs": "model.label_sources.grafiqs.Grafiqs",
+    "student": "model.label_sources.student.Student",
 }
+"""A new source takes a file of its own and a line here; the first one is the default."""
 
 
-def build_source(
-    cfg: LabelConfig, model: ModelConfig, device: torch.device, allow_modules: Sequence[str] = ()
-) -> LabelSource:
+def source_class(name: str) -> type[LabelSource]:
+    """Import the class of a listed source."""
+    module, _, attribute = SOURCES[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def label_schema() -> type[LabelConfig]:
+    """Return the schema of label_config.yaml: `source` has the section of each listed source that has settings."""
+    settings = {name: found for name in SOURCES if (found := source_class(name).config) is not None}
+    source = create_model(
+        "SourceConfig",
+        __base__=SourceConfig,
+        name=(Literal[tuple(SOURCES)], next(iter(SOURCES))),
+        **{name: (section, section()) for name, section in settings.items()},
+    )
+    checks = {"weight": model_validator(mode="after")(_has_weight)}
+    return create_model("LabelConfig", __base__=LabelConfig, __validators__=checks, source=(source, source()))
+
+
+def build_source(cfg: LabelConfig, model: ModelConfig, loader: NetworkLoader) -> LabelSource:
     """Build the source `cfg.source.name` over the network of `model`, with weights loaded, on the device."""
+    source = source_class(cfg.source.name)
+    network = loader.load(source_spec(cfg, model))
+    return source(network, cfg.source.settings, cfg.base.seed, cfg.source.rows_per_pass)
+
+
+def source_spec(cfg: LabelConfig, model: ModelConfig) -> NetworkSpec:
+    """Describe the network behind the labels; its contract is checked, see checked_contract."""
+    source = source_class(cfg.source.name)
+    if source.head is not None:
+        model = model.model_copy(update={"head": source.head})
     weight = cfg.model.weight or model.features.weights
-    random_weights = InputContract.from_transform(model.transform), "the network has random weights: for trials only"
-    contract, remark = checked_contract(model, weight) if weight else random_weights
-    network = FrozenNetwork(_network(cfg, model, allow_modules), contract, device, cfg.source.rows_per_pass)
-    network.remark = remark or ""
-    name, seed = cfg.source.name, cfg.base.seed
-    if name == "ser_fiq":
-        return SerFiq(network, cfg.source.ser_fiq, seed)
-    if name == "faceqan":
-        return FaceQan(network, cfg.source.faceqan, seed)
-    if name == "sdd_fiqa":
-        return SddFiqa(network, cfg.source.sdd_fiqa, seed)
-    if name == "grafiqs":
-        return Grafiqs(network, cfg.source.grafiqs)
-    return SOURCES[name](network)
+    if weight is None:
+        contract = InputContract.from_transform(model.transform)
+        remark = "the network has random weights: for trials only"
+    else:
+        contract, remark = checked_contract(model, weight)
+    random_init = cfg.base.allow_random_init
+    return NetworkSpec(model, weight, contract, source.trained, random_init=random_init, remark=remark or "")
 
 
-def _network(cfg: LabelConfig, model: ModelConfig, allow_modules: Sequence[str]) -> nn.Module:
-    weight = cfg.model.weight
-    if cfg.source.name == "cr_fiqa":  # its head is one Linear, whatever head AI-KD would train
-        model = model.model_copy(update={"head": ModuleSpec(module="model.mlp.LinearHead")})
-    if cfg.source.name in ("cr_fiqa", "student"):
-        return trained_student(model, weight, allow_modules)
-    features = model.features if weight is None else model.features.model_copy(update={"weights": weight})
-    return pretrained_backbone(features, allow_modules, cfg.base.allow_random_init)
+def _has_weight(cfg: LabelConfig) -> LabelConfig:
+    if source_class(cfg.source.name).trained and cfg.model.weight is None:
+        raise ValueError(f"model.weight is needed by source {cfg.source.name}; name its weights file")
+    return cfg

@@ -5,12 +5,25 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from model.label_sources.base import FrozenNetwork, LabelSource, keyed_generator, pieces
-from utils.config.label import FaceQanConfig
+from model.frozen.torch_network import TorchNetwork
+from model.label_sources.base import LabelSource, named_generator, pieces
+from utils.config.loading import StrictModel
 
 EXPONENT = 5
+
+
+class FaceQanConfig(StrictModel):
+    """FaceQAN: agreement under adversarial noise. Needs gradients."""
+
+    copies: PositiveInt = 10
+    """k, noisy copies per image."""
+    iterations: PositiveInt = 5
+    """l, cosines recorded per copy; each but the last is followed by a step up the gradient's sign."""
+    epsilon: PositiveFloat = 0.001
+    """Half-width of the start noise and size of a step, for pixels in [0, 1]."""
 
 
 class FaceQan(LabelSource):
@@ -24,41 +37,39 @@ class FaceQan(LabelSource):
     the same in any batch.
     """
 
-    name = "faceqan"
+    config = FaceQanConfig
     range = "[-1, 1], mostly above 0"
     draws_on_device = True
-    needs = "gradients"
 
-    def __init__(self, network: FrozenNetwork, cfg: FaceQanConfig, seed: int):
-        super().__init__(network)
-        self.cfg, self.seed = cfg, seed
+    def __init__(self, network: TorchNetwork, cfg: FaceQanConfig, seed: int = 0, rows: int = 32):
+        super().__init__(network, cfg, seed, rows)
         std = torch.tensor(network.contract.std, device=network.device).view(3, 1, 1)
         self.step = cfg.epsilon / std  # epsilon is in pixels of [0, 1], the network's input is divided by std
 
-    def scores(self, images_BHW3: Tensor, keys: Sequence[str]) -> np.ndarray:
+    def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return q for each image (B,)."""
-        size = max(1, self.network.rows // self.cfg.copies)
+        size = max(1, self.rows // self.cfg.copies)
         parts = []
-        for part in pieces(len(keys), size):
-            places = np.arange(len(keys))[part]
+        for part in pieces(len(names), size):
+            places = np.arange(len(names))[part]
             filled = np.pad(places, (0, size - len(places)), mode="edge")
-            score_G = self._score(images_BHW3[filled], [keys[place] for place in filled])
+            score_G = self._score(images_BHW3[filled], [names[place] for place in filled])
             parts.append(score_G[: len(places)])
         return torch.cat(parts).cpu().numpy()
 
-    def _score(self, images_BHW3: Tensor, keys: Sequence[str]) -> Tensor:
+    def _score(self, images_BHW3: Tensor, names: Sequence[str]) -> Tensor:
         x_BCHW = self.network.prepare(images_BHW3)
         with torch.no_grad():
             base_BD, mirror_BD = self.network.embed(torch.cat([x_BCHW, x_BCHW.flip(3)])).chunk(2)
         symmetry_B = F.cosine_similarity(base_BD.double(), mirror_BD.double())
-        cosine_BS = self._attack(x_BCHW, base_BD, keys).double()
+        cosine_BS = self._attack(x_BCHW, base_BD, names).double()
         agreement_B = (1 + cosine_BS.mean(dim=1)) / 2
         steadiness_B = (1 - cosine_BS.std(dim=1, correction=0)).clamp(0, 1)
         return (agreement_B * steadiness_B * symmetry_B) ** EXPONENT
 
-    def _attack(self, x_BCHW: Tensor, base_BD: Tensor, keys: Sequence[str]) -> Tensor:
+    def _attack(self, x_BCHW: Tensor, base_BD: Tensor, names: Sequence[str]) -> Tensor:
         """Return the recorded cosines (B, k * l), each taken before the step that follows it."""
-        noise_BKCHW = torch.stack([self._noise(x_BCHW, key) for key in keys])
+        noise_BKCHW = torch.stack([self._noise(x_BCHW, name) for name in names])
         copies = (x_BCHW.unsqueeze(1) + noise_BKCHW * self.step).flatten(0, 1)
         target = base_BD.repeat_interleave(self.cfg.copies, dim=0)
         recorded = []
@@ -67,13 +78,13 @@ class FaceQan(LabelSource):
             with torch.set_grad_enabled(not last):
                 copies.requires_grad_(not last)
                 cosine = F.cosine_similarity(self.network.embed(copies), target)
-            recorded.append(cosine.detach().view(len(keys), -1))
+            recorded.append(cosine.detach().view(len(names), -1))
             if not last:  # one loss 1 - cos per copy; summed, each copy gets its own gradient
                 (gradient,) = torch.autograd.grad((1 - cosine).sum(), copies)
                 copies = (copies + self.step * gradient.sign()).detach()
         return torch.cat(recorded, dim=1)
 
-    def _noise(self, x_BCHW: Tensor, key: str) -> Tensor:
+    def _noise(self, x_BCHW: Tensor, name: str) -> Tensor:
         """Draw the start noise of one image's copies (k, 3, S, S) from U[-1, 1]."""
-        generator = keyed_generator(self.seed, key, x_BCHW.device)
+        generator = named_generator(self.seed, name, x_BCHW.device)
         return torch.rand(self.cfg.copies, *x_BCHW.shape[1:], generator=generator, device=x_BCHW.device) * 2 - 1

@@ -7,11 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.label_sources.base import FrozenNetwork, LabelSource, pieces
-from utils.config.label import GrafiqsConfig
+from model.frozen.torch_network import TorchNetwork
+from model.label_sources.base import LabelSource, pieces
+from utils.config.loading import StrictModel
 from utils.errors import ConfigError
 
 KEY = "source.grafiqs"
+
+
+class GrafiqsConfig(StrictModel):
+    """GraFIQs: gradients of the BatchNorm statistics' mismatch. Needs gradients and BatchNorm2d layers."""
+
+    tap: str = "image"
+    """Where the gradients are summed: image, or the module whose output is taken."""
 
 
 class Grafiqs(LabelSource):
@@ -22,25 +30,24 @@ class Grafiqs(LabelSource):
     taken per image over its pixels and the mismatches are summed, so each image has the gradient it has alone.
     """
 
-    name = "grafiqs"
+    config = GrafiqsConfig
     range = "(-inf, 0]"
-    needs = "gradients and BatchNorm2d layers"
 
-    def __init__(self, network: FrozenNetwork, cfg: GrafiqsConfig):
-        super().__init__(network)
-        modules = dict(network.module.named_modules())
+    def __init__(self, network: TorchNetwork, cfg: GrafiqsConfig, seed: int = 0, rows: int = 32):
+        super().__init__(network, cfg, seed, rows)
+        modules = dict(network.backbone.named_modules())
         self.norms = [m for m in modules.values() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
         if not self.norms:
             raise ConfigError(f"{KEY}: {network.name} has no BatchNorm2d with running statistics; use another source")
         if cfg.tap != "image" and cfg.tap not in modules:
-            names = ", ".join(name for name, _ in network.module.named_children())
+            names = ", ".join(name for name, _ in network.backbone.named_children())
             raise ConfigError(f"{KEY}.tap: {network.name} has no module {cfg.tap!r}; use image or e.g. one of {names}")
         self.tap_name = cfg.tap
         self.tap = None if cfg.tap == "image" else modules[cfg.tap]
 
-    def scores(self, images_BHW3: Tensor, keys: Sequence[str]) -> np.ndarray:
+    def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return minus the summed absolute gradients (B,)."""
-        parts = [self._score(images_BHW3[part]) for part in pieces(len(keys), self.network.rows)]
+        parts = [self._score(images_BHW3[part]) for part in pieces(len(names), self.rows)]
         return torch.cat(parts).cpu().numpy()
 
     def _score(self, images_BHW3: Tensor) -> Tensor:
@@ -48,7 +55,7 @@ class Grafiqs(LabelSource):
         taps = [x_BCHW.requires_grad_(True)] if self.tap is None else []
         mismatches: list[Tensor] = []
         with self._watching(mismatches, taps), torch.enable_grad():
-            self.network.module(x_BCHW)
+            self.network.embed(x_BCHW)
         mismatch = torch.stack(mismatches).mean(dim=0).sum()
         gradient = None
         if taps and mismatch.requires_grad:

@@ -3,13 +3,26 @@
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import PositiveInt
 
-from model.label_sources.base import FrozenNetwork, PopulationSource, keyed_seed, pieces
-from utils.config.label import SddFiqaConfig
+from model.label_sources.base import PopulationSource, named_seed, pieces
+from utils.config.loading import StrictModel
 from utils.errors import DataError
 from utils.progress import progress
 
 GATHER_BYTES = 32 << 20  # the partners' embeddings held at once
+
+
+class SddFiqaConfig(StrictModel):
+    """SDD-FIQA: distance between the cosines within and across identities.
+
+    Needs identities: an image's identity is the folder it lies in.
+    """
+
+    partners: PositiveInt = 24
+    """Cosines drawn of each kind."""
+    rounds: PositiveInt = 12
+    """Independent draws that are averaged."""
 
 
 class SddFiqa(PopulationSource):
@@ -19,43 +32,40 @@ class SddFiqa(PopulationSource):
     drawn without replacement; the round's distances are min-max scaled over all images before averaging.
     """
 
-    name = "sdd_fiqa"
+    config = SddFiqaConfig
     range = "[0, 1]"
-    needs = "identities (folders) of at least two images"
     reason = "its identity has no other image"
 
-    def __init__(self, network: FrozenNetwork, cfg: SddFiqaConfig, seed: int):
-        super().__init__(network)
-        self.cfg, self.seed = cfg, seed
-
-    def finish(self, embeddings_ND: np.ndarray, identities: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    def finish(self, embeddings_ND: np.ndarray, identities: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Return the labels (N,), in [0, 1]; NaN for an image that is alone with its identity."""
         population = _Population(identities)
         rows = np.flatnonzero(population.counts > 1)
-        if not len(rows) or population.counts[0] == len(keys):
+        if not len(rows) or population.counts[0] == len(names):
             raise DataError(
                 f"SDD-FIQA needs at least two identities (folders), one of them with two images; "
-                f"found {len(keys)} images of {len(np.unique(identities))}; use another source"
+                f"found {len(names)} images of {len(np.unique(identities))}; use another source"
             )
-        labels = np.full(len(keys), np.nan)
+        labels = np.full(len(names), np.nan)
         distances_NR = np.empty((len(rows), self.cfg.rounds))
         bytes_per_image = self.cfg.rounds * 2 * self.cfg.partners * embeddings_ND.shape[1] * 4
         with progress(total=len(rows), unit="img", desc="compares", disable=not self.verbose) as bar:
             for part in pieces(len(rows), GATHER_BYTES // bytes_per_image):
-                distances_NR[part] = self._distances(embeddings_ND, population, rows[part], keys)
+                distances_NR[part] = self._distances(embeddings_ND, population, rows[part], names)
                 bar.update(len(rows[part]))
         low, high = distances_NR.min(axis=0), distances_NR.max(axis=0)
         spread = np.where(high > low, high - low, 1.0)
         labels[rows] = ((distances_NR - low) / spread).mean(axis=1)
         return labels
 
-    def _distances(self, embeddings_ND, population: "_Population", rows: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    def _distances(
+        self, embeddings_ND, population: "_Population", rows: np.ndarray, names: Sequence[str]
+    ) -> np.ndarray:
         """Return the distance of each image and round (rows, R)."""
         rounds = self.cfg.rounds
         partner_MK = np.zeros((len(rows) * rounds, 2 * self.cfg.partners), dtype=np.int64)
         weight_MK = np.zeros(partner_MK.shape)
         for i, row in enumerate(rows):
-            rng = np.random.default_rng(keyed_seed(self.seed, keys[row]))
+            rng = np.random.default_rng(named_seed(self.seed, names[row]))
             for m in range(i * rounds, (i + 1) * rounds):
                 same, other = population.draw(row, self.cfg.partners, rng)
                 used = len(same) + len(other)

@@ -1,19 +1,45 @@
 """SER-FIQ: how well stochastic embeddings of one image agree (Terhoerst et al., CVPR 2020)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from model.label_sources.base import FrozenNetwork, LabelSource, keyed_generator, pieces
-from utils.config.label import DropoutConfig, SerFiqConfig
+from model.frozen.torch_network import TorchNetwork, before
+from model.label_sources.base import LabelSource, named_generator, pieces
+from utils.config.loading import StrictModel
 from utils.errors import ConfigError
 
 KEY = "source.ser_fiq.dropout"
 PASS_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # the dropped-out numbers one pass may hold; on a CPU about its cache
+
+
+class DropoutConfig(StrictModel):
+    """Where SER-FIQ drops activations."""
+
+    rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of dropped activations; null: the network's own dropout layers, at their own rates."""
+    before: str | None = None
+    """Module whose input is dropped out, with `rate`; null: the last Linear."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DropoutConfig":
+        if self.before is not None and self.rate is None:
+            raise ValueError("before needs rate; give it, e.g. 0.4")
+        return self
+
+
+class SerFiqConfig(StrictModel):
+    """SER-FIQ: agreement of stochastic embeddings. Needs dropout."""
+
+    passes: Annotated[int, Field(ge=2)] = 100
+    """T, stochastic embeddings per image."""
+    dropout: DropoutConfig = DropoutConfig()
+    """The dropout that makes them differ."""
 
 
 class SerFiq(LabelSource):
@@ -23,14 +49,13 @@ class SerFiq(LabelSource):
     Where that is impossible (a shortcut leads around the dropout) the whole network runs T times.
     """
 
-    name = "ser_fiq"
+    config = SerFiqConfig
     range = "[0.38, 1]"
     draws_on_device = True
-    needs = "a network trained with dropout, else imposed dropout"
 
-    def __init__(self, network: FrozenNetwork, cfg: SerFiqConfig, seed: int):
-        super().__init__(network)
-        self.passes, self.seed = cfg.passes, seed
+    def __init__(self, network: TorchNetwork, cfg: SerFiqConfig, seed: int = 0, rows: int = 32):
+        super().__init__(network, cfg, seed, rows)
+        self.passes = cfg.passes
         self.rates = _dropout_sites(network, cfg.dropout)
         if cfg.dropout.rate is not None:
             self.remark = (
@@ -42,13 +67,13 @@ class SerFiq(LabelSource):
         self.images_per_pass = self._images_per_pass()
 
     @torch.no_grad()
-    def scores(self, images_BHW3: Tensor, keys: Sequence[str]) -> np.ndarray:
+    def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return 2 / (1 + exp(d)) for each image (B,)."""
-        parts = [self._score(images_BHW3[part], keys[part]) for part in pieces(len(keys), self.images_per_pass)]
+        parts = [self._score(images_BHW3[part], names[part]) for part in pieces(len(names), self.images_per_pass)]
         return torch.cat(parts).cpu().numpy()
 
-    def _score(self, images_BHW3: Tensor, keys: Sequence[str]) -> Tensor:
-        embedding_BTD = self._embed_dropped(self.network.prepare(images_BHW3), keys, self.runs_trunk_once)
+    def _score(self, images_BHW3: Tensor, names: Sequence[str]) -> Tensor:
+        embedding_BTD = self._embed_dropped(self.network.prepare(images_BHW3), names, self.runs_trunk_once)
         unit_BTD = F.normalize(embedding_BTD.double(), dim=2)
         # |a - b|^2 = 2 - 2 cos for unit vectors; float64 keeps eight digits of the distance of near twins
         squared_BTT = 2 - 2 * unit_BTD @ unit_BTD.transpose(1, 2)
@@ -57,12 +82,12 @@ class SerFiq(LabelSource):
         mean_B = distance_BTT.triu(diagonal=1).sum(dim=(1, 2)) / pairs
         return 2 / (1 + mean_B.exp())
 
-    def _embed_dropped(self, x_BCHW: Tensor, keys: Sequence[str], share_trunk: bool) -> Tensor:
+    def _embed_dropped(self, x_BCHW: Tensor, names: Sequence[str], share_trunk: bool) -> Tensor:
         """Return T embeddings of each image (B, T, D), with the masks of its own generator."""
-        generators = [keyed_generator(self.seed, key, x_BCHW.device) for key in keys]
-        with _before(self.network.module, {name: self._drop(name, generators) for name in self.rates}):
+        generators = [named_generator(self.seed, name, x_BCHW.device) for name in names]
+        with before(self.network.backbone, {name: self._drop(name, generators) for name in self.rates}):
             x = x_BCHW if share_trunk else x_BCHW.repeat_interleave(self.passes, dim=0)
-            return self.network.embed(x).unflatten(0, (len(keys), self.passes))
+            return self.network.embed(x).unflatten(0, (len(names), self.passes))
 
     def _drop(self, name: str, generators: list[torch.Generator]) -> Callable:
         """Return the hook that drops out the input of module `name`, for each image with its own generator."""
@@ -93,27 +118,16 @@ class SerFiq(LabelSource):
     @torch.no_grad()
     def _images_per_pass(self) -> int:
         if not self.runs_trunk_once:
-            return self.network.rows // self.passes
+            return self.rows // self.passes
         numbers: list[int] = []
-        with _before(self.network.module, {self.first: lambda _, inputs: numbers.append(inputs[0].numel())}):
+        with before(self.network.backbone, {self.first: lambda _, inputs: numbers.append(inputs[0].numel())}):
             self.network.embed(self.network.blank(1))
         return PASS_BYTES.get(self.network.device.type, 1 << 30) // (4 * self.passes * numbers[0])
 
 
-@contextmanager
-def _before(module: nn.Module, hooks: dict[str, Callable]) -> Iterator[None]:
-    """Call hooks before the named submodules run, and leave none behind."""
-    handles = [module.get_submodule(name).register_forward_pre_hook(hook) for name, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _dropout_sites(network: FrozenNetwork, cfg: DropoutConfig) -> dict[str, float]:
+def _dropout_sites(network: TorchNetwork, cfg: DropoutConfig) -> dict[str, float]:
     """Name the modules whose inputs are dropped out, with their rates."""
-    modules = dict(network.module.named_modules())
+    modules = dict(network.backbone.named_modules())
     if cfg.rate is None:
         own = {name: m.p for name, m in modules.items() if isinstance(m, nn.Dropout) and m.p > 0}
         if not own:
@@ -133,10 +147,10 @@ def _dropout_sites(network: FrozenNetwork, cfg: DropoutConfig) -> dict[str, floa
 
 
 @torch.no_grad()
-def _execution_order(network: FrozenNetwork, names: list[str]) -> list[str]:
+def _execution_order(network: TorchNetwork, names: list[str]) -> list[str]:
     """Return those of the named modules that one pass runs, in the order it runs them."""
     order: list[str] = []
-    with _before(network.module, {name: lambda *_, name=name: order.append(name) for name in names}):
+    with before(network.backbone, {name: lambda *_, name=name: order.append(name) for name in names}):
         network.embed(network.blank(1))
     if not order:
         raise ConfigError(f"{KEY}: {network.name} never runs {', '.join(names[:3])}; name another module in before")

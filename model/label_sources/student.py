@@ -3,21 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.label_sources.base import LabelSource
 
 
 class Student(LabelSource):
-    """Take the quality a trained student predicts; its network is a WrapperModel."""
+    """Take the quality a trained student predicts."""
 
-    name = "student"
     range = "unbounded; near the range of its own labels"
-    needs = "weights of a trained quality model"
+    trained = True
 
-    @torch.no_grad()
-    def scores(self, images_BHW3: Tensor, keys: Sequence[str]) -> np.ndarray:
+    def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the predicted qualities (B,)."""
-        _, quality_B = self.network.module(self.network.prepare(images_BHW3))
-        return quality_B.double().cpu().numpy()
+        return self.network.qualities(images_BHW3).astype(np.float64)

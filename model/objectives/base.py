@@ -1,10 +1,11 @@
 """What the training loop asks of a method; a hook that a method does not need does nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from model.registry import NetworkBuilder
 from utils.config.sections import ModelConfig
 from utils.config.train import LossConfig, TrainConfig
 from utils.contract import InputContract
@@ -51,7 +52,7 @@ class Objective(nn.Module):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], contract: InputContract
+        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "Objective":
         """Build networks with their weights and the loss terms, on the CPU."""
         raise NotImplementedError

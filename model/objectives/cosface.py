@@ -3,7 +3,7 @@
 Source: Wang et al., CosFace, CVPR 2018. Shape suffixes: B batch, C classes, D embedding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 from model.embedding_dim import embedding_dim
 from model.frozen.preprocess import normalise
 from model.objectives.base import Objective
-from model.registry import build_margin, pretrained_backbone
+from model.registry import NetworkBuilder, build_margin
 from utils.config.sections import ModelConfig
 from utils.config.train import LossConfig, OptimizerConfig, TrainConfig
 from utils.contract import InputContract
@@ -43,11 +43,11 @@ class CosFaceObjective(Objective):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], contract: InputContract
+        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "CosFaceObjective":
         """Build the backbone."""
         require_margin_group(cfg.optimizer)
-        student = pretrained_backbone(model_cfg.features, allow_modules, cfg.base.allow_random_init)
+        student = builder.pretrained(model_cfg.features)
         return cls(student, cfg.loss, contract)
 
     @property

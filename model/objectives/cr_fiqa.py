@@ -3,7 +3,7 @@
 Source: Boutros et al., CR-FIQA, CVPR 2023, arXiv 2112.06592. Shape suffixes: B batch, C classes, D embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from model.ai_kd import WrapperModel
 from model.frozen.preprocess import normalise
 from model.objectives.cosface import CosFaceObjective, require_margin_group
 from model.objectives.losses import build_loss
-from model.registry import build_student
+from model.registry import NetworkBuilder
 from utils.config.sections import ModelConfig
 from utils.config.train import LossConfig, TrainConfig
 from utils.contract import InputContract
@@ -79,11 +79,11 @@ class CRFIQAObjective(CosFaceObjective):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], contract: InputContract
+        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "CRFIQAObjective":
         """Build backbone and quality head."""
         require_margin_group(cfg.optimizer)
-        return cls(build_student(model_cfg, allow_modules, cfg.base.allow_random_init), cfg.loss, contract)
+        return cls(builder.student(model_cfg), cfg.loss, contract)
 
     @property
     def backbone(self) -> nn.Module:

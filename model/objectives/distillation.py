@@ -4,7 +4,7 @@ Source: Babnik et al., AI-KD, arXiv 2404.09555. Shape suffixes: B batch, D embed
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from model.frozen.preprocess import normalise
 from model.objectives.base import Objective, StartingRun
 from model.objectives.losses import build_loss
 from model.objectives.refinement import CentreSums, LabelRefinement
-from model.registry import build_student, pretrained_backbone
+from model.registry import NetworkBuilder
 from utils import distributed
 from utils.config.sections import ModelConfig
 from utils.config.train import LossConfig, OptimizerConfig, TrainConfig
@@ -65,14 +65,13 @@ class AIKDObjective(Objective):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, allow_modules: Sequence[str], contract: InputContract
+        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "AIKDObjective":
         """Build student and teacher; without a network of its own the teacher is a copy of the student's backbone."""
-        random_init = cfg.base.allow_random_init
-        student = build_student(model_cfg, allow_modules, random_init)
+        student = builder.student(model_cfg)
         teacher = student.feature_extractor
         if model_cfg.teacher is not None:
-            teacher = pretrained_backbone(model_cfg.teacher, allow_modules, random_init)
+            teacher = builder.pretrained(model_cfg.teacher)
         objective = cls(student, FrozenTeacher(teacher), cfg.loss, contract)
         objective.fit_dimensions(cfg.optimizer)
         objective.select_on = cfg.base.select_on

@@ -29,8 +29,8 @@ INPUT = "crops"
 OUTPUTS = ("quality", "embedding")
 
 
-class CropStudent(nn.Module):
-    """Score uint8 crops: normalisation and student as one network."""
+class _CropGraph(nn.Module):
+    """What the ONNX file holds: normalisation and student as one network of uint8 crops (B, S, S, 3)."""
 
     def __init__(self, student: nn.Module, contract: InputContract):
         super().__init__()
@@ -38,7 +38,7 @@ class CropStudent(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Map crops (B, S, S, 3) uint8 RGB to qualities (B,) and embeddings (B, D)."""
+        """Return qualities (B,) and embeddings (B, D), in the order of OUTPUTS."""
         embedding_BD, quality_B = self.student(normalise(crops, self.contract))
         return quality_B, embedding_BD
 
@@ -51,8 +51,8 @@ def describe(model_cfg: ModelConfig, contract: InputContract, **facts: Any) -> d
     return {"contract": contract.to_dict(), "model": model.model_dump(mode="json"), **facts}
 
 
-def to_onnx(network: CropStudent, record: Mapping[str, Any]) -> bytes:
-    """Return `network` as an ONNX file of any batch size, with `record` as its metadata."""
+def to_onnx(student: nn.Module, contract: InputContract, record: Mapping[str, Any]) -> bytes:
+    """Return a student as an ONNX file for uint8 crops in batches of any size, with `record` as its metadata."""
     try:
         import onnx
         import onnxscript  # noqa: F401  torch's exporter needs it
@@ -61,12 +61,12 @@ def to_onnx(network: CropStudent, record: Mapping[str, Any]) -> bytes:
             f"output.formats: onnx needs the package {error.name}; run pip install onnx onnxscript onnxruntime, or set "
             "output.formats=[safetensors]"
         ) from error
-    size = network.contract.size_px
+    size = contract.size_px
     crops = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder, _quiet_exporter():
         path = str(Path(folder) / "student.onnx")
         torch.onnx.export(
-            network,
+            _CropGraph(student, contract),
             (crops,),
             path,
             input_names=[INPUT],

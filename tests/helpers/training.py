@@ -107,7 +107,7 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def observed_run(config: Path, *overrides: str) -> train_main.Run:
     """Build a run on the CPU whose `seen` lists how many crops each pass of the teacher takes."""
     cfg = load_config(TrainConfig, config, overrides)
-    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), (), torch.device("cpu"))
+    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
     run.seen = []
     run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))
     return run

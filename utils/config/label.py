@@ -1,8 +1,9 @@
-"""label_config.yaml: which label source, over which network, on which folder."""
+"""label_config.yaml: which label source, over which network, on which folder.
 
-from typing import Annotated, Literal
+model.label_sources.label_schema completes it by the settings of each source.
+"""
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.inference import InferenceLoader
 from utils.config.loading import Flag, StrictModel, UserPath
@@ -39,69 +40,21 @@ class LabelModel(StrictModel):
     config: UserPath
     """Path of model_config.yaml, from the working directory or beside this file."""
     weight: UserPath | None = None
-    """Weights file; null: model.features.weights of model_config.yaml. cr_fiqa and student need it."""
-
-
-class DropoutConfig(StrictModel):
-    """Where SER-FIQ drops activations."""
-
-    rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of dropped activations; null: the network's own dropout layers, at their own rates."""
-    before: str | None = None
-    """Module whose input is dropped out, with `rate`; null: the last Linear."""
-
-
-class SerFiqConfig(StrictModel):
-    """SER-FIQ: agreement of stochastic embeddings."""
-
-    passes: Annotated[int, Field(ge=2)] = 100
-    """T, stochastic embeddings per image."""
-    dropout: DropoutConfig = DropoutConfig()
-    """The dropout that makes them differ."""
-
-
-class FaceQanConfig(StrictModel):
-    """FaceQAN: agreement under adversarial noise."""
-
-    copies: PositiveInt = 10
-    """k, noisy copies per image."""
-    iterations: PositiveInt = 5
-    """l, cosines recorded per copy; each but the last is followed by a step up the gradient's sign."""
-    epsilon: PositiveFloat = 0.001
-    """Half-width of the start noise and size of a step, for pixels in [0, 1]."""
-
-
-class SddFiqaConfig(StrictModel):
-    """SDD-FIQA: distance between the cosines within and across identities."""
-
-    partners: PositiveInt = 24
-    """Cosines drawn of each kind."""
-    rounds: PositiveInt = 12
-    """Independent draws that are averaged."""
-
-
-class GrafiqsConfig(StrictModel):
-    """GraFIQs: gradients of the BatchNorm statistics' mismatch."""
-
-    tap: str = "image"
-    """Where the gradients are summed: image, or the module whose output is taken."""
+    """Weights file; null: model.features.weights of model_config.yaml. A trained quality model needs it."""
 
 
 class SourceConfig(StrictModel):
-    """The label source; only the section of the chosen one has an effect."""
+    """The label source; model/label_sources adds a section for each that has settings, only the chosen one acts."""
 
-    name: Literal["ser_fiq", "faceqan", "cr_fiqa", "magnitude", "sdd_fiqa", "grafiqs", "student"] = "ser_fiq"
+    name: str
     """See docs/label_sources.md."""
     rows_per_pass: PositiveInt = 32
     """Images in one pass with gradients (memory); FaceQAN counts its copies and fills each pass up."""
-    ser_fiq: SerFiqConfig = SerFiqConfig()
-    """Needs dropout."""
-    faceqan: FaceQanConfig = FaceQanConfig()
-    """Needs gradients."""
-    sdd_fiqa: SddFiqaConfig = SddFiqaConfig()
-    """Needs identities: an image's identity is the folder it lies in."""
-    grafiqs: GrafiqsConfig = GrafiqsConfig()
-    """Needs gradients and BatchNorm2d layers."""
+
+    @property
+    def settings(self) -> StrictModel | None:
+        """Return the section of the chosen source; None where it has none."""
+        return getattr(self, self.name, None)
 
 
 class LabelConfig(StrictModel):
@@ -111,14 +64,10 @@ class LabelConfig(StrictModel):
     dataset: LabelDataset
     dataloader: InferenceLoader = InferenceLoader()
     model: LabelModel
-    source: SourceConfig = SourceConfig()
+    source: SourceConfig
 
     @model_validator(mode="after")
     def _complete(self) -> "LabelConfig":
-        if self.source.name in ("cr_fiqa", "student") and self.model.weight is None:
-            raise ValueError(f"model.weight is needed by source {self.source.name}; name its weights file")
-        if self.source.ser_fiq.dropout.before is not None and self.source.ser_fiq.dropout.rate is None:
-            raise ValueError("source.ser_fiq.dropout.before needs source.ser_fiq.dropout.rate; give it, e.g. 0.4")
         if (self.dataset.input == "landmarks") != (self.dataset.landmarks is not None):
             raise ValueError("dataset.landmarks goes with dataset.input: landmarks; give both or neither")
         return self
