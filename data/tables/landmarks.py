@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.tables.dialects import Numbers
 from data.tables.names import Names
-from data.tables.table_layout import Columns
 from data.tables.text_tables import one_line, read_text_table, write_csv
 from utils.errors import DataError
 from utils.pickles import load_restricted_pickle
@@ -20,7 +20,8 @@ from utils.pickles import load_restricted_pickle
 HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
 _BLOCK = 4096
 _PICKLES = {".pkl", ".pickle", ".p"}
-_NAMES = {"path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id"}
+_VGGFACE2 = tuple(f"p{n}{axis}" for n in range(1, 6) for axis in "xy")
+_POINTS = Numbers("5 landmarks (x1,y1,...,x5,y5)", (HEADER[1:], _VGGFACE2), np.float32)
 
 
 class LandmarkTable(NamedTuple):
@@ -39,16 +40,8 @@ def read_landmarks(path: str | Path) -> LandmarkTable:
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
         return _read_pickle(path)
-    names, values = read_text_table(path, Columns("5 landmarks (x1,y1,...,x5,y5)", 10, _pick, np.float32))
+    names, values = read_text_table(path, _POINTS)
     return LandmarkTable(names, values.reshape(-1, 5, 2))
-
-
-def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
-    for wanted in (HEADER[1:], [f"p{n}{axis}" for n in range(1, 6) for axis in "xy"]):
-        if set(wanted) <= set(names):
-            name = next((i for i, column in enumerate(names) if column in _NAMES), None)
-            return name, tuple(names.index(column) for column in wanted)
-    return None
 
 
 def _read_pickle(path: Path) -> LandmarkTable:

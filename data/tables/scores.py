@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet
 from scipy.stats import rankdata
 
+from data.tables.dialects import Numbers, find_columns
 from data.tables.names import Names
-from data.tables.table_layout import Columns
 from data.tables.text_tables import drop_repeats, one_line, read_text_table, write_csv
 from utils.errors import DataError
 from utils.files import atomic_write
@@ -30,8 +30,7 @@ LABELS = ("labels.csv", "labels.pkl")
 FAILURES = "failures.csv"
 FORMATS = ("pkl", "csv", "txt", "parquet")
 _PICKLES = {".pkl", ".pickle", ".p"}
-_NAMES = ("path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id")
-_SCORES = ("quality", "score", "label", "quality_score", "value")
+_QUALITY = Numbers("a quality", (("quality",), ("score",), ("label",), ("quality_score",), ("value",)))
 _PROTOCOL = 3
 _ENTRIES_AT_ONCE = 1 << 16
 
@@ -54,15 +53,8 @@ def read_scores(path: str | Path) -> ScoreTable:
         return _read_pickle(path)
     if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
-    names, values = read_text_table(path, Columns("a quality", 1, _pick))
+    names, values = read_text_table(path, _QUALITY)
     return ScoreTable(names, np.ascontiguousarray(values[:, 0]))
-
-
-def _pick(names: list[str]) -> tuple[int | None, tuple[int, ...]] | None:
-    """Choose the columns; of several scores the first known one, but only beside a known name."""
-    scores = [names.index(column) for column in _SCORES if column in names]
-    name = next((names.index(column) for column in _NAMES if column in names), None)
-    return None if not scores or (name is None and len(scores) > 1) else (name, (scores[0],))
 
 
 def _read_pickle(path: Path) -> ScoreTable:
@@ -95,10 +87,10 @@ def _number(path: Path, name: str | bytes, value: object) -> float:
 def _read_parquet(path: Path) -> ScoreTable:
     try:
         columns = pa.parquet.read_schema(path).names
-        picked = _pick([name.lower() for name in columns])
-        if picked is None or picked[0] is None:
+        name, values = find_columns([title.lower() for title in columns], _QUALITY)
+        if name is None or values is None:
             raise DataError(f"{path}: has columns {', '.join(columns)}; expected path and quality")
-        table = pa.parquet.read_table(path, columns=[columns[picked[0]], columns[picked[1][0]]])
+        table = pa.parquet.read_table(path, columns=[columns[name], columns[values[0]]])
         array = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])
         values = np.array(table.column(1).cast(pa.float64()).to_numpy())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

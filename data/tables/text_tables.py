@@ -1,10 +1,4 @@
-"""Text files of names and numbers, one row per image: read fast by blocks, or slowly to name the bad line.
-
-Comma-separated rows may quote the name (commas, quotes and line breaks inside); rows separated by
-tabs, semicolons or blanks hold the numbers at their end, so that names may contain the separator,
-unless a header names more columns than these. Except after a comma, numbers may have a decimal comma.
-Both readers give the same table; the slow one is the definition, the fast one stops at anything odd.
-"""
+"""Names and numbers in text: read by Arrow, block by block; read again, row by row, only to name a bad one; written."""
 
 import csv
 import re
@@ -17,28 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from data.tables.dialects import BLANKS, BRACKETS, TEXT, Dialect, Numbers, find_dialect, is_number, no_rows, with_point
 from data.tables.join import duplicates
 from data.tables.names import Names
-from data.tables.table_layout import (
-    TEXT,
-    Columns,
-    Layout,
-    bare,
-    cells_from_right,
-    csv_rows,
-    find_layout,
-    is_number,
-    text_lines,
-    with_point,
-)
 from utils.errors import DataError
 from utils.files import atomic_write
 
-_QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')
 _BLOCK_BYTES = 1 << 20
+_LARGEST_BLOCK_BYTES = (1 << 31) - 1
+_NOT_IN_TEXT = "\x01"
+_QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')
 
 
-def read_text_table(path: str | Path, columns: Columns) -> tuple[Names, np.ndarray]:
+def read_text_table(path: str | Path, numbers: Numbers) -> tuple[Names, np.ndarray]:
     """Read names and numbers (N, count); equal rows are kept once.
 
     Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
@@ -46,31 +31,30 @@ def read_text_table(path: str | Path, columns: Columns) -> tuple[Names, np.ndarr
     """
     path = Path(path)
     try:
-        layout = find_layout(path, columns)
-        keys, values = _read(path, layout, columns)
-        if not layout.header and layout.width == columns.count + 2:
-            _require_percentiles(path, values[:, 0], _read(path, layout._replace(values=(2,)), columns)[1][:, 0])
+        dialect = find_dialect(path, numbers)
+        names, values = _read(path, dialect, numbers)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
-    if not len(keys):
-        raise DataError(f"{path}: holds no rows; expected a name and {columns.what} in each")
-    kept = drop_repeats(path, keys, values, lambda row: _line_of(path, layout, columns, row))
-    return (keys, values) if kept is None else (keys.take(kept), values[kept])
+    if dialect.ends_in_percentile:
+        _require_percentiles(path, *values.T)
+        values = values[:, :-1]
+    kept = drop_repeats(path, names, values, lambda row: _line_of(path, dialect, numbers, row))
+    return (names, values) if kept is None else (names.take(kept), values[kept])
 
 
-def drop_repeats(path: str | Path, keys: Names, values: np.ndarray, place: Callable[[int], str]) -> np.ndarray | None:
+def drop_repeats(path: str | Path, names: Names, values: np.ndarray, place: Callable[[int], str]) -> np.ndarray | None:
     """Return the rows left after dropping equal ones, None when all stay; DataError when their values differ."""
-    pairs = duplicates(keys)
+    pairs = duplicates(names)
     if not len(pairs):
         return None
     differing = (values[pairs[:, 0]] != values[pairs[:, 1]]).reshape(len(pairs), -1).any(axis=1)
     if differing.any():
         first, later = pairs[np.argmax(differing)]
         raise DataError(
-            f"{path}{place(later)}: {keys[later]!r} has {_shown(values[later])} but {_shown(values[first])} before"
+            f"{path}{place(later)}: {names[later]!r} has {_shown(values[later])} but {_shown(values[first])} before"
             f"{place(first).replace(', ', ' (') + ')' if place(first) else ''}; keep one of the two rows"
         )
-    return np.delete(np.arange(len(keys)), pairs[:, 1])
+    return np.delete(np.arange(len(names)), pairs[:, 1])
 
 
 def _shown(values: np.ndarray) -> str:
@@ -88,8 +72,8 @@ def _require_percentiles(path: Path, quality: np.ndarray, percentile: np.ndarray
     up, step = np.diff(quality[order]) > 0, np.diff(percentile[order])
     if (step < 0).any() or (step[~up] > 0).any() or not ((percentile >= 0) & (percentile <= 100)).all():
         raise DataError(
-            f"{path}: has no header, and the third column is not the percentile of the second; "
-            "name the columns in a first row, path,quality and so on"
+            f"{path}: no first row names its three columns, and the third column is not the percentile of the second; "
+            "name them, path,quality and so on"
         )
 
 
@@ -105,156 +89,149 @@ def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
 
 
-def iterate_rows(path: Path, layout: Layout, columns: Columns) -> Iterator[tuple[int, str, list[float]]]:
-    """Yield (line number, name, numbers) of every row; DataError at the first bad one."""
-    cut = layout.separator, columns.count
-    rows = _tail_rows(path, *cut) if layout.width is None else _column_rows(path, layout.separator)
-    width = layout.width or columns.count + 1
-    for number, cells in islice(rows, int(layout.header), None):
-        place = f"{path}, line {number}"
-        if len(cells) != width:
+def _read(path: Path, dialect: Dialect, numbers: Numbers) -> tuple[Names, np.ndarray]:
+    names, values = [pa.array([], pa.large_binary())], [np.zeros((0, len(dialect.values)), numbers.dtype)]
+    try:
+        for array, columns in (_table_blocks if dialect.pattern is None else _line_blocks)(path, dialect):
+            names.append(array)
+            with np.errstate(over="ignore"):
+                values.append(np.stack(columns, axis=1).astype(numbers.dtype))
+            if not np.isfinite(values[-1]).all() or pc.any(pc.equal(pc.binary_length(array), 0)).as_py():
+                raise ValueError("a name is empty or a number not finite")
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise _refusal(path, dialect, numbers, error) from error
+    table = Names.from_arrow(pa.concat_arrays(names)), np.concatenate(values)
+    if not len(table[0]):
+        raise no_rows(path, numbers)
+    del names, values
+    pa.default_memory_pool().release_unused()
+    return table
+
+
+_Block = tuple[pa.Array, list[np.ndarray]]
+
+
+def _table_blocks(path: Path, dialect: Dialect) -> Iterator[_Block]:
+    titles = [f"c{column}" for column in range(dialect.width)]
+    chosen = [titles[column] for column in (dialect.name, *dialect.values)]
+    types = dict.fromkeys(chosen[1:], pa.string() if dialect.brackets else pa.float64()) | {
+        chosen[0]: pa.large_binary()
+    }
+    reader = pyarrow.csv.open_csv(
+        path,
+        _read_options(dialect, titles, _block_bytes(path)),
+        pyarrow.csv.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(
+            column_types=types, include_columns=chosen, null_values=[], decimal_point=dialect.decimal
+        ),
+    )
+    for batch in reader:
+        name, *columns = batch.columns
+        parsed = (_parsed(column, dialect.decimal) for column in columns) if dialect.brackets else columns
+        yield name, [column.to_numpy() for column in parsed]
+
+
+def _line_blocks(path: Path, dialect: Dialect) -> Iterator[_Block]:
+    reader = pyarrow.csv.open_csv(
+        path,
+        _read_options(dialect, ["line"], _BLOCK_BYTES),
+        pyarrow.csv.ParseOptions(delimiter=_NOT_IN_TEXT, quote_char=False),
+        pyarrow.csv.ConvertOptions(column_types={"line": pa.large_binary()}, null_values=[]),
+    )
+    for batch in reader:
+        lines = batch.column(0)
+        rows = pc.extract_regex(lines, pattern=dialect.pattern)
+        if rows.null_count:
+            lines = lines.filter(pc.match_substring_regex(lines, pattern=r"[^ \t]"))
+            rows = pc.extract_regex(lines, pattern=dialect.pattern)
+        if rows.null_count:
+            raise ValueError("a row has another form")
+        cells = (rows.field(f"c{column}").view(pa.large_string()) for column in dialect.values)
+        yield rows.field(f"c{dialect.name}"), [_parsed(cell, dialect.decimal).to_numpy() for cell in cells]
+
+
+def _read_options(dialect: Dialect, titles: list[str], block_bytes: int) -> pyarrow.csv.ReadOptions:
+    return pyarrow.csv.ReadOptions(
+        use_threads=False, block_size=block_bytes, skip_rows=dialect.skip, column_names=titles
+    )
+
+
+def _block_bytes(path: Path) -> int:
+    """Return how much to read at once: all, where quotes meet carriage returns.
+
+    Arrow loses the line feed of a quoted name when a block ends between the two characters of a line break.
+    """
+    found = set()
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            found |= {mark for mark in (b'"', b"\r") if mark in block}
+    return max(_BLOCK_BYTES, min(path.stat().st_size, _LARGEST_BLOCK_BYTES)) if len(found) == 2 else _BLOCK_BYTES
+
+
+def _parsed(texts: pa.Array, decimal: str) -> pa.Array:
+    texts = pc.ascii_trim(texts, BRACKETS)
+    if decimal == ",":  # where the comma is the mark, a point is none
+        texts = pc.replace_substring(pc.replace_substring(texts, ".", ";"), ",", ".")
+    return pc.cast(texts, pa.float64())
+
+
+def _refusal(path: Path, dialect: Dialect, numbers: Numbers, error: Exception) -> DataError:
+    """Return the error that names the first bad row, or, where each row can be read, what Arrow says."""
+    try:
+        count = sum(1 for _ in _lines_of_rows(path, dialect, numbers))
+    except DataError as found:
+        return found
+    if not count:
+        return no_rows(path, numbers)
+    return DataError(f"{path}: cannot be read as {dialect} ({one_line(str(error))}); see README for the formats")
+
+
+def _line_of(path: Path, dialect: Dialect, numbers: Numbers, row: int) -> str:
+    return f", line {next(islice(_lines_of_rows(path, dialect, numbers), int(row), None))}"
+
+
+def _lines_of_rows(path: Path, dialect: Dialect, numbers: Numbers) -> Iterator[int]:
+    """Yield the line number of every row; DataError at the first bad one."""
+    for line, cells in (_table_rows if dialect.pattern is None else _line_rows)(path, dialect):
+        if line <= dialect.skip:
+            continue
+        place = f"{path}, line {line}"
+        if len(cells) != dialect.width:
             raise DataError(
-                f"{place}: expected {width} columns (a name and {columns.what}), "
+                f"{place}: expected {dialect.width} columns (a name and {numbers.what}), "
                 f"found {len(cells)} in {','.join(cells)[:80]!r}; mend or remove the row"
             )
-        name = cells[layout.name]
+        name = cells[dialect.name]
         if not name:
             raise DataError(f"{place}: the name is empty; mend or remove the row")
-        texts = [bare(cells[column]) for column in layout.values]
-        yield number, name, [_number(f"{place}, {name[:80]!r}", text, layout.decimal) for text in texts]
+        for column in dialect.values:
+            text = cells[column].strip(BRACKETS if dialect.brackets or dialect.pattern else BLANKS)
+            _check_number(f"{place}, {name[:80]!r}", text, dialect.decimal, numbers.dtype)
+        yield line
 
 
-def _column_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _table_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     with open(path, **TEXT) as stream:
-        reader = csv_rows(stream, separator)
+        reader = csv.reader(stream, delimiter=dialect.separator)
         try:
             yield from ((reader.line_num, row) for row in reader if row)
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: not a CSV row ({error}); mend it") from error
 
 
-def _tail_rows(path: Path, separator: str, count: int) -> Iterator[tuple[int, list[str]]]:
+def _line_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    pattern = re.compile(dialect.pattern)
     with open(path, **TEXT) as stream:
-        for number, line in enumerate(map(str.strip, text_lines(stream)), 1):
-            if line:
-                yield number, cells_from_right(line, separator, count) or [line]
+        for number, line in enumerate(stream, 1):
+            if line := line.strip(BLANKS):
+                found = pattern.match(line)
+                yield number, list(found.groups()) if found else line.split(dialect.separator.strip(" ") or None)
 
 
-def _number(place: str, text: str, decimal: str) -> float:
+def _check_number(place: str, text: str, decimal: str, dtype: type) -> None:
     pointed = with_point(text, decimal)
     if not is_number(pointed):
         raise DataError(f"{place}: {text[:40]!r} is no number; mend or remove the row")
-    if not np.isfinite(value := float(pointed)):
-        raise DataError(f"{place}: {text!r} is not finite; mend or remove the row")
-    return value
-
-
-def _line_of(path: Path, layout: Layout, columns: Columns, row: int) -> str:
-    number, _, _ = next(islice(iterate_rows(path, layout, columns), int(row), None))
-    return f", line {number}"
-
-
-def _read(path: Path, layout: Layout, columns: Columns) -> tuple[Names, np.ndarray]:
-    table = _read_fast(path, layout, columns.dtype) if layout.decimal == "." else None
-    return _read_slow(path, layout, columns) if table is None else table
-
-
-def _read_slow(path: Path, layout: Layout, columns: Columns) -> tuple[Names, np.ndarray]:
-    names, values = [], []
-    for _, name, numbers in iterate_rows(path, layout, columns):
-        names.append(name)
-        values.append(numbers)
-    return Names.from_strings(names), np.array(values, columns.dtype).reshape(-1, columns.count)
-
-
-def _read_fast(path: Path, layout: Layout, dtype: type) -> tuple[Names, np.ndarray] | None:
-    """Read by blocks into arrays sized beforehand; None where anything needs the slow reader."""
-    extent = _extent(path)
-    if extent is None:
-        return None
-    text_bytes, rows = extent
-    data, offsets = np.empty(text_bytes, np.uint8), np.zeros(rows + 1, np.int64)
-    values = np.empty((rows, len(layout.values)), dtype)
-    used = filled = 0
-    try:
-        for names, numbers in (_tail_blocks if layout.width is None else _column_blocks)(path, layout):
-            keys = Names.from_arrow(names)
-            size = keys.offsets[-1] - keys.offsets[0]
-            stop = filled + len(keys)
-            data[used : used + size] = keys.data[keys.offsets[0] : keys.offsets[-1]]
-            offsets[filled + 1 : stop + 1] = keys.offsets[1:] - keys.offsets[0] + used
-            for column, array in enumerate(numbers):
-                values[filled:stop, column] = array.to_numpy()
-            empty = (np.diff(keys.offsets) == 0).any()
-            if empty or not np.isfinite(values[filled:stop]).all():
-                return None
-            used, filled = used + size, stop
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
-        return None
-    pa.default_memory_pool().release_unused()
-    return Names(data[:used], offsets[: filled + 1]), values[:filled]
-
-
-def _extent(path: Path) -> tuple[int, int] | None:
-    """Return the size of a file and a bound on its rows; None where quotes meet carriage returns.
-
-    Arrow loses the line feed of a quoted name when a block ends between the two characters of a line break.
-    """
-    size = lines = 0
-    quoted = returns = False
-    with open(path, "rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            size += len(block)
-            found = block.count(b"\r")
-            lines += block.count(b"\n") + found
-            quoted, returns = quoted or b'"' in block, returns or found > 0
-            if quoted and returns:
-                return None
-    return size, lines + 1
-
-
-def _read_options(layout: Layout, names: list[str]) -> pyarrow.csv.ReadOptions:
-    return pyarrow.csv.ReadOptions(
-        use_threads=False, block_size=_BLOCK_BYTES, skip_rows=int(layout.header), column_names=names
-    )
-
-
-def _column_blocks(path: Path, layout: Layout) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
-    columns = [f"c{i}" for i in range(layout.width)]
-    name, values = columns[layout.name], [columns[i] for i in layout.values]
-    reader = pyarrow.csv.open_csv(
-        path,
-        _read_options(layout, columns),
-        pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(
-            column_types={name: pa.large_binary(), **dict.fromkeys(values, pa.float64())},
-            include_columns=[name, *values],
-            null_values=[],
-        ),
-    )
-    for batch in reader:
-        yield batch.column(0), batch.columns[1:]
-
-
-_TAILS = {
-    "\t": r"^(?P<name>.*[^\t])\t(?P<value>[^\t]*)$",
-    ";": r"^(?P<name>.*[^;]);(?P<value>[^;]*)$",
-    " ": r"^(?P<name>.*[^ ]) +(?P<value>[^ ]+)$",
-}
-
-
-def _tail_blocks(path: Path, layout: Layout) -> Iterator[tuple[pa.Array, list[pa.Array]]]:
-    if len(layout.values) != 1:
-        raise ValueError("several numbers at the end of a row are read slowly")
-    reader = pyarrow.csv.open_csv(
-        path,
-        _read_options(layout, ["line"]),
-        pyarrow.csv.ParseOptions(delimiter="\x01", quote_char=False),
-        pyarrow.csv.ConvertOptions(column_types={"line": pa.string()}, null_values=[]),
-    )
-    for batch in reader:
-        lines = pc.ascii_trim_whitespace(batch.column(0))
-        parts = pc.extract_regex(lines, pattern=_TAILS[layout.separator])
-        if parts.null_count:
-            raise ValueError("a row of another form")
-        yield parts.field("name"), [pc.cast(pc.ascii_trim(parts.field("value"), "[] \t"), pa.float64())]
+    with np.errstate(over="ignore"):
+        if not np.isfinite(dtype(float(pointed))):
+            raise DataError(f"{place}: {text!r} is not finite; mend or remove the row")
