@@ -9,20 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.detector import FaceDetector
 from data.index.build import FaceIndex, build_index
 from data.index.landmark_check import MISFIT_LIMIT_PX, misfit_px, require_faces
-from data.sources.folder import list_compactly
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.scores import read_scores, write_scores_csv
-from jobs.landmarks import LandmarkRun, detect_folder
+from jobs.landmarks import detect_landmarks
 from synthetic import contact_sheet, render_populations
 from utils import cli
 from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
-from utils.config.sections import DecodeConfig
 from utils.errors import DataError
-from utils.files import atomic_write, make_folder, sha256_file
+from utils.files import atomic_write, make_folder
 
 logger = logging.getLogger("prepare")
 
@@ -90,27 +87,6 @@ def convert(cfg: PrepareConfig) -> None:
     logger.info(f"{target}: {len(keys):,} rows{spread}")
 
 
-def landmarks(cfg: PrepareConfig) -> None:
-    """Detect the largest face of every image; write landmarks.csv, and failures.csv for images without one."""
-    detector = FaceDetector(cfg.landmarks)
-    listing = list_compactly(cfg.dataset.image_location)
-    if not len(listing.names):
-        raise DataError(f"{cfg.dataset.image_location}: no image below this folder ({listing.other_files} other files)")
-    decode = DecodeConfig(exif=cfg.dataset.exif, max_pixels=cfg.dataset.max_pixels)
-    request = {
-        "images": [str(Path(cfg.dataset.image_location).resolve()), listing.names.digest()],
-        "detector_sha256": sha256_file(cfg.landmarks.detector),
-        "options": cfg.landmarks.model_dump(exclude={"detector", "num_workers"}) | decode.model_dump(),
-    }
-    folder = make_folder(cfg.base.save_path, "base.save_path")
-    run = LandmarkRun(cfg.dataset.image_location, listing.names, folder, request, decode)
-    done = detect_folder(run, detector, cfg.landmarks.num_workers, cfg.base.verbose)
-    resumed = f", {done.resumed:,} of them by an earlier run" if done.resumed else ""
-    logger.info(f"{folder / 'landmarks.csv'}: {done.found:,} of {len(listing.names):,} images{resumed}")
-    if done.failed:
-        logger.warning(f"{folder / 'failures.csv'}: {done.failed:,} images without landmarks")
-
-
 def synthetic(cfg: PrepareConfig) -> None:
     """Render people with identities, exact landmarks and known nuisance."""
     folder = make_folder(cfg.base.save_path, "base.save_path")
@@ -128,7 +104,7 @@ READS = {
     "landmarks": ("image_location", "exif", "max_pixels"),
 }
 """Task -> keys of `dataset` that it reads."""
-TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic}
+TASKS = {"check": check, "convert": convert, "landmarks": detect_landmarks, "synthetic": synthetic}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

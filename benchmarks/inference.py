@@ -29,8 +29,8 @@ import inference
 from benchmarks.measuring import Report, alternate, network_module, parser
 from benchmarks.pictures import write_picture
 from data.images.decode import decode_rgb
-from jobs.score_pass import measure_left, with_workers
-from model.frozen.load import NetworkLoader, checked_contract
+from jobs.scoring import open_scoring
+from model.frozen.load import NetworkLoader, checked_contract, scorer_spec
 from model.registry import NetworkBuilder
 from model.sharing.files import describe, to_onnx
 from utils.config import load_config
@@ -89,27 +89,23 @@ class Ours:
 
     def __init__(self, folder: Path, device: str, *overrides: str):
         values = [f"base.device={device}", f"dataset.loc={folder / 'faces'}", "base.verbose=0", *overrides]
-        cfg = load_config(InferenceConfig, CONFIGS / "inference_config.yaml", values)
-        model_cfg = inference.network_config(cfg, str(CONFIGS / "inference_config.yaml"))
+        self.cfg = load_config(InferenceConfig, CONFIGS / "inference_config.yaml", values)
+        self.model_cfg = inference.network_config(self.cfg, str(CONFIGS / "inference_config.yaml"))
         self.device = pick_device(device)
-        self.job = inference.build(cfg, model_cfg, NetworkLoader(NetworkBuilder(), self.device))
-        self.job.run.close()
+        spec = scorer_spec(self.model_cfg, self.cfg.model.weight, self.cfg.base.precision)
+        self.scorer = NetworkLoader(NetworkBuilder(), self.device).load(spec)
 
     def __call__(self) -> int:
         """Score the folder."""
-        job = self.job
-        job.run.open()
-        loader = with_workers(job.cfg.dataloader.params, self.device)
-        folder = inference.open_folder(job.cfg.dataset)
-        images = measure_left(folder, job.run, loader, lambda crops, _: job.scorer.qualities(crops), verbose=False)
-        inference.conclude(job, images, 0.0)
-        job.run.close()
-        return images
+        with open_scoring(self.cfg, self.model_cfg, self.scorer) as run:
+            session = run.images.measure_left(lambda crops, rows: self.scorer.qualities(crops))
+            run.conclude(session)
+        return session.images
 
     @property
     def scores(self) -> dict[str, np.ndarray]:
         """Read the scores of the last call back."""
-        with open(self.job.run.path / "quality-scores.pkl", "rb") as stream:
+        with open(Path(self.cfg.base.save_path) / "quality-scores.pkl", "rb") as stream:
             return pickle.load(stream)
 
 
@@ -150,11 +146,11 @@ def contestants(folder: Path, student: nn.Module, options: argparse.Namespace, r
                 write_onnx(folder, student)
             place = f"base.save_path={folder / 'out' / name}"
             variant = Ours(folder, options.device, place, *overrides[name], *batch)
-            if variant.job.scorer.device.type != variant.device.type:
-                report.add(f"ours, {name}", f"not measured: it computes on the {variant.job.scorer.device.type} here")
+            if variant.scorer.device.type != variant.device.type:
+                report.add(f"ours, {name}", f"not measured: it computes on the {variant.scorer.device.type} here")
                 continue
             if name == "compiled":
-                variant.job.scorer.network.compile()
+                variant.scorer.network.compile()
             variant()
             found[f"ours, {name}"] = variant
         except Exception as error:  # whatever an optional package or the compiler's tools raise

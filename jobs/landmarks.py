@@ -1,136 +1,119 @@
-"""A folder of images -> landmarks.csv and failures.csv, one journal line per image, taken up where it stopped."""
+"""Landmark detection: a folder of images becomes landmarks.csv and failures.csv; every image is in one of the two."""
 
-import csv
-import json
-import os
-from collections.abc import Callable, Iterator
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from data.detector import Face
+from data.detector import FaceDetector
 from data.images.decode import ImageError, decode_rgb
-from data.tables.landmarks import HEADER, landmark_cells
+from data.sources.base import ImageSource
+from data.sources.folder import list_folder
+from data.tables.landmarks import write_landmarks_csv
 from data.tables.names import Names
+from data.tables.scores import write_failures
+from jobs.journal import Journal, JournalLine, list_of_images
+from utils import distributed
+from utils.config.prepare import PrepareConfig
 from utils.config.sections import DecodeConfig
 from utils.errors import DataError
-from utils.files import atomic_write, writing
+from utils.files import sha256_file
 from utils.progress import progress
 
-JOURNAL = "landmarks.journal.jsonl"
+logger = logging.getLogger(__name__)
+
+_NUMBERS = 10
+"""x and y of five points."""
 _WINDOW = 32
+"""Images handed to each thread at once."""
 
 
 @dataclass(frozen=True)
 class LandmarkRun:
-    """What is detected, and where the results go."""
+    """Hold the parts of one run of detection; may be called from several threads."""
 
     root: str
-    """Folder the names are relative to."""
-    names: Names
-    """Images, sorted."""
-    folder: Path
-    """Output folder."""
-    request: dict[str, Any]
-    """Everything that decides the results; a journal of another request is not continued."""
+    """The folder of images, as the user wrote it."""
+    source: ImageSource
+    detect: FaceDetector
     decode: DecodeConfig
     """How files become pixels."""
+    journal: Journal
+
+    def detect_left(self, threads: int, verbose: bool) -> int:
+        """Detect in the images that no earlier session did, one journal line each; return how many it had done."""
+        left = self.journal.progress().left(1)
+        distributed.barrier()  # nobody writes before everybody has read
+        mine = left[distributed.rank() :: distributed.world_size()]
+        self.journal.start_writing()
+        verbose = verbose and distributed.is_main()
+        size = _WINDOW * threads
+        bar = progress(total=len(mine), unit="img", desc="landmarks", verbose=verbose)
+        with bar, ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(mine), size):
+                for line in pool.map(self._line, mine[start : start + size].tolist()):
+                    self.journal.append(line)
+                    bar.update()
+        distributed.barrier()
+        return len(self.source) - len(left)
+
+    def _line(self, row: int) -> JournalLine:
+        failures, values = {}, np.full((1, _NUMBERS), np.nan, np.float32)
+        try:
+            content = self.source.read(row)
+            face = self.detect(decode_rgb(content, exif=self.decode.exif, max_pixels=self.decode.max_pixels))
+            if face is None:
+                failures[0] = "no face found"
+            else:
+                values[0] = face.points.ravel()
+        except ImageError as error:
+            failures[0] = str(error)
+        return JournalLine.of(row, values, failures, {})
+
+    def conclude(self, resumed: int) -> None:
+        """Write landmarks.csv and failures.csv, and say what was done; `resumed` images by earlier sessions."""
+        state, folder = self.journal.result(), self.journal.folder
+        rows = state.rows()
+        with self.journal.saving():
+            failures = write_failures(folder, self.source.names, state.reasons)
+            write_landmarks_csv(folder / "landmarks.csv", self.source.names.take(rows), state.values[rows])
+        counts = {"images": len(self.source), "found": len(rows), "failed": len(state.reasons), "resumed": resumed}
+        self.journal.finish({"counts": counts, "processes": distributed.world_size()})
+        if not len(rows):
+            raise DataError(f"{self.root}: no face was found in any of {len(self.source)} images; see {failures}")
+        earlier = f", {resumed:,} of them by an earlier run" if resumed else ""
+        logger.info(f"{folder / 'landmarks.csv'}: {len(rows):,} of {len(self.source):,} images{earlier}")
+        if state.reasons:
+            logger.warning(f"{failures}: {len(state.reasons):,} images without landmarks")
 
 
-class Outcome(NamedTuple):
-    """What became of a run."""
-
-    found: int
-    failed: int
-    resumed: int
-    """Images an earlier, interrupted run had done."""
-
-
-def detect_folder(
-    run: LandmarkRun, detect: Callable[[np.ndarray], Face | None], threads: int, verbose: bool
-) -> Outcome:
-    """Detect in every image and write landmarks.csv and failures.csv at the end; every image is in one of the two.
-
-    `detect` is called from several threads. Killed at any moment, the next call goes on behind the last whole
-    journal line.
-    """
-    journal = run.folder / JOURNAL
-    done = _recover(journal, run)
-    rows = iter(range(done, len(run.names)))
-    with (
-        writing(journal),
-        open(journal, "a", encoding="utf-8") as stream,
-        ThreadPoolExecutor(threads) as pool,
-        progress(total=len(run.names), initial=done, unit="img", desc="landmarks", verbose=verbose) as bar,
-    ):
-        while window := list(islice(rows, _WINDOW * threads)):
-            for line in pool.map(lambda row: _line(run, detect, row), window):
-                stream.write(line)
-                stream.flush()
-                bar.update()
-    found, failed = _finish(journal, run)
-    return Outcome(found, failed, done)
+def detect_landmarks(cfg: PrepareConfig) -> None:
+    """Detect the largest face of every image below `dataset.image_location`; what an earlier run did is kept."""
+    root = cfg.dataset.image_location
+    detector = FaceDetector(cfg.landmarks)
+    source = list_folder(root)
+    if not len(source):
+        raise DataError(f"{root}: no image below this folder ({source.other_files} other files)")
+    with distributed.patient_group():
+        decode = DecodeConfig(exif=cfg.dataset.exif, max_pixels=cfg.dataset.max_pixels)
+        journal = Journal(cfg.base.save_path, request(cfg, source.names, decode), len(source), _NUMBERS)
+        try:
+            journal.open()
+            run = LandmarkRun(root, source, detector, decode, journal)
+            resumed = run.detect_left(cfg.landmarks.num_workers, cfg.base.verbose)
+            if distributed.is_main():
+                run.conclude(resumed)
+        finally:
+            journal.close()
 
 
-def _line(run: LandmarkRun, detect: Callable[[np.ndarray], Face | None], row: int) -> str:
-    name = run.names[row]
-    try:
-        path = os.path.join(run.root, name)
-        face = detect(decode_rgb(path, exif=run.decode.exif, max_pixels=run.decode.max_pixels))
-        result = "no face found" if face is None else landmark_cells(face.points)
-    except ImageError as error:
-        result = str(error)
-    return json.dumps([name, result]) + "\n"
-
-
-def _recover(journal: Path, run: LandmarkRun) -> int:
-    """Cut an earlier journal of the same request back to its whole lines, or start one; return the images done."""
-    whole = len(head := json.dumps(run.request, sort_keys=True) + "\n")
-    count = 0
-    try:
-        with open(journal, "rb") as stream:
-            if stream.readline() != head.encode():
-                raise FileNotFoundError
-            for line in stream:
-                if not line.endswith(b"\n") or count >= len(run.names) or json.loads(line)[0] != run.names[count]:
-                    break
-                whole, count = whole + len(line), count + 1
-        os.truncate(journal, whole)
-    except (FileNotFoundError, ValueError):
-        with atomic_write(journal, "w") as stream:
-            stream.write(head)
-        return 0
-    return count
-
-
-def _entries(journal: Path) -> Iterator[tuple[str, Any]]:
-    with open(journal, encoding="utf-8") as stream:
-        yield from map(json.loads, islice(stream, 1, None))
-
-
-def _finish(journal: Path, run: LandmarkRun) -> tuple[int, int]:
-    found = failed = 0
-    options = {"mode": "w", "errors": "surrogateescape"}
-    with atomic_write(run.folder / "failures.csv", **options) as bad:
-        failures = csv.writer(bad, lineterminator="\n")
-        failures.writerow(("path", "reason"))
-        with atomic_write(run.folder / "landmarks.csv", **options) as good:
-            landmarks = csv.writer(good, lineterminator="\n")
-            landmarks.writerow(HEADER)
-            for name, result in _entries(journal):
-                if isinstance(result, str):
-                    failures.writerow((name, result))
-                    failed += 1
-                else:
-                    landmarks.writerow((name, *result))
-                    found += 1
-    os.unlink(journal)
-    if not found:
-        raise DataError(
-            f"{run.root}: no face was found in any of {len(run.names)} images; see {run.folder / 'failures.csv'}"
-        )
-    return found, failed
+def request(cfg: PrepareConfig, names: Names, decode: DecodeConfig) -> dict[str, Any]:
+    """Return everything that decides the landmarks: an unfinished run goes on only where all of it is the same."""
+    return {
+        "detector_sha256": sha256_file(cfg.landmarks.detector),
+        "options": cfg.landmarks.model_dump(mode="json", exclude={"detector", "num_workers"}),
+        "decode": decode.model_dump(mode="json"),
+        "files": list_of_images(cfg.dataset.image_location, names),
+    }

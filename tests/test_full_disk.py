@@ -62,7 +62,7 @@ COMMANDS = {
     "export": (export, {"student.safetensors": 4096}),
     "check": (lambda folder: prepare(folder, "check"), {}),
     "convert": (lambda folder: prepare(folder, "convert"), {"landmarks.csv": 4096}),
-    "landmarks": (lambda folder: prepare(folder, "landmarks"), {"landmarks.journal.jsonl": 8192}),
+    "landmarks": (lambda folder: prepare(folder, "landmarks"), {"partial/0.jsonl": 8192}),
 }
 
 

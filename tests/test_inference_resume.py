@@ -28,7 +28,7 @@ from tests.helpers.inference import (
     tiny_student,
     write_setup,
 )
-from tests.helpers.processes import kill_the_last, torchrun
+from tests.helpers.processes import held_lock, kill_the_last, torchrun
 from tests.helpers.training import ROOT
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(setup, caplog):
     done = partial.read_bytes().count(b"\n")
     assert not (setup / "out/quality-scores.csv").exists()
     with open(partial, "ab") as stream:
-        stream.write(b'{"first": 0, "quality": [9.0, 9.0, 9')  # what a kill within a write leaves
+        stream.write(b'{"first":0,"values":[[9.0],[9.0],[9')  # what a kill within a write leaves
     caplog.clear()
     assert infer(setup, *batches) == 0
     assert "goes on with the unfinished run" in caplog.text
@@ -179,7 +179,7 @@ def interrupted(setup: Path) -> Path:
     assert infer(setup) == 0
     facts = json.loads((setup / "out/run.json").read_text())
     (setup / "out/run.json").write_text(json.dumps({"status": "unfinished", "request": facts["request"]}))
-    line = {"first": 0, "quality": [123.0] * 4, "failures": {}, "not_square": 0}
+    line = {"first": 0, "values": [[123.0]] * 4, "failures": {}}
     return write_bytes(setup / "out/partial/0.jsonl", json.dumps(line).encode() + b"\n")
 
 
@@ -244,18 +244,11 @@ def test_another_batch_size_goes_on_too(setup):
     assert_scores(dict(found[3:]), expected_of([name for name, _ in found[3:]]))
 
 
-HOLD_LOCK = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.lockf(f, fcntl.LOCK_EX); print('held'); input()"
-
-
 def test_two_runs_cannot_share_a_folder(setup, capsys):
     write_crops(setup / "faces", 2)
-    lock = write_bytes(setup / "out/partial/lock", b"")
-    command = [sys.executable, "-c", HOLD_LOCK, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
+    with held_lock(setup / "out/partial/lock"):
         assert infer(setup) == 2
         assert "another run writes there" in capsys.readouterr().err
-        holder.communicate("\n")
     assert infer(setup) == 0
     assert len(scores_of(setup / "out")) == 2
 

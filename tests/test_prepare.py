@@ -21,8 +21,8 @@ from data.alignment import TEMPLATE_112, align
 from data.detector import FaceDetector, largest_face
 from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
-from jobs.landmarks import JOURNAL
 from tests.helpers import inference as helpers_inference
+from tests.helpers import processes
 from tests.helpers.detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
 from utils import cli
 from utils.config import load_config
@@ -181,6 +181,11 @@ def detect_sections(photographs, model, **options):
     }
 
 
+@pytest.fixture
+def one_thread(photographs, model):
+    return detect_sections(photographs, model, num_workers=1)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_landmarks_of_a_folder(tmp_path, photographs, model, threads):
     assert run(tmp_path, **detect_sections(photographs, model, num_workers=threads)) == 0
@@ -192,7 +197,10 @@ def test_landmarks_of_a_folder(tmp_path, photographs, model, threads):
     failures = rows(tmp_path / "out/failures.csv")
     assert failures[0] == ["path", "reason"] and failures[1] == ["n2/dark.png", "no face found"]
     assert failures[2][0] == "n3/broken.jpg" and failures[2][1] and len(failures) == 3
-    assert sorted(os.listdir(tmp_path / "out")) == ["failures.csv", "landmarks.csv"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["failures.csv", "landmarks.csv", "run.json"]
+    facts = json.loads((tmp_path / "out/run.json").read_text())
+    assert facts["status"] == "finished" and facts["request"]["files"]["count"] == 5
+    assert facts["counts"] == {"images": 5, "found": 3, "failed": 2, "resumed": 0}
 
 
 def test_rotated_photographs_give_landmarks_of_the_pixels_that_training_sees(tmp_path, model):
@@ -237,9 +245,12 @@ def test_photographs_are_scored_with_the_landmarks_found(tmp_path, photographs, 
     assert failures == [["n2/dark.png", "no landmarks"], ["n3/broken.jpg", "no landmarks"]]
 
 
+JOURNAL = "partial/0.jsonl"
+
+
 def journal_lines(folder):
     path = folder / JOURNAL
-    return path.read_bytes().count(b"\n") - 1 if path.exists() else -1
+    return path.read_bytes().count(b"\n") if path.exists() else -1
 
 
 def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, model):
@@ -261,14 +272,14 @@ def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, model
     assert 10 <= done < 40
     before = (tmp_path / "killed" / JOURNAL).read_bytes()
     with open(tmp_path / "killed" / JOURNAL, "ab") as stream:
-        stream.write(b'["0')  # a line the kill cut short
+        stream.write(b'{"first":0,"val')  # a line the kill cut short
 
     seen = []
     real = FaceDetector.__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FaceDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
         assert run(tmp_path, **sections) == 0
-    assert len(seen) == 40 - before.count(b"\n") + 1
+    assert len(seen) == 40 - before.count(b"\n")
     sections["base"]["save_path"] = str(tmp_path / "whole")
     assert run(tmp_path, **sections) == 0
     for name in ("landmarks.csv", "failures.csv"):
@@ -276,9 +287,12 @@ def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, model
     assert len(rows(tmp_path / "whole/landmarks.csv")) == 33 and len(rows(tmp_path / "whole/failures.csv")) == 9
 
 
-@pytest.mark.parametrize("change", ["threshold", "files", "detector", "none"])
-def test_a_journal_of_another_request_is_not_continued(tmp_path, photographs, model, change, monkeypatch):
-    sections = detect_sections(photographs, model, num_workers=1)
+CHANGES = {"threshold": "options.score_threshold", "files": "files.count", "detector": "detector_sha256", "none": None}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_journal_of_another_request_is_not_continued(tmp_path, one_thread, change, monkeypatch, capsys):
+    sections = one_thread
     real, seen = FaceDetector.__call__, []
 
     def interrupted(self, image):
@@ -293,15 +307,63 @@ def test_a_journal_of_another_request_is_not_continued(tmp_path, photographs, mo
     if change == "threshold":
         sections["landmarks"]["score_threshold"] = 0.8
     elif change == "files":
-        (photographs / "n1/c.png").write_bytes((photographs / "n1/a.png").read_bytes())
+        shutil.copy(tmp_path / "images/n1/a.png", tmp_path / "images/n1/c.png")
     elif change == "detector":
-        copy = tmp_path / "other.onnx"
+        copy, model = tmp_path / "other.onnx", Path(sections["landmarks"]["detector"])
         copy.write_bytes(model.read_bytes() + b"\x32\x00")  # an empty domain: the same network, other bytes
         sections["landmarks"]["detector"] = str(copy)
     seen += [1] * 10
     start = len(seen)
-    assert run(tmp_path, **sections) == 0
+    assert run(tmp_path, "base.verbose=1", **sections) == 0
+    differs = f"starts anew: the unfinished run in {tmp_path}/out differs in {CHANGES[change]}"
+    goes_on = f"goes on with the unfinished run in {tmp_path}/out"
+    assert (differs if CHANGES[change] else goes_on) in capsys.readouterr().err.splitlines()
     assert len(seen) - start == {"none": 2, "files": 5}.get(change, 4)  # the broken file never reaches the detector
+
+
+def test_a_damaged_journal_costs_only_its_bad_lines(tmp_path, photographs, model, monkeypatch):
+    sections = detect_sections(photographs, model, num_workers=1)
+    assert run(tmp_path, **sections) == 0
+    whole = {name: (tmp_path / "out" / name).read_bytes() for name in ("landmarks.csv", "failures.csv")}
+    facts = json.loads((tmp_path / "out/run.json").read_text())
+    (tmp_path / "out/run.json").write_text(json.dumps({"status": "unfinished", "request": facts["request"]}))
+    points = at((4, 3)).ravel().tolist()
+    lines = [
+        json.dumps({"first": 0, "values": [points], "failures": {}}).encode(),  # the one good line
+        json.dumps({"first": 1, "values": [points[:9]], "failures": {}}).encode(),
+        json.dumps({"first": 2, "values": [None], "failures": {}}).encode(),
+        json.dumps({"first": 3, "values": [["38.3"] * 10], "failures": {}}).encode(),
+        json.dumps({"first": 4, "values": [None], "failures": {"0": 7}}).encode(),
+        b'["n1/a.png", "no face found"]',
+        b'{"first":1,"values":[null],"failures":{"0":"\xff"}}',
+    ]
+    (tmp_path / "out/partial").mkdir()
+    (tmp_path / "out" / JOURNAL).write_bytes(b"\n".join(lines) + b"\n")
+    seen, real = [], FaceDetector.__call__
+    monkeypatch.setattr(FaceDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
+    assert run(tmp_path, **sections) == 0
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in whole} == whole
+    assert len(seen) == 3  # of five images one was done and one is broken
+
+
+def test_two_detections_cannot_share_a_folder(tmp_path, photographs, model, capsys):
+    with processes.held_lock(tmp_path / "out/partial/lock"):
+        assert run(tmp_path, **detect_sections(photographs, model)) == 2
+        assert f"{tmp_path}/out: another run writes there" in capsys.readouterr().err
+    assert run(tmp_path, **detect_sections(photographs, model)) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_detect_what_one_does(tmp_path, photographs, model):
+    sections = detect_sections(photographs, model)
+    assert run(tmp_path, **sections) == 0
+    arguments = command(tmp_path, f"base.save_path={tmp_path / 'two'}", **sections)
+    two = processes.torchrun(2, "prepare.py", *arguments)
+    errors = two.communicate(timeout=300)[1]
+    assert two.returncode == 0, errors
+    for name in ("landmarks.csv", "failures.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
 
 
 def write_inputs(folder, names, suffix=True):

@@ -9,7 +9,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -84,6 +84,11 @@ def process_group(device: torch.device, patience_h: float = 0.5) -> Iterator[Non
     finally:
         if done or backend == "gloo":  # nccl would wait for processes that will never come
             dist.destroy_process_group()
+
+
+def patient_group() -> AbstractContextManager[None]:
+    """Join the group for work in which processes only wait for each other, for as long as it takes."""
+    return process_group(torch.device("cpu"), patience_h=24 * 365)
 
 
 def local_device(name: str) -> str:

@@ -158,13 +158,6 @@ def write_failures(folder: Path, names: Names, reasons: Mapping[int, str]) -> Pa
     return path
 
 
-def remove_outputs(folder: Path) -> None:
-    """Remove what an earlier run left."""
-    for kind in FORMATS:
-        (folder / f"{SCORES}.{kind}").unlink(missing_ok=True)
-    (folder / FAILURES).unlink(missing_ok=True)
-
-
 def dump_dict(items: Iterable[tuple[str, Any]], stream: IO[bytes]) -> None:
     """Pickle a dict of these items without ever holding it whole: 100 M entries would take 43 GB.
 

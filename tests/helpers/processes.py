@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,20 @@ def kill_the_last(launcher: subprocess.Popen, log: Path, lines: int) -> None:
     os.kill(int(children[-1]), signal.SIGKILL)
     launcher.communicate(timeout=300)
     assert launcher.returncode != 0, "the run ended before one process could be killed"
+
+
+HOLD_LOCK = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.lockf(f, fcntl.LOCK_EX); print('held'); input()"
+
+
+@contextmanager
+def held_lock(path: Path) -> Iterator[None]:
+    """Let another process hold the lock of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", HOLD_LOCK, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.communicate("\n")
 
 
 def run_on_disk(kind: str, folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,139 @@
+"""A pass over the images of a folder that may be interrupted: what scoring and labelling share."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.alignment import CROP_SIZE_PX
+from data.samples.datasets import CropBatch
+from data.samples.folders import ImageFolder
+from data.samples.loader import crop_batches
+from jobs.journal import Journal, JournalLine, Progress
+from utils import distributed
+from utils.config.inference import InferenceBase, InferenceLoaderParams
+from utils.config.label import LabelBase
+from utils.progress import progress
+from utils.training.precision import pick_device
+
+logger = logging.getLogger(__name__)
+
+SOME_FAILED = 3
+"""Exit code with base.strict where an image got no number."""
+
+Measure = Callable[[Tensor, np.ndarray], np.ndarray]
+"""(crops (B, S, S, 3) uint8, their rows (B,) in the folder) -> one number per crop; not finite: a failure."""
+
+
+class Session(NamedTuple):
+    """What was done between start and end of this command, by all processes."""
+
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ImagePass:
+    """Measure the images of a folder batch by batch and write each batch into the journal as it comes."""
+
+    folder: ImageFolder
+    journal: Journal
+    loader: InferenceLoaderParams
+    verbose: bool
+
+    def measure_left(self, measure: Measure) -> Session:
+        """Measure the images that no earlier session did, and wait for the other processes.
+
+        A batch holds the same images as in an uninterrupted pass, so the numbers are the same to the last bit.
+        Whole batches are dealt out, the next to each process in turn.
+        """
+        started, size, count = time.perf_counter(), self.loader.batch_size, len(self.folder.names)
+        firsts = self.journal.progress().left(size)
+        distributed.barrier()  # nobody writes before everybody has read
+        left = sum(min(size, count - first) for first in firsts.tolist())
+        mine = firsts[distributed.rank() :: distributed.world_size()].tolist()
+        rows = np.concatenate([np.arange(first, min(first + size, count)) for first in mine] or [np.zeros(0, np.int64)])
+        self.journal.start_writing()
+        batches = crop_batches(self.folder.crops(rows), size, self.loader.num_workers or 0)
+        warned = False
+        with progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main())) as bar:
+            for place, (first, batch) in enumerate(zip(mine, batches, strict=True)):
+                numbers = measure(batch.images, rows[batch.rows]) if batch.rows else np.zeros(0)
+                self.journal.append(_line(first, batch, numbers, place * size))
+                if batch.not_square and not warned:
+                    warned = True
+                    name = self.folder.names[rows[batch.not_square[0]]]
+                    logger.warning(f"{name!r} is not square; is it an aligned crop?")
+                bar.update(len(batch.rows) + len(batch.failures))
+        distributed.barrier()
+        return Session(left, time.perf_counter() - started)
+
+    def counts(self, state: Progress, done: str, rows: np.ndarray) -> dict[str, int]:
+        """Return what run.json counts; `done` says what became of `rows`."""
+        return {
+            "images": len(self.folder.names),
+            done: len(rows),
+            "failed": len(state.reasons),
+            "not_square": state.counts["not_square"],
+            "resized": state.counts["resized"],
+            "other_files": self.folder.other_files,
+        }
+
+    def finish(self, counts: Mapping[str, int], facts: Mapping[str, object], session: Session) -> None:
+        """Write run.json of the finished run."""
+        last = {"images": session.images, "seconds": round(session.seconds, 3)}
+        ours = {"processes": distributed.world_size(), "batch_size": self.loader.batch_size}
+        self.journal.finish({"counts": dict(counts), **facts, **ours, "last_session": last})
+
+
+def _line(first: int, batch: CropBatch, numbers_B: np.ndarray, start: int) -> JournalLine:
+    """Join numbers and failures of a batch that begins at row `start` of the crops."""
+    values = np.full((len(batch.rows) + len(batch.failures), 1), np.nan, np.float32)
+    failures = {row - start: reason for row, reason in batch.failures}
+    for row, number in zip(batch.rows, numbers_B, strict=True):
+        values[row - start] = number
+        if not np.isfinite(number):
+            failures[row - start] = f"the network returned {number}"
+    counts = {"not_square": len(batch.not_square), "resized": len(batch.resized)}
+    return JournalLine.of(first, values, failures, counts)
+
+
+@contextmanager
+def processes(base: InferenceBase | LabelBase) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, of which the first one reports; give the device of this one."""
+    device = pick_device(distributed.local_device(base.device))
+    with distributed.patient_group():
+        level = logging.INFO if base.verbose and distributed.is_main() else logging.ERROR
+        logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+        yield device
+
+
+def with_workers(loader: InferenceLoaderParams, device: torch.device) -> InferenceLoaderParams:
+    """Fill in the number of decoding processes where it is left open; beside a CPU network two threads keep up."""
+    if loader.num_workers is not None:
+        return loader
+    workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return loader.model_copy(update={"num_workers": workers})
+
+
+def warn(counts: Mapping[str, int], kind: str, failures: Path, strict: bool) -> None:
+    """Say how many images did not have the size of an aligned crop, and how many have no `kind`."""
+    if counts["not_square"]:
+        logger.warning(f"{counts['not_square']} images were not square and have been squeezed: not aligned crops?")
+    if counts["resized"]:
+        logger.warning(
+            f"{counts['resized']} images were not {CROP_SIZE_PX}x{CROP_SIZE_PX} and were resized; if they are "
+            "photographs rather than aligned crops, use dataset.input=landmarks"
+        )
+    if counts["failed"]:
+        report = logger.error if strict else logger.warning
+        report(f"{counts['failed']} images have no {kind}; the reasons are in {failures}")

@@ -1,0 +1,255 @@
+"""Work that outlives a kill at any moment: the same request goes on, another one starts anew.
+
+In the output folder: run.json says what was asked (`request`) and whether it is finished; partial/R.jsonl, one file
+per process, gains one line per finished batch. Lines name rows of the sorted list of images, so any number of
+processes can go on from them. A line that a kill cut off, or that says nothing sensible, counts as not written.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import cv2
+import numpy as np
+import PIL
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+
+from data.tables.names import Names
+from utils import distributed
+from utils.errors import DataError
+from utils.files import atomic_write, make_folder, writing
+from utils.requests import first_difference
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+PARTIAL = "partial"
+
+_LARGEST = float(np.finfo(np.float32).max)
+_Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]
+
+
+class JournalLine(BaseModel):
+    """Say what became of one batch, the rows from `first` on; one line of the journal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    first: NonNegativeInt
+    values: list[list[_Number] | None]
+    """The float32 numbers of each row, None where it has none."""
+    failures: dict[NonNegativeInt, str]
+    """Place in the batch -> why that row has none."""
+    counts: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """What is added up over all batches, by name."""
+
+    @model_validator(mode="after")
+    def _has_a_reason_for_each_row_without_numbers(self) -> "JournalLine":
+        if self.failures.keys() != {place for place, numbers in enumerate(self.values) if numbers is None}:
+            raise ValueError("rows without numbers and reasons do not go together")
+        return self
+
+    @classmethod
+    def of(cls, first: int, values_BK: np.ndarray, failures: dict[int, str], counts: dict[str, int]) -> "JournalLine":
+        """Take the values of a batch; those of the rows in `failures` do not matter."""
+        values = [None if place in failures else numbers for place, numbers in enumerate(values_BK.tolist())]
+        reasons = {place: reason.encode(errors="backslashreplace").decode() for place, reason in failures.items()}
+        return cls(first=first, values=values, failures=reasons, counts=counts)
+
+
+class Progress:
+    """Hold what is known about each row."""
+
+    def __init__(self, count: int, width: int):
+        """Know nothing about `count` rows of `width` numbers each."""
+        self.values = np.full((count, width), np.nan, np.float32)
+        self.done = np.zeros(count, bool)
+        self.reasons: dict[int, str] = {}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, line: JournalLine) -> None:
+        """Take over a batch; one that does not fit the rows is passed over."""
+        rows = slice(line.first, line.first + len(line.values))
+        count, width = self.values.shape
+        if rows.stop > count or any(numbers is not None and len(numbers) != width for numbers in line.values):
+            return
+        if self.done[rows].any():  # recorded before in other batches, then again as part of an unfinished one
+            self.reasons = {row: reason for row, reason in self.reasons.items() if not rows.start <= row < rows.stop}
+        unknown = [np.nan] * width
+        self.values[rows] = [unknown if numbers is None else numbers for numbers in line.values]
+        self.done[rows] = True
+        self.reasons.update({line.first + place: reason for place, reason in line.failures.items()})
+        self.counts.update(line.counts)
+
+    def rows(self) -> np.ndarray:
+        """Return the rows that have numbers."""
+        return np.flatnonzero(np.isfinite(self.values).all(axis=1))
+
+    def left(self, size: int) -> np.ndarray:
+        """Return the first rows of those batches of `size` rows that hold a row still to be done."""
+        firsts = np.arange(0, len(self.done), size)
+        return firsts[~np.logical_and.reduceat(self.done, firsts)] if len(firsts) else firsts
+
+
+class Journal:
+    """Own run.json and the partial results of one folder; `request` decides whether earlier work goes on."""
+
+    def __init__(self, folder: str | Path, request: dict[str, Any], count: int, width: int = 1):
+        """Take the output folder, all that decides the results as JSON values, and `width` numbers per row."""
+        self.folder = make_folder(folder, "base.save_path")
+        self.request = json.loads(json.dumps(request))
+        self.count, self.width = count, width
+        self._lock: IO[bytes] | None = None
+        self._stream: IO[bytes] | None = None
+
+    @property
+    def partial(self) -> Path:
+        """Return the folder of what is needed only until the work is finished."""
+        return self.folder / PARTIAL
+
+    def open(self, outputs: Sequence[str] = ()) -> None:
+        """Go on with the unfinished work of the same request, or start anew without `outputs`; log which.
+
+        All processes call it; the first one decides, the others check that they were asked the same.
+        """
+        if distributed.is_main():
+            with self.saving():
+                logger.info(self._start(outputs))
+        distributed.barrier()
+        self._check_same()
+
+    def progress(self) -> Progress:
+        """Read the partial results of all processes."""
+        progress = Progress(self.count, self.width)
+        for path in self._partial_files():
+            for line in _lines(path):
+                progress.add(line)
+        return progress
+
+    def result(self) -> Progress:
+        """Return the results of all processes; DataError when a row is missing, as after the death of one."""
+        progress = self.progress()
+        if missing := np.count_nonzero(~progress.done):
+            raise DataError(
+                f"{self.folder}: {missing} of {self.count} images were reached by no process; run again to go on"
+            )
+        return progress
+
+    def start_writing(self) -> None:
+        """Open the partial file of this process; a line that a kill cut off is closed."""
+        with self.saving():
+            self._stream = open(self.partial / f"{distributed.rank()}.jsonl", "ab+")
+            if self._stream.seek(0, 2) and (self._stream.seek(-1, 2), self._stream.read(1))[1] != b"\n":
+                self._stream.write(b"\n")
+
+    def append(self, line: JournalLine) -> None:
+        """Write down one finished batch."""
+        with self.saving(), writing(self._stream.name):
+            self._stream.write(line.model_dump_json().encode() + b"\n")
+            self._stream.flush()
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Mark the work as finished, with `facts` about it and the versions used, and remove the partial results."""
+        self.close()
+        with self.saving():
+            self._write({"status": "finished", **facts, "versions": versions(), "request": self.request})
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close the files; the work may go on later."""
+        for stream in (self._stream, self._lock):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # a full disk was reported when the line was written
+                    stream.close()
+        self._stream = self._lock = None
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Turn a disk that is full or read-only into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or self.folder}: cannot be written ({error.strerror}); free space or give the "
+                "permission and run again to go on, what is finished is kept"
+            ) from error
+
+    def _start(self, outputs: Sequence[str]) -> str:
+        self._take_lock()
+        reason = self._why_anew(self._read())
+        if reason is None:
+            return f"goes on with the unfinished run in {self.folder}"
+        for path in [*self._partial_files(), *(self.folder / name for name in outputs)]:
+            path.unlink(missing_ok=True)
+        self._write({"status": "unfinished", "request": self.request})
+        return reason
+
+    def _check_same(self) -> None:
+        old = self._read()
+        if old is None:
+            raise DataError(f"{self.folder}: no {RUN_FILE} of the first process; all must write to one shared folder")
+        if difference := first_difference(old["request"], self.request):
+            raise DataError(f"{self.folder}: the processes disagree on {difference[0]}; give all the same files")
+
+    def _why_anew(self, old: dict[str, Any] | None) -> str | None:
+        if old is None:
+            return f"starts a new run in {self.folder}"
+        if old.get("status") != "unfinished":
+            return f"replaces the finished run in {self.folder}"
+        if difference := first_difference(old["request"], self.request):
+            return f"starts anew: the unfinished run in {self.folder} differs in {difference[0]}"
+        return None
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return run.json, None where there is none or it says nothing sensible."""
+        try:
+            content = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) and isinstance(content.get("request"), dict) else None
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with atomic_write(self.folder / RUN_FILE, "w") as stream:
+            json.dump(content, stream, indent=2)
+            stream.write("\n")
+
+    def _partial_files(self) -> list[Path]:
+        return sorted(self.partial.glob("*.jsonl"))
+
+    def _take_lock(self) -> None:
+        """Keep a second run out of this folder while this process lives; only where the system has POSIX locks."""
+        self._lock = open(make_folder(self.partial, "base.save_path") / "lock", "wb")
+        try:
+            import fcntl
+
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError) as error:
+            if isinstance(error, BlockingIOError | PermissionError):
+                raise DataError(f"{self.folder}: another run writes there; wait, or change base.save_path") from error
+
+
+def list_of_images(location: str, names: Names) -> dict[str, Any]:
+    """Return the part of a request that says which images; their contents have no part in it."""
+    return {"folder": os.path.abspath(location), "count": len(names), "sha256": names.digest()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides pixels and scores."""
+    packages = {"torch": torch, "numpy": np, "opencv": cv2, "pillow": PIL}
+    return {"python": platform.python_version(), **{name: module.__version__ for name, module in packages.items()}}
+
+
+def _lines(path: Path) -> Iterator[JournalLine]:
+    """Yield the whole and sensible lines of a partial file."""
+    with open(path, "rb") as stream:
+        for line in stream:
+            with contextlib.suppress(ValidationError):
+                if line.endswith(b"\n"):
+                    yield JournalLine.model_validate_json(line)

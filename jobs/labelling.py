@@ -1,0 +1,167 @@
+"""Labelling: a label source gives each image of a folder its quality label."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.samples.folders import ImageFolder, open_folder
+from data.tables.scores import FAILURES, LABELS, write_failures, write_labels
+from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
+from jobs.journal import Journal, list_of_images
+from model.label_sources import LabelSource, PopulationSource
+from model.label_sources.base import named_seed
+from utils import distributed
+from utils.config.label import LabelConfig
+from utils.config.sections import ModelConfig
+from utils.errors import DataError, UserError
+from utils.files import allocate, sha256_file
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS = (FAILURES, *LABELS)
+
+
+@dataclass(frozen=True)
+class LabellingRun:
+    """Hold the parts of one labelling run."""
+
+    cfg: LabelConfig
+    weight: str | None
+    source: LabelSource
+    images: ImagePass
+    embeddings: np.ndarray | None
+    """(N, D) float32 on disk, for sources that compare images with each other."""
+
+    def measure(self, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Return the labels of a batch, or, for a source that needs everything first, store its embeddings."""
+        try:
+            if self.embeddings is None:
+                return self.source.scores(images_BHW3, [self.images.folder.names[row] for row in rows])
+            embedding_BD = self.source.embed(images_BHW3)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.source.network.device}: a pass does not fit into its memory; lower "
+                "dataloader.params.batch_size or source.rows_per_pass and run again"
+            ) from error
+        self.embeddings[rows] = embedding_BD
+        length_B = np.linalg.norm(embedding_BD, axis=1)
+        return np.where(length_B > 0, length_B, np.nan)  # a stand-in that is finite when the embedding has a direction
+
+    def conclude(self, session: Session) -> int:
+        """Write the labels of all sessions, say what was done, and return the exit code."""
+        if not distributed.is_main():
+            return 0
+        cfg, names, journal = self.cfg, self.images.folder.names, self.images.journal
+        state = journal.result()
+        labels = state.values[:, 0]
+        if self.embeddings is not None:
+            labels = self._compare(state.rows(), state.reasons)
+        rows = np.flatnonzero(np.isfinite(labels))
+        with journal.saving():
+            failures = write_failures(journal.folder, names, state.reasons)
+            if len(rows):
+                write_labels(journal.folder, names.take(rows), labels[rows])
+        counts = self.images.counts(state, "labelled", rows)
+        self.images.finish(counts, self._facts(), session)
+        if not len(rows):
+            raise DataError(
+                f"{cfg.dataset.loc}: none of {len(names)} images could be labelled; "
+                + (f"see {failures}" if len(names) else "name a folder that holds images")
+            )
+        low, middle, high = np.quantile(labels[rows], [0, 0.5, 1])
+        logger.info(
+            f"{cfg.source.name}: labelled {len(rows)} of {len(names)} images, "
+            f"min {low:.4g}, median {middle:.4g}, max {high:.4g}; higher = better"
+        )
+        warn(counts, "label", failures, cfg.base.strict)
+        logger.info(f"labels: {', '.join(str(journal.folder / name) for name in LABELS)}")
+        return SOME_FAILED if cfg.base.strict and state.reasons else 0
+
+    def _compare(self, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
+        """Let the source compare the embedded images with each other; note in `reasons` what it leaves out."""
+        names = [self.images.folder.names[row] for row in rows]
+        folders = [os.path.dirname(name) for name in names]
+        identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
+        self.source.verbose = self.cfg.base.verbose
+        logger.info(f"compares {len(rows)} images of {len(set(folders))} identities, one per folder")
+        labels = np.full(len(self.embeddings), np.nan, np.float32)
+        embeddings = self.embeddings if len(rows) == len(self.embeddings) else self.embeddings[rows]
+        labels[rows] = self.source.finish(embeddings, identities, names)
+        reasons.update({int(row): self.source.reason for row in rows[np.isnan(labels[rows])]})
+        return labels
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what run.json records beside the request, the counts and the versions."""
+        return {
+            "weights": self.weight,
+            "range": self.source.range,
+            "remark": self.source.remark,
+            "device": str(self.source.network.device),
+        }
+
+
+@contextmanager
+def open_labelling(cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource) -> Iterator[LabellingRun]:
+    """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
+    weight = cfg.model.weight or model_cfg.features.weights
+    folder = sampled(open_folder(cfg.dataset), cfg)
+    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, folder, source), len(folder.names))
+    try:
+        journal.open(OUTPUTS)
+        embeddings = open_embeddings(journal, source) if isinstance(source, PopulationSource) else None
+        loader = with_workers(cfg.dataloader.params, source.network.device)
+        images = ImagePass(folder, journal, loader, cfg.base.verbose)
+        yield LabellingRun(cfg, weight, source, images, embeddings)
+    finally:
+        journal.close()
+
+
+def sampled(folder: ImageFolder, cfg: LabelConfig) -> ImageFolder:
+    """Keep `dataset.sample` images, those whose names, hashed with the seed, come first."""
+    wanted = cfg.dataset.sample
+    if wanted is None or wanted >= len(folder.names):
+        return folder
+    ranks = np.array([named_seed(cfg.base.seed, f"sample\0{name}") for name in folder.names])
+    rows = np.sort(np.argsort(ranks, kind="stable")[:wanted])
+    landmarks = None if folder.landmarks is None else folder.landmarks[rows]
+    return folder._replace(names=folder.names.take(rows), landmarks=landmarks)
+
+
+def request(cfg: LabelConfig, model_cfg: ModelConfig, folder: ImageFolder, source: LabelSource) -> dict[str, Any]:
+    """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
+    weight = cfg.model.weight or model_cfg.features.weights
+    settings = cfg.source.settings
+    return {
+        "source": {
+            "name": cfg.source.name,
+            "rows_per_pass": cfg.source.rows_per_pass,
+            **(settings.model_dump(mode="json") if settings else {}),
+        },
+        "seed": cfg.base.seed,
+        "draws": source.network.device.type if source.draws_on_device else None,
+        "weights_sha256": sha256_file(weight) if weight else None,
+        "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
+        "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),
+        "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if folder.landmarks is not None else None,
+        "files": list_of_images(cfg.dataset.loc, folder.names),
+    }
+
+
+def open_embeddings(journal: Journal, source: PopulationSource) -> np.ndarray:
+    """Map the file of all embeddings, kept beside the partial results; the first process makes it."""
+    path, shape = journal.partial / "embeddings.f32", (journal.count, source.embedding_dim())
+    if journal.count == 0:
+        return np.zeros(shape, np.float32)
+    size = 4 * shape[0] * shape[1]
+    if distributed.is_main() and (not path.exists() or path.stat().st_size != size):
+        with journal.saving(), open(path, "wb") as stream:
+            allocate(stream, size)
+    distributed.barrier()
+    return np.memmap(path, np.float32, "r+", shape=shape)
