@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from evaluation.measure.edc import edc, fixed_threshold
+from evaluation.measure.edc import edc
+from evaluation.measure.thresholds import fixed_threshold
 from evaluation.protocol.embeddings import write_embeddings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.measure.accuracy import verification_accuracy
-from evaluation.measure.edc import Curve, RankedPairs, edc, fixed_threshold
-from evaluation.measure.pooled import PooledSteps, ScoredPairs
+from evaluation.measure.accuracy import balanced_accuracy, verification_accuracy
+from evaluation.measure.edc import Curve, RankedPairs, edc
+from evaluation.measure.pooled import POOLED_RULES, PooledSteps, ScoredPairs
+from evaluation.measure.thresholds import CountedScores, closest_threshold, fixed_threshold, floor_threshold
 from utils.errors import DataError
 
 
@@ -145,7 +146,53 @@ def test_no_mated_pair_is_refused():
         edc(np.array([]), np.array([]), 0.5)
 
 
-def oracle_pooled(pairs: ScoredPairs, fmr: float, limit: float) -> tuple[list[float], float]:
+def test_counted_scores_are_repeated_scores():
+    scores = CountedScores.of(np.array([0.3, 0.9, 0.3, 0.5])).recounted(np.array([2, 0, 1, 3]))  # .9 .9 .3 .3 .3 .3
+    assert (scores.total, scores.from_(0.5), scores.above(0.5), scores.above(0.9)) == (6, 2, 2, 0)
+    assert [scores.nth(number) for number in (0, 1, 2, 3, 6, 7)] == [math.inf, 0.9, 0.9, 0.3, 0.3, -math.inf]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_thresholds_under_counts_equal_those_of_repeated_scores(data):
+    """Scores without a count are no candidates, and ties leave together."""
+
+    def drawn():
+        n = data.draw(st.integers(1, 25))
+        scores = np.array(data.draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)), dtype=float)
+        return scores, np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+
+    (mated, m), (non_mated, n) = drawn(), drawn()
+    fmr = data.draw(st.sampled_from([0.05, 0.1, 0.3, 0.5, 0.9]))
+    counted = [CountedScores.of(s).recounted(c[np.argsort(-s)]) for s, c in ((mated, m), (non_mated, n))]
+    mated, non_mated = np.repeat(mated, m).tolist(), np.repeat(non_mated, n).tolist()
+    if not non_mated:
+        assert math.isnan(floor_threshold(counted[1], fmr)) and math.isnan(closest_threshold(*counted, fmr))
+        return
+    if math.floor(fmr * len(non_mated) + 1e-9):
+        assert floor_threshold(counted[1], fmr) == oracle_threshold(non_mated, fmr)
+    else:
+        assert math.isnan(floor_threshold(counted[1], fmr))
+    assert closest_threshold(*counted, fmr) == oracle_closest(mated, non_mated, fmr)
+
+
+def oracle_closest(mated: list[float], non_mated: list[float], fmr: float) -> float:
+    """Try every score that occurs, from the lowest on; the first of the closest wins."""
+    distance = {t: abs(sum(s >= t for s in non_mated) / len(non_mated) - fmr) for t in sorted({*mated, *non_mated})}
+    return min(distance, key=distance.get)
+
+
+def test_the_closest_threshold_by_hand():
+    """Target .25 of 10: two or three accepted are equally close, so three, at the lowest score that does it."""
+    non_mated = CountedScores.of(np.arange(10.0))
+    assert closest_threshold(CountedScores.of(np.array([6.2, 6.9, 7.5])), non_mated, 0.25) == 6.2
+    assert closest_threshold(CountedScores.of(np.array([5.5, 7.5])), non_mated, 0.25) == 7.0
+    # Target .01: none is closer than one, where a mated score lies above them all, and one where none does.
+    assert closest_threshold(CountedScores.of(np.array([9.5, 9.7])), non_mated, 0.01) == 9.5
+    assert closest_threshold(CountedScores.of(np.array([8.5])), non_mated, 0.01) == 8.5
+
+
+def oracle_pooled(pairs: ScoredPairs, rule: str, fmr: float, limit: float) -> tuple[list[float], float]:
     """Drop the worst 0, 5, 10, ... % of all pairs, choose the threshold again, join the points by straight lines."""
     rows = [(q, s, True) for s, q in zip(pairs.mated, pairs.mated_quality, strict=True)]
     rows += [(q, s, False) for s, q in zip(pairs.non_mated, pairs.non_mated_quality, strict=True)]
@@ -154,9 +201,13 @@ def oracle_pooled(pairs: ScoredPairs, fmr: float, limit: float) -> tuple[list[fl
     for percent in range(0, 100, 5):
         kept = rows[percent * len(rows) // 100 :]
         kept = [row for row in rows if row[0] >= kept[0][0]]
-        threshold = oracle_threshold([s for _, s, mated in kept if not mated], fmr)
-        mated = [s for _, s, mated in kept if mated]
-        errors.append(sum(s < threshold for s in mated) / len(mated))
+        mated, non_mated = ([s for _, s, kind in kept if kind is wanted] for wanted in (True, False))
+        if rule == "pooled_floor":
+            threshold = oracle_threshold(non_mated, fmr)
+            errors.append(sum(s < threshold for s in mated) / len(mated))
+        else:
+            threshold = oracle_closest(mated, non_mated, fmr)
+            errors.append(1 - sum(s > threshold for s in mated) / len(mated))
         x.append(percent / 100)
         if percent / 100 >= limit - 1e-9:
             break
@@ -168,29 +219,55 @@ def oracle_pooled(pairs: ScoredPairs, fmr: float, limit: float) -> tuple[list[fl
     return errors, area
 
 
+def pooled_curve(pairs: ScoredPairs, rule: str, fmr: float, limit: float) -> Curve:
+    discard, fnmr = PooledSteps(pairs, POOLED_RULES[rule], fmr, limit).curves(np.ones((1, len(pairs.mated)), int))
+    return Curve(discard[0], fnmr[0], stepwise=False)
+
+
+@pytest.mark.parametrize("rule", POOLED_RULES)
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("limit", [0.2, 0.3, 0.33])
-@pytest.mark.parametrize("seed", range(6))
-def test_pooled_rule_equals_its_oracle(seed, limit, ties):
+@pytest.mark.parametrize("seed", range(4))
+def test_pooled_rules_equal_their_oracles(rule, seed, limit, ties):
     rng = np.random.default_rng(seed)
     mated, non_mated = rng.normal(0.5, 0.2, 300), rng.normal(0, 0.2, 350)
     pairs = ScoredPairs(mated, non_mated, rng.normal(size=300) + mated, rng.normal(size=350))
     if ties:
         pairs = ScoredPairs(*(np.round(x * 8) / 8 for x in pairs))
-    curve = PooledSteps(pairs, 0.05, limit).curve()
-    errors, area = oracle_pooled(pairs, 0.05, limit)
+    curve = pooled_curve(pairs, rule, 0.05, limit)
+    errors, area = oracle_pooled(pairs, rule, 0.05, limit)
     np.testing.assert_allclose(curve.fnmr, errors, atol=1e-12)
     assert curve.pauc(limit).raw == pytest.approx(area, abs=1e-12)
     assert curve.pauc(limit).normalised == pytest.approx(area / (errors[0] * limit), abs=1e-12)
 
 
-def test_pooled_rule_recomputes_the_threshold():
+def test_pooled_rules_recompute_the_threshold():
     """Low-quality non-mated pairs score high: once they are gone the threshold falls and errors vanish."""
     non_mated = np.concatenate([np.linspace(0, 0.3, 80), np.full(20, 0.9)])
     pairs = ScoredPairs(np.full(100, 0.5), non_mated, np.ones(100), np.concatenate([np.ones(80), np.zeros(20)]))
-    curve = PooledSteps(pairs, 0.05, 0.3).curve()
+    curve = pooled_curve(pairs, "pooled_floor", 0.05, 0.3)
     assert curve.fnmr[0] == 1.0 and curve.fnmr[-1] == 0.0
     assert edc(pairs.mated, pairs.mated_quality, fixed_threshold(non_mated, 0.05)).fnmr.tolist() == [1.0]
+
+
+def test_the_rule_of_cr_fiqa_takes_the_closest_threshold_and_the_floor_the_safe_one():
+    """A target of .035 of 50 is 1.75 non-mated pairs: the floor lets one through, at that pair's own score.
+
+    CR-FIQA's threshold is the lowest score that lets two through, here that of a mated pair. This pair is refused: in
+    its evaluation a match lies strictly above the threshold.
+    """
+    non_mated = np.arange(50) / 100
+    mated = np.array([0.473, 0.476, 0.485, 0.495])
+    pairs = ScoredPairs(mated, non_mated, np.ones(4), np.ones(50))
+    closest, floor = (PooledSteps(pairs, POOLED_RULES[rule], 0.035, 0.2).full[0] for rule in POOLED_RULES)
+    assert (closest.threshold, closest.wrong.tolist()) == (0.473, [True, False, False, False])
+    assert (floor.threshold, floor.wrong.tolist()) == (0.49, [True, True, True, False])
+
+
+def test_a_target_that_the_remaining_pairs_cannot_reach_is_named():
+    pairs = ScoredPairs(np.ones(50), np.zeros(50), np.arange(50.0), np.arange(50.0))
+    with pytest.raises(DataError, match=r"at a discard of 0\.05 too few non-mated pairs are left for an FMR of 0\.02"):
+        PooledSteps(pairs, POOLED_RULES["pooled_floor"], 0.02, 0.2)
 
 
 def test_verification_accuracy_uses_the_threshold_of_the_other_folds():
@@ -201,3 +278,23 @@ def test_verification_accuracy_uses_the_threshold_of_the_other_folds():
     assert verification_accuracy(similarity, mated, np.array([0] * 4 + [1] * 4)) == 1.0
     similarity[4] = 0.45
     assert verification_accuracy(similarity, mated, np.array([0] * 4 + [1] * 4)) == pytest.approx((1 + 0.75) / 2)
+
+
+def test_balanced_accuracy_weighs_both_kinds_alike():
+    """Accepting nobody tells 99 of 100 pairs right; balanced it is one half, and the right threshold is seen."""
+    similarity = np.concatenate([[0.5], np.linspace(0, 0.6, 99)])
+    mated = np.arange(100) == 0
+    fold = np.zeros(100, dtype=int)
+    assert verification_accuracy(similarity, mated, fold) == pytest.approx(0.99)
+    below = np.count_nonzero(similarity[1:] < 0.5)
+    assert balanced_accuracy(similarity, mated, fold) == pytest.approx((1 + below / 99) / 2)
+    assert balanced_accuracy(np.zeros(100), mated, fold) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_balanced_accuracy_is_the_plain_one_where_there_are_as_many_of_both(seed):
+    rng = np.random.default_rng(seed)
+    mated = np.arange(400) % 2 == 0
+    similarity, fold = np.round(rng.normal(0.3 * mated, 0.2), 1 + seed % 2), np.arange(400) // 2 % 10
+    plain = verification_accuracy(similarity, mated, fold)
+    assert balanced_accuracy(similarity, mated, fold) == pytest.approx(plain, abs=1e-15)

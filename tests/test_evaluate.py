@@ -9,10 +9,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from data.tables.scores import write_scores_csv
-from evaluation.measure.edc import edc, fixed_threshold
+from evaluation.measure.accuracy import balanced_accuracy
+from evaluation.measure.edc import edc
+from evaluation.measure.pooled import POOLED_RULES, PooledSteps, ScoredPairs
+from evaluation.measure.thresholds import fixed_threshold
+from evaluation.pairs.sets import even_folds
 from evaluation.protocol.embeddings import write_embeddings
 from evaluation.report import tables
-from evaluation.report.text_table import figure, short
+from evaluation.report.text_table import figure, short, signed
 from tests.helpers.evaluation import Simulation, csv_rows, run_evaluate
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
@@ -32,8 +36,8 @@ def test_every_combination_is_one_row_in_full_precision(simulation, capsys):
     assert (
         list(found[0])
         == (
-            "dataset recognition method alignment p fmr rule discard_limit mated non_mated threshold fnmr0 "
-            "pauc_raw pauc low high"
+            "dataset recognition method alignment p fmr rule discard_limit mated non_mated threshold fnmr0 errors "
+            "pauc_raw pauc low high bootstrap_threshold"
         ).split()
     )
     keys = {(r["dataset"], r["recognition"], r["method"], r["discard_limit"]) for r in found}
@@ -44,6 +48,9 @@ def test_every_combination_is_one_row_in_full_precision(simulation, capsys):
         assert float(row["pauc"]) == pytest.approx(want.normalised, abs=1e-5)
         assert float(row["low"]) <= float(row["pauc"]) + 0.2 and float(row["low"]) <= float(row["high"])
         assert (row["alignment"], row["p"], row["rule"]) == ("aligned", "0.0", "fixed_threshold")
+        similarity = simulation.similarity[row["dataset"], row["recognition"]][simulation.mated[row["dataset"]]]
+        assert float(row["errors"]) == np.count_nonzero(similarity < float(row["threshold"]))
+        assert float(row["fnmr0"]) == float(row["errors"]) / int(row["mated"]) and row["bootstrap_threshold"] == "0"
         assert int(row["mated"]) == simulation.mated[row["dataset"]].sum()
     assert all(row["pauc"] == row["low"] == row["high"] == "1.0" for row in found if row["method"] == "constant")
     out = capsys.readouterr().out
@@ -74,13 +81,23 @@ def test_tables_show_mean_best_interval_and_the_published_figure(simulation):
 
 def test_differences_are_paired_and_signed(simulation):
     assert run_evaluate(simulation.folder) == 0
-    found = [r for r in csv_rows(simulation.folder / "out/differences.csv") if r["recognition"] == "AdaFace"]
-    one = next(r for r in found if r["dataset"] == "LFW" and r["method_b"] == "AI-KD(DifFIQA(R))")
+    every = csv_rows(simulation.folder / "out/differences.csv")
+    found = [r for r in every if r["recognition"] == "AdaFace"]
+    made = {"method_a": "AI-KD(DifFIQA(R))", "method_b": "DifFIQA(R)"}
+    one = next(r for r in found if r["dataset"] == "LFW" and r.items() >= made.items())
     a, b = (simulation.pauc("LFW", "AdaFace", one[key], 0.2).normalised for key in ("method_a", "method_b"))
     assert float(one["difference"]) == pytest.approx(a - b, abs=1e-5)
     assert float(one["low"]) < float(one["difference"]) < float(one["high"])
-    assert float(one["probability_a_better"]) < 0.05
-    assert "AI-KD(DifFIQA(R)) − DifFIQA(R)" in (simulation.folder / "out/pauc.md").read_text()
+    assert float(one["difference"]) < 0 and float(one["probability_a_better"]) > 0.95
+    for name in ("pauc.md", "summary.md"):  # the same order and sign in every table
+        text = (simulation.folder / "out" / name).read_text()
+        table = text.split("### Differences of pAUC to 0.3\n\n")[1].split("\n\n")[0].splitlines()[2:]
+        shown = {(c[0], c[1], c[5]): c[6] for c in ([cell.strip() for cell in row.split("|")[1:-1]] for row in table)}
+        assert shown == {
+            (r["dataset"], r["recognition"], f"{r['method_a']} − {r['method_b']}"): signed(float(r["difference"]))
+            for r in every
+            if r["discard_limit"] == "0.3"
+        }
 
 
 def test_correlation_csv_is_spearman_over_the_images_both_methods_score(simulation):
@@ -139,14 +156,87 @@ def test_without_bootstrap_there_are_no_intervals(simulation):
     assert "[" not in (simulation.folder / "out/pauc.md").read_text().split("### Differences")[0]
 
 
-def test_pooled_rule_by_name(simulation):
-    assert run_evaluate(simulation.folder, "evaluation.rule=pooled_rethreshold") == 0
+@pytest.mark.parametrize("rule", POOLED_RULES)
+def test_pooled_rules_by_name(simulation, rule):
+    assert run_evaluate(simulation.folder, f"evaluation.rule={rule}") == 0
     found = csv_rows(simulation.folder / "out/pauc.csv")
-    assert {row["rule"] for row in found} == {"pooled_rethreshold"}
+    assert {row["rule"] for row in found} == {rule}
+    mated, similarity = simulation.mated["LFW"], simulation.similarity["LFW", "AdaFace"]
+    quality = simulation.quality["LFW", "DifFIQA(R)"]
+    pairs = ScoredPairs(similarity[mated], similarity[~mated], quality[mated], quality[~mated])
+    start = PooledSteps(pairs, POOLED_RULES[rule], 0.01, 0.3).full[0]
+    row = next(
+        r for r in found if r["method"] == "DifFIQA(R)" and (r["dataset"], r["recognition"]) == ("LFW", "AdaFace")
+    )
+    assert float(row["threshold"]) == pytest.approx(start.threshold, abs=1e-6)
+    assert float(row["errors"]) == start.wrong.sum()
     fixed = simulation.pauc("LFW", "AdaFace", "DifFIQA(R)", 0.3).normalised
     other = next(float(r["pauc"]) for r in found if r["method"] == "DifFIQA(R)" and r["discard_limit"] == "0.3")
     assert math.isfinite(other) and other != pytest.approx(fixed, abs=1e-6)
     assert all(float(row["low"]) < float(row["high"]) for row in found if row["method"] != "constant")
+
+
+def test_several_false_match_rates_are_several_tables(simulation):
+    names = ("pauc.csv", "edc.csv", "differences.csv", "robustness.csv", "pauc.md")
+    rows, pages = {}, {}
+    for fmr in ("[0.05, 0.01]", "0.05", "0.01"):
+        assert run_evaluate(simulation.folder, f"evaluation.fmr={fmr}") == 0
+        rows[fmr] = {name: csv_rows(simulation.folder / "out" / name) for name in names[:-1]}
+        pages[fmr] = (simulation.folder / "out/pauc.md").read_text()
+    for name in names[:-1]:
+        both = rows["[0.05, 0.01]"][name]
+        for fmr in ("0.05", "0.01"):
+            assert [row for row in both if row["fmr"] == fmr] == rows[fmr][name], name
+        assert {row["fmr"] for row in both} == {"0.05", "0.01"}
+    tables_of = {fmr: {part.split("\n")[0]: part for part in page.split("### ")[1:]} for fmr, page in pages.items()}
+    for fmr in ("0.05", "0.01"):
+        title = f"CosFace, aligned: pAUC to 0.2 at FMR {fmr}"
+        assert tables_of["[0.05, 0.01]"][title].strip() == tables_of[fmr][title].strip()
+    assert run_evaluate(simulation.folder, "evaluation.fmr=[0.01, 0.01]") == 2
+
+
+@pytest.mark.parametrize("redrawn", [0, 1])
+def test_every_table_with_intervals_says_what_became_of_the_threshold(simulation, redrawn):
+    assert run_evaluate(simulation.folder, f"evaluation.bootstrap_threshold={redrawn}") == 0
+    said = ["the threshold held fixed", "the threshold drawn anew with them"]
+    for name in ("pauc.md", "summary.md"):
+        parts = (simulation.folder / "out" / name).read_text().split("### ")[1:]
+        with_intervals = [part for part in parts if "pAUC" in part.splitlines()[0]]
+        assert len(with_intervals) >= 3
+        for part in with_intervals:
+            assert said[redrawn] in part and said[1 - redrawn] not in part
+    assert said[redrawn] in (simulation.folder / "out/report.html").read_text()
+    for name in ("pauc", "edc", "differences"):
+        assert {r["bootstrap_threshold"] for r in csv_rows(simulation.folder / f"out/{name}.csv")} == {str(redrawn)}
+
+
+def test_a_threshold_drawn_anew_moves_intervals_and_nothing_else(simulation):
+    found = []
+    for override in ("evaluation.bootstrap_threshold=0", "evaluation.bootstrap_threshold=1"):
+        assert run_evaluate(simulation.folder, override, "evaluation.bootstrap=200") == 0
+        found.append([r for r in csv_rows(simulation.folder / "out/pauc.csv") if r["method"] == "AI-KD(DifFIQA(R))"])
+    held, drawn = found
+    same = ("dataset", "recognition", "discard_limit", "threshold", "errors", "pauc")
+    assert [[r[key] for key in same] for r in held] == [[r[key] for key in same] for r in drawn]
+    assert all(h["low"] != d["low"] and h["high"] != d["high"] for h, d in zip(held, drawn, strict=True))
+
+
+def test_errors_and_balanced_accuracy_are_shown(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    row = next(r for r in csv_rows(simulation.folder / "out/pauc.csv") if r["dataset"] == "XQLFW")
+    errors = f"{float(row['errors']):.0f}"
+    text = (simulation.folder / "out/summary.md").read_text()
+    assert f"FNMR(0) on XQLFW: {float(row['fnmr0']):.4f}, {errors} of 280 mated pairs." in text
+    table = text.split("### Recognition without discarding\n\n")[1].split("\n\n")[0].splitlines()
+    header, line = ([c.strip() for c in r.split("|")[1:-1]] for r in (table[0], table[4]))
+    cells = dict(zip(header, line, strict=True))
+    assert cells["data set"] == "XQLFW" and cells["errors"] == errors
+    mated, similarity = simulation.mated["XQLFW"], simulation.similarity["XQLFW", cells["recognition"]]
+    want = balanced_accuracy(similarity, mated, even_folds(mated))
+    assert cells["balanced accuracy %"] == f"{100 * want:.2f}"
+    other = (simulation.folder / "out/pauc.md").read_text().split("### FNMR in % after discarding")[1].splitlines()
+    assert [c.strip() for c in other[2].split("|")[1:6]] == ["data set", "recognition", "FMR", "errors", "method"]
+    assert errors in [c.strip() for c in next(r for r in other if "XQLFW" in r).split("|")]
 
 
 def test_direction_is_declared(simulation):
@@ -262,7 +352,7 @@ def test_score_meaning(tmp_path, capsys, direction):
 
 def test_shipped_configuration_is_valid():
     cfg = load_config(EvaluateConfig, ROOT / "configs/evaluate_config.yaml")
-    assert cfg.evaluation.discard_limits == (0.2, 0.3) and cfg.evaluation.fmr == 1e-3
+    assert cfg.evaluation.discard_limits == (0.2, 0.3) and cfg.evaluation.fmr == (1e-3,)
     assert cfg.scores["DifFIQA(R)"].files == {"LFW": "data/lfw_diffiqar.csv"}
 
 

@@ -1,15 +1,18 @@
 """Pictures: every method has a look of its own, every panel is drawn, and what is drawn is the data."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.measure.panel import Condition, Measure, PairScores, merge_seeds
+from evaluation.measure.panel import Condition, Measure, PairScores, Place, merge_seeds
 from evaluation.measure.robustness import Agreement
 from evaluation.pairs.sets import Generation, folder_identities, pairs_from_identities
 from evaluation.report import plots
 from evaluation.report.page import Section, write_report
+from evaluation.report.tables import describe
 from evaluation.report.text_table import Table
 from utils.config.evaluate import EvaluationSection
 
@@ -29,14 +32,16 @@ def study():
     def panel(dataset, model, condition):
         noise = rng.normal(0, 0.3, len(pairs.mated))
         scores = PairScores.of(pairs.mated * 0.7 + noise, quality, pairs)
-        return measure.panel((dataset, model, condition), pairs, scores)
+        (made,) = measure.panels(Place(dataset, model, condition), pairs, scores)
+        return made
 
     for dataset in ("LFW", "XQLFW"):
         for model in ("AdaFace", "CosFace"):
-            panels.append(panel(dataset, model, Condition()))
+            panels.append(aligned := merge_seeds([panel(dataset, model, Condition())]))
             for p in (2.0, 4.0):
                 for kind in ("misaligned_quality", "misaligned_both"):
-                    panels.append(merge_seeds([panel(dataset, model, Condition(kind, p, s)) for s in (1, 2)]))
+                    seeds = [panel(dataset, model, Condition(kind, p, s)) for s in (1, 2)]
+                    panels.append(merge_seeds([replace(one, aligned=aligned) for one in seeds]))
         agreements += [
             Agreement(dataset, method, Condition("misaligned", p, seed), 1 - p / 10, 0.1)
             for method in METHODS
@@ -98,6 +103,25 @@ def test_edc_has_a_panel_per_data_set_and_model(study, figures, tmp_path):
     assert len(ax.collections) == len(METHODS), "one uncertainty band each"
     image = cv2.imread(str(tmp_path / "edc.png"))
     assert image.shape[1] > 900 and image.std() > 5
+
+
+def test_edc_has_a_column_per_condition_where_crops_are_misaligned(study, figures, tmp_path):
+    measure, panels, _ = study
+    plots.plot_edc(tmp_path / "edc.png", panels, measure.grid)
+    (figure,) = figures
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert len(shown) == len(panels) == 4 * 5
+    assert len({round(ax.get_position().y0, 3) for ax in shown}) == 4, "a row per data set and model"
+    first = [panel for panel in panels if (panel.dataset, panel.recognition) == ("LFW", "AdaFace")]
+    first = [first[i] for i in (0, 1, 3, 2, 4)]  # quality at p = 2 and 4, then both
+    for ax, panel in zip(shown[:5], first, strict=True):
+        title = ax.get_title().split("\n")
+        assert title[0] == "LFW, AdaFace" and title[-1].endswith(f" {panel.errors:g} errors")
+        assert title[1:-1] == ([] if panel.aligned is None else [describe(panel.condition)])
+        line = next(line for line in ax.lines if line.get_label() == "X")
+        curve = panel.results["X"].curve
+        np.testing.assert_allclose(line.get_ydata()[:-1], 100 * curve.fnmr[curve.discard < 0.3])
+        assert ax.get_ylim() == shown[0].get_ylim(), "one scale per row"
 
 
 def test_robustness_draws_means_over_seeds_against_p(study, figures, tmp_path):

@@ -10,13 +10,17 @@ from scipy.stats import spearmanr
 from data.alignment import TEMPLATE_112, align, estimate_similarity
 from data.tables.landmarks import write_landmarks_csv
 from data.tables.scores import write_scores_csv
-from evaluation.measure.edc import edc, fixed_threshold
+from evaluation.measure.comparisons import misalignment_loss
+from evaluation.measure.edc import edc
+from evaluation.measure.panel import Measure, PairScores, Place
 from evaluation.measure.robustness import agreement
+from evaluation.measure.thresholds import fixed_threshold
 from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import read_embeddings, write_embeddings
 from evaluation.protocol.face_set import open_faces, with_images, with_second_landmarks
 from evaluation.protocol.numbers import Models
 from evaluation.protocol.views import ALIGNED, View, misaligned_views
+from evaluation.report.output import Output
 from tests.helpers.evaluation import (
     Recorder,
     Thumbnails,
@@ -27,6 +31,7 @@ from tests.helpers.evaluation import (
 )
 from utils.config.evaluate import EvaluateConfig, MisalignmentConfig, PairsConfig
 from utils.errors import DataError
+from utils.files import make_folder
 
 
 def decoded(folder, name):
@@ -177,7 +182,7 @@ def test_quality_and_both_see_what_they_should(tmp_path):
     both = {key: {"weights": "w", "config": "c"} for key in ("q", "other")}
     misalignment = {"p": [0, 5], "seeds": [1, 2], "apply": ["quality", "both"]}
     cfg = config(tmp_path, scores=both, misalignment=misalignment)
-    quality, other, net = Recorder("q"), Recorder("o"), Thumbnails("n")
+    quality, other, net = Recorder("q"), Recorder("o"), Thumbnails("n", noise=0.3)
     findings = protocol(cfg, tmp_path, {"q": quality, "other": other}, {"net": net}).evaluate(open_population(tmp_path))
     found = {(p.condition.alignment, p.condition.p, p.condition.seed): p for p in findings.seed_panels}
     assert found.keys() == {
@@ -192,6 +197,7 @@ def test_quality_and_both_see_what_they_should(tmp_path):
         np.testing.assert_array_equal(crop, net.seen[name])
         np.testing.assert_array_equal(crop, other.seen[name])
     merged = next(p for p in findings.panels if p.condition.alignment == "misaligned_both")
+    assert merged.aligned.results.keys() == {"q", "other"} and merged.aligned.threshold == aligned.threshold
     per_seed = [found["misaligned_both", 5.0, seed].results["q"] for seed in (1, 2)]
     assert merged.condition.seed is None
     assert merged.results["q"].pauc[0.3].raw == pytest.approx(np.mean([one.pauc[0.3].raw for one in per_seed]))
@@ -204,23 +210,106 @@ def test_quality_and_both_see_what_they_should(tmp_path):
 def test_figures_of_a_condition_are_those_of_the_edc_on_its_scores(tmp_path):
     write_population(tmp_path)
     cfg = config(tmp_path, misalignment={"p": [3], "seeds": [9], "apply": ["quality"]})
-    net, quality = Thumbnails("n"), Recorder("q")
+    net, quality = Thumbnails("n", noise=0.3), Recorder("q")
     faces = open_population(tmp_path)
     findings = protocol(cfg, tmp_path, {"q": quality}, {"net": net}).evaluate(faces)
     panel = findings.panels[1]
     assert (panel.condition.alignment, panel.condition.p) == ("misaligned_quality", 3.0)
     pairs, names = faces.pairs, list(faces.pairs.names)
-    aligned = crop_pass(faces, tmp_path / "again")(ALIGNED, {"n": Thumbnails("n")})["n"].values
+    aligned = crop_pass(faces, tmp_path / "again")(ALIGNED, {"n": Thumbnails("n", noise=0.3)})["n"].values
     unit = aligned / np.linalg.norm(aligned, axis=1, keepdims=True)
     similarity = (unit[pairs.first] * unit[pairs.second]).sum(1)
     score = {name: crop.astype(np.float64).mean() for name, crop in quality.seen.items()}
     pair_quality = np.array([min(score[names[a]], score[names[b]]) for a, b in zip(pairs.first, pairs.second)])
     threshold = fixed_threshold(similarity[~pairs.mated], 0.1)
     want = edc(similarity[pairs.mated], pair_quality[pairs.mated], threshold).pauc(0.3)
-    assert panel.results["q"].pauc[0.3].raw == pytest.approx(want.raw, abs=1e-12)
+    assert panel.results["q"].pauc[0.3].raw == pytest.approx(want.raw, abs=1e-12) and want.raw > 0
 
 
-def test_files_only_stay_aligned_and_say_so(tmp_path):
+def test_the_loss_to_misalignment_is_paired_with_the_aligned_crops_of_the_same_pairs(tmp_path):
+    """A second landmark file that lacks an image: both sides are measured on the pairs that remain."""
+    points = write_population(tmp_path)
+    del points["id1/1.png"]
+    other = {name: value + np.array([4, -3]) for name, value in points.items()}
+    write_landmarks_csv(tmp_path / "other.csv", list(other), np.stack(list(other.values())))
+    faces = with_second_landmarks(open_population(tmp_path), population_config(tmp_path), str(tmp_path / "other.csv"))
+    misalignment = {"p": [4], "seeds": [1, 2], "apply": ["quality"], "second_landmarks": {"toy": "other.csv"}}
+    cfg = config(tmp_path, misalignment=misalignment, evaluation={"on_missing": "skip"})
+    models = {"q": Recorder("q")}, {"net": Thumbnails("n", noise=0.3)}
+    found = protocol(cfg, tmp_path, *models).evaluate(faces)
+    aligned, moved, second = found.panels
+    assert (moved.aligned.mated, second.aligned.mated) == (aligned.mated, aligned.mated - 3) == (36, 33)
+    loss = misalignment_loss(moved, "q", 0.3)
+    assert loss.difference == moved.results["q"].pauc[0.3].normalised - aligned.results["q"].pauc[0.3].normalised
+    paired = moved.results["q"].replicates[0.3] - aligned.results["q"].replicates[0.3]
+    assert (loss.low, loss.high) == pytest.approx(tuple(np.nanpercentile(paired, (2.5, 97.5))), abs=1e-12)
+    gone = list(faces.pairs.names).index("id1/1.png")
+    keep = ~(faces.pairs.mated & ((faces.pairs.first == gone) | (faces.pairs.second == gone)))  # others need no score
+    pairs, scores, similarity = faces.pairs.subset(keep), found.quality["q"], found.similarity["net"][keep]
+    made = PairScores.of(similarity, {"q": scores}, pairs)
+    want = Measure(cfg.evaluation, 1).panels(Place("toy", "net"), pairs, made)[0].results["q"]
+    assert second.aligned.results["q"].pauc == want.pauc and want.pauc[0.3].raw > 0
+    np.testing.assert_array_equal(second.aligned.results["q"].replicates[0.3], want.replicates[0.3])
+
+
+def test_curves_of_several_seeds_are_their_mean(tmp_path):
+    write_population(tmp_path)
+    cfg = config(tmp_path, misalignment={"p": [5], "seeds": [1, 2, 3], "apply": ["both"]})
+    models = {"q": Recorder("q")}, {"net": Thumbnails("n", noise=0.3)}
+    found = protocol(cfg, tmp_path, *models).evaluate(open_population(tmp_path))
+    seeds = [panel.results["q"].curve for panel in found.seed_panels if panel.condition.p == 5]
+    merged = found.panels[1].results["q"]
+    at = np.linspace(0, 0.99, 500)
+    np.testing.assert_allclose(merged.curve.at(at), np.mean([curve.at(at) for curve in seeds], axis=0), atol=1e-12)
+    assert merged.curve.pauc(0.3).raw == pytest.approx(merged.pauc[0.3].raw, abs=1e-12)
+    assert merged.band.shape == (2, 61) and (merged.band[0] <= merged.band[1]).all()
+    assert merged.curve.fnmr[0] > 0
+    results = [result for panel in found.seed_panels + found.panels for result in panel.results.values()]
+    assert len(results) == 6 and all(result.heights is None for result in results)
+
+
+def test_methods_and_models_in_files_are_said_to_be_missing_where_crops_are_misaligned(tmp_path, caplog):
+    write_population(tmp_path)
+    faces = open_population(tmp_path)
+    names = list(faces.pairs.names)
+    rng = np.random.default_rng(0)
+    write_embeddings(tmp_path / "e.npz", names, rng.normal(size=(len(names), 4)))
+    write_scores_csv(tmp_path / "s.csv", names, rng.normal(size=len(names)))
+    cfg = config(
+        tmp_path,
+        recognition={
+            "net": {"weights": "w", "module": "m"},
+            "stored": {"embeddings": {"toy": str(tmp_path / "e.npz")}},
+        },
+        scores={"file": {"toy": str(tmp_path / "s.csv")}, "q": {"weights": "w", "config": "c"}},
+        misalignment={"p": [4], "seeds": [1]},
+    )
+    with caplog.at_level("INFO", logger="evaluate"):
+        found = protocol(cfg, tmp_path, {"q": Recorder("q")}, {"net": Thumbnails("n")}).evaluate(faces)
+    shown = {(p.condition.alignment, p.recognition): set(p.results) for p in found.panels}
+    assert shown == {
+        ("aligned", "net"): {"file", "q"},
+        ("aligned", "stored"): {"file", "q"},
+        ("misaligned_quality", "net"): {"q"},
+        ("misaligned_quality", "stored"): {"q"},
+        ("misaligned_both", "net"): {"q"},
+    }
+    assert len(found.remarks) == 2 and set(found.remarks) <= set(caplog.messages)
+    assert "score files hold no misaligned crops, so file is in tables of aligned crops only" in found.remarks[0]
+    assert "so stored is in no table where recognition sees misaligned crops" in found.remarks[1]
+    output = Output(make_folder(tmp_path / "out", "out"), cfg)
+    output.add(found)
+    text = output.finish()
+    assert "Not here on toy: file; score files hold no misaligned crops." in text
+    for name in ("summary.md", "pauc.md", "report.html"):
+        page = (tmp_path / "out" / name).read_text()
+        assert all(remark in page for remark in found.remarks), name
+    table = text.split("What misalignment costs each method: pAUC to 0.3")[1]
+    assert table.count("misaligned p = 4 (quality methods only)") == 2 and "| file |" not in table.split("###")[0]
+
+
+def test_files_only_stay_aligned_and_say_so(tmp_path, caplog):
+    caplog.set_level("INFO", logger="evaluate")
     write_population(tmp_path)
     faces = open_population(tmp_path)
     names = list(faces.pairs.names)
@@ -237,7 +326,7 @@ def test_files_only_stay_aligned_and_say_so(tmp_path):
     )
     findings = protocol(cfg, tmp_path, {}, {}).evaluate(faces)
     assert [panel.condition.alignment for panel in findings.panels] == ["aligned"]
-    assert "only aligned" in findings.remarks[0]
+    assert "only aligned" in findings.remarks[0] and findings.remarks[0] in caplog.messages
     np.testing.assert_array_equal(findings.quality["up"], -findings.quality["down"])
     assert not (tmp_path / "out").exists(), "no network ran, nothing was cut"
 

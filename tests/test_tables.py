@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.measure.panel import Condition, Measure, PairScores
+from evaluation.measure.panel import Measure, PairScores, Place
 from evaluation.pairs.sets import Generation, pairs_from_identities
 from evaluation.report import csv_files, tables
 from evaluation.report.meaning import threshold_table
@@ -39,8 +39,9 @@ def test_differences_are_shown_among_a_source_and_what_was_made_of_it():
     rng = np.random.default_rng(0)
     methods = ["AI-KD(A)", "A", "plain(A)", "DifFIQA(R)", "AI-KD(DifFIQA(R))", "R2"]
     quality = {name: rng.random(len(pairs.names)) for name in methods}
-    panel = measure.panel(("d", "r", Condition()), pairs, PairScores.of(rng.random(len(pairs.mated)), quality, pairs))
-    shown = [row[3] for row in tables.difference_table([panel], 0.3).rows]
+    scores = PairScores.of(rng.random(len(pairs.mated)), quality, pairs)
+    (panel,) = measure.panels(Place("d", "r"), pairs, scores)
+    shown = [row[5] for row in tables.difference_table([panel], 0.3, measure.section).rows]
     assert shown == ["AI-KD(A) − A", "plain(A) − AI-KD(A)", "plain(A) − A", "AI-KD(DifFIQA(R)) − DifFIQA(R)"]
 
 

@@ -32,38 +32,54 @@ class Comparison(NamedTuple):
     """Share of replicates in which A is below B; equal ones count half."""
 
 
-class WeightedCurves(Protocol):
-    """Anything that turns (R, M) pair weights into (R, G) discard fractions and errors."""
+class Draw(NamedTuple):
+    """Say how often each pair counts in R replicates, integers.
+
+    mated: (R, M). non_mated: (R, N), or None where the non-mated pairs, and so the thresholds, stay as they are.
+    """
+
+    mated: np.ndarray
+    non_mated: np.ndarray | None = None
+
+
+class Rule(Protocol):
+    """Anything that turns a draw of the pairs into the curves of several methods."""
 
     stepwise: bool
 
-    def curves(self, weights_RM: np.ndarray, limit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """Return discard fractions and FNMR under each weighting, at least up to `limit`."""
+    def curves(self, draw: Draw, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each method's discard fractions and FNMR under each replicate, (R, G), at least up to `limit`."""
 
 
 @dataclass(frozen=True)
 class IdentityResampling:
-    """Draw identities with replacement; a mated pair weighs as often as its identity was drawn.
+    """Draw identities with replacement; a mated pair counts as often as its identity was drawn.
 
-    identities: (M,) any integers, one per mated pair. The draws depend on the seed alone, so that every method
-    and every condition on these pairs sees the same replicates.
+    mated: (M,) any integers, the identity of each mated pair. non_mated: (2, N), those of each non-mated pair, which
+    then counts as often as its two identities were drawn, multiplied; None: non-mated pairs are not drawn. The draws
+    depend on the identities and the seed alone, so that every method and every condition on these pairs sees the same
+    replicates.
     """
 
-    identities: np.ndarray
+    mated: np.ndarray
     replicates: int
     seed: int
+    non_mated: np.ndarray | None = None
 
-    def weights(self) -> Iterator[np.ndarray]:
-        """Yield (r, M) int32 weights until all replicates are done."""
-        _, person = np.unique(self.identities, return_inverse=True)
+    def draws(self) -> Iterator[Draw]:
+        """Yield parts of the replicates until all are done."""
+        every = self.mated if self.non_mated is None else np.concatenate([self.mated, *self.non_mated])
+        _, person = np.unique(every, return_inverse=True)
+        mated, others = person[: len(self.mated)], person[len(self.mated) :].reshape(2, -1)
         count = int(person.max()) + 1
         rng = np.random.default_rng(self.seed)
-        chunk = max(1, _CELLS // max(len(person), count))
+        chunk = max(1, _CELLS // max(len(mated), others.shape[1], count))
         for start in range(0, self.replicates, chunk):
             size = min(chunk, self.replicates - start)
             drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
-            multiplicity = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-            yield multiplicity.astype(np.int32)[:, person]
+            times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.int32)
+            non_mated = None if self.non_mated is None else times[:, others[0]] * times[:, others[1]]
+            yield Draw(times[:, mated], non_mated)
 
 
 @dataclass(frozen=True)
@@ -78,30 +94,31 @@ class Replicates:
     fnmr: np.ndarray
 
 
-def bootstrap(
-    methods: Sequence[WeightedCurves], resampling: IdentityResampling, limits: Sequence[float], grid: np.ndarray
-) -> Replicates:
+def bootstrap(rule: Rule, resampling: IdentityResampling, limits: Sequence[float], grid: np.ndarray) -> Replicates:
     """Recompute every method's curve under the same resampled identities.
 
     grid: discard fractions at which the curves are kept, for a band around a plot.
     """
-    areas = {limit: [[] for _ in methods] for limit in limits}
-    heights: list[list[np.ndarray]] = [[] for _ in methods]
+    areas: dict[float, list[list[np.ndarray]]] = {limit: [] for limit in limits}
+    heights: list[list[np.ndarray]] = []
     reach = max([*limits, *grid])
-    for weights in resampling.weights():
-        for row, method in enumerate(methods):
-            discard, fnmr = method.curves(weights, reach)
-            curves = [Curve(d, f, method.stepwise) for d, f in zip(discard, fnmr, strict=True)]
-            heights[row].append(np.stack([curve.at(grid) for curve in curves]))
+    for draw in resampling.draws():
+        found = {limit: [] for limit in limits}
+        drawn = []
+        for discard, fnmr in rule.curves(draw, reach):
+            curves = [Curve(d, f, rule.stepwise) for d, f in zip(discard, fnmr, strict=True)]
+            drawn.append(np.stack([curve.at(grid) for curve in curves]))
             for limit in limits:
-                if method.stepwise:
+                if rule.stepwise:
                     values = normalise(step_areas(discard, fnmr, limit), fnmr[:, 0], limit)
                 else:
                     values = np.array([curve.pauc(limit).normalised for curve in curves])
-                areas[limit][row].append(values)
+                found[limit].append(values)
+        heights.append(drawn)
+        for limit in limits:
+            areas[limit].append(found[limit])
     return Replicates(
-        {limit: np.stack([np.concatenate(parts) for parts in rows]) for limit, rows in areas.items()},
-        np.stack([np.concatenate(parts) for parts in heights]),
+        {limit: np.concatenate(parts, axis=1) for limit, parts in areas.items()}, np.concatenate(heights, axis=1)
     )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.measure.thresholds import refuse_nan
 from utils.errors import DataError
 
 
@@ -65,28 +66,6 @@ def step_areas(discard_RG: np.ndarray, fnmr_RG: np.ndarray, limit: float) -> np.
     return area + (limit - start[:, -1]) * fnmr_RG[:, -1]
 
 
-def fixed_threshold(non_mated: np.ndarray, fmr: float) -> float:
-    """Return the smallest non-mated score t with FMR(s >= t) <= fmr: the floor(fmr * n)-th largest one.
-
-    Ties move t up to the next larger score, or just above the largest.
-    Raises DataError when n is too small for the target.
-    """
-    n = len(non_mated)
-    allowed = int(np.floor(fmr * n + 1e-9))
-    if allowed == 0:
-        raise DataError(
-            f"an FMR of {fmr:g} needs at least {int(np.ceil(1 / fmr - 1e-9))} non-mated pairs, there are {n}; "
-            "add pairs or raise evaluation.fmr"
-        )
-    scores = np.asarray(non_mated, dtype=np.float64)
-    refuse_nan(scores, "the similarity of a non-mated pair")
-    threshold = np.partition(scores, n - allowed)[n - allowed]
-    if np.count_nonzero(scores >= threshold) > allowed:
-        above = scores[scores > threshold]
-        threshold = above.min() if len(above) else np.nextafter(threshold, np.inf)
-    return float(threshold)
-
-
 class RankedPairs:
     """Sort the mated pairs once by quality, so that a curve under any pair weights is a few cumulative sums.
 
@@ -107,15 +86,17 @@ class RankedPairs:
         ranked = quality[self.order]
         self.ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
         """(G,) how many pairs have left after each distinct quality."""
-        self.error_at = np.flatnonzero(mated[self.order] < threshold)
-        """Ranks of the pairs in error."""
-        self._errors_left = np.searchsorted(self.error_at, self.ends)
+        self.similarity = mated[self.order]
+        self.threshold = threshold
 
-    def curves(self, weights_RM: np.ndarray, limit: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    def curves(
+        self, weights_RM: np.ndarray, limit: float = 1.0, thresholds_R: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return discard fractions and FNMR, both (R, G), under R integer weightings of the pairs.
 
         Point g is the state after the g lowest distinct qualities have left. Points may end once every curve has
-        passed `limit`. Where nothing remains, FNMR is 0 at a discard fraction of 1. Every row needs a positive sum.
+        passed `limit`. Where nothing remains, FNMR is 0 at a discard fraction of 1. With `thresholds_R` each weighting
+        has a threshold of its own. A row without weight, or whose threshold is NaN, has an FNMR of NaN.
         """
         total = weights_RM.sum(axis=1, dtype=np.int64)[:, None]
         likely = int(np.searchsorted(self.ends, min(1.0, 1.3 * limit + 0.02) * len(self.order)))
@@ -124,14 +105,24 @@ class RankedPairs:
         if groups < len(self.ends) and (left[:, -1:] < limit * total).any():
             groups = len(self.ends)
             left = self._left(weights_RM, groups)
-        errors = np.zeros((len(total), len(self.error_at) + 1), dtype=np.int64)
-        np.cumsum(weights_RM[:, self.order[self.error_at]], axis=1, out=errors[:, 1:])
         fnmr = np.zeros((len(total), groups))
-        wrong = errors[:, -1:] - errors[:, np.append(0, self._errors_left[: groups - 1])]
         gone = np.zeros((len(total), groups), dtype=np.int64)
         gone[:, 1:] = left[:, : groups - 1]
-        np.divide(wrong, total - gone, out=fnmr, where=gone < total)
-        return gone / total, fnmr
+        np.divide(self._wrong(weights_RM, groups, thresholds_R), total - gone, out=fnmr, where=gone < total)
+        undefined = total[:, 0] == 0 if thresholds_R is None else (total[:, 0] == 0) | np.isnan(thresholds_R)
+        fnmr[undefined] = np.nan
+        return gone / np.maximum(total, 1), fnmr
+
+    def _wrong(self, weights_RM: np.ndarray, groups: int, thresholds_R: np.ndarray | None) -> np.ndarray:
+        """Sum the weights of the errors that remain at each of the first `groups` points."""
+        limits_R1 = np.full((1, 1), self.threshold) if thresholds_R is None else thresholds_R[:, None]
+        error_at = np.flatnonzero(self.similarity < np.nanmax(limits_R1, initial=-np.inf))  # ranks of all errors
+        weights = weights_RM[:, self.order[error_at]]
+        if thresholds_R is not None:
+            weights = weights * (self.similarity[error_at] < limits_R1)
+        errors = np.zeros((len(weights), len(error_at) + 1), dtype=np.int64)
+        np.cumsum(weights, axis=1, out=errors[:, 1:])
+        return errors[:, -1:] - errors[:, np.append(0, np.searchsorted(error_at, self.ends[: groups - 1]))]
 
     def _left(self, weights_RM: np.ndarray, groups: int) -> np.ndarray:
         """Sum the weights of the pairs that have left after each of the first `groups` qualities."""
@@ -151,10 +142,3 @@ def edc(mated: np.ndarray, quality: np.ndarray, threshold: float) -> Curve:
     The threshold is never recomputed; an error is s < threshold; the last group is never discarded.
     """
     return RankedPairs(mated, quality, threshold).curve()
-
-
-def refuse_nan(values: np.ndarray, what: str) -> None:
-    """Raise DataError naming the first value that is NaN."""
-    bad = np.flatnonzero(np.isnan(values))
-    if len(bad):
-        raise DataError(f"{what} is NaN (first: pair {bad[0]} of {len(values)}); every pair needs a number")

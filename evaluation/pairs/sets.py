@@ -51,12 +51,15 @@ class PairSet:
         flags[self.first] = flags[self.second] = True
         return np.flatnonzero(flags)
 
-    def mated_identities(self) -> np.ndarray:
-        """Return one identity per mated pair, (M,): the known one, else the component of the mated-pair graph."""
-        first, second = self.first[self.mated], self.second[self.mated]
+    def image_identities(self) -> np.ndarray:
+        """Return one identity per name, (N,): the known one, else the component of the mated-pair graph."""
         if self.identities is not None:
-            return self.identities[first]
-        return components(np.stack([first, second], axis=1), len(self.names))[first]
+            return self.identities
+        return components(np.stack([self.first[self.mated], self.second[self.mated]], axis=1), len(self.names))
+
+    def mated_identities(self) -> np.ndarray:
+        """Return the identity of each mated pair, (M,)."""
+        return self.image_identities()[self.first[self.mated]]
 
 
 class Generation(NamedTuple):

@@ -1,7 +1,8 @@
 """How one data set is evaluated: aligned crops, then the misalignment protocol, all on the same pairs."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,19 @@ import numpy as np
 from data.tables.scores import read_scores
 from evaluation.measure.correlation import Correlation, correlations
 from evaluation.measure.nuisance import Nuisance, judge
-from evaluation.measure.panel import Condition, Measure, PairScores, Panel, merge_seeds
+from evaluation.measure.panel import Condition, Measure, PairScores, Panel, Place, merge_seeds, without_heights
 from evaluation.measure.robustness import Agreement, agreement
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.embeddings import cosines, read_embeddings, unit_rows
 from evaluation.protocol.face_set import FaceSet, with_images
 from evaluation.protocol.metadata import read_metadata
-from evaluation.protocol.numbers import Models, Numbers, complete, run_models
+from evaluation.protocol.numbers import ImageNumbers, Models, complete, run_models
 from evaluation.protocol.passes import CropPass, Measured
 from evaluation.protocol.views import ALIGNED, View, misaligned_views
 from utils.config.evaluate import EvaluateConfig
 from utils.store import Store
+
+logger = logging.getLogger("evaluate")
 
 
 @dataclass
@@ -31,6 +34,8 @@ class Findings:
     """The pairs that were evaluated."""
     quality: dict[str, np.ndarray]
     """Scores on aligned crops, (N,) over the names of the pairs."""
+    similarity: dict[str, np.ndarray]
+    """Similarity of each evaluated pair on aligned crops, (P,), by recognition model."""
     panels: list[Panel] = field(default_factory=list)
     seed_panels: list[Panel] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
@@ -58,27 +63,39 @@ class Protocol:
         aligned = self._aligned(faces, crops)
         keep, remarks = complete(faces, aligned, self.cfg.evaluation)
         pairs = faces.pairs.subset(keep)
-        findings = Findings(faces, pairs, _values(aligned.quality), remarks=remarks)
-        findings.correlations = correlations(faces.name, findings.quality)
         similarity = {name: _similarity(pairs, one.values) for name, one in aligned.embedding.items()}
-        for name, scores in similarity.items():
-            place = (faces.name, name, Condition())
-            findings.panels.append(self.measure.panel(place, pairs, PairScores.of(scores, findings.quality, pairs)))
+        findings = Findings(faces, pairs, _values(aligned.quality), similarity, remarks=remarks)
+        findings.correlations = correlations(faces.name, findings.quality)
+        findings.panels += self._aligned_panels(findings)
         findings.seed_panels += findings.panels
         if path := self.cfg.datasets[faces.name].metadata:
             metadata = read_metadata(path, faces, pairs.names)
             findings.nuisance = judge(faces.name, metadata, pairs, findings.quality, similarity)
-        views = misaligned_views(self.cfg.misalignment, faces.name)
-        if views and (crops is None or not self.models.methods):
-            findings.remarks.append(
-                f"{faces.name}: score files hold no misaligned crops; only aligned ones are evaluated"
-            )
-            views = []
-        for group in views:
-            seen = [self._misaligned(findings, crops, view, similarity) for view in group]
-            findings.seed_panels += [panel for panels in seen for panel in panels]
+        for group in self._views(findings, crops):
+            seen = [self._misaligned(findings, crops, view) for view in group]
             findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
+            findings.seed_panels += [without_heights(panel) for panels in seen for panel in panels]
         return findings
+
+    def _views(self, findings: Findings, crops: CropPass | None) -> list[list[View]]:
+        """Return the misaligned conditions, and say who cannot be shown their crops."""
+        views = misaligned_views(self.cfg.misalignment, findings.faces.name)
+        if not views:
+            return []
+        models = self.models if crops is not None else Models({}, {})
+        for remark in _only_aligned(findings, models, "both" in self.cfg.misalignment.apply):
+            logger.info(remark)
+            findings.remarks.append(remark)
+        return views if models.methods else []
+
+    def _aligned_panels(self, findings: Findings, keep: np.ndarray | slice = slice(None)) -> list[Panel]:
+        """Evaluate aligned crops, on the findings' pairs where `keep` holds."""
+        pairs = findings.pairs if isinstance(keep, slice) else findings.pairs.subset(keep)
+        panels = []
+        for name, similarity in findings.similarity.items():
+            scores = PairScores.of(similarity[keep], findings.quality, pairs)
+            panels += self.measure.panels(Place(findings.faces.name, name), pairs, scores)
+        return [merge_seeds([panel]) for panel in panels]
 
     def _crops(self, faces: FaceSet) -> tuple[FaceSet, CropPass | None]:
         """Open the images, if any network has to run on them."""
@@ -89,7 +106,7 @@ class Protocol:
         faces = with_images(faces, self.cfg.datasets[faces.name], self.folder)
         return faces, CropPass(faces, Store(self.folder / "cache"), self.cfg.dataloader.params, self.cfg.base.verbose)
 
-    def _aligned(self, faces: FaceSet, crops: CropPass | None) -> Numbers:
+    def _aligned(self, faces: FaceSet, crops: CropPass | None) -> ImageNumbers:
         """Read what is given as files and compute the rest."""
         quality, embedding = {}, {}
         for name, one in self.cfg.scores.items():
@@ -105,14 +122,12 @@ class Protocol:
             found = run_models(crops, ALIGNED, Models(self.models.methods, computed))
             quality |= found.quality
             embedding |= found.embedding
-        return Numbers(
+        return ImageNumbers(
             {name: quality[name] for name in self.cfg.scores if name in quality},
             {name: embedding[name] for name in self.cfg.recognition if name in embedding},
         )
 
-    def _misaligned(
-        self, findings: Findings, crops: CropPass, view: View, similarity: Mapping[str, np.ndarray]
-    ) -> list[Panel]:
+    def _misaligned(self, findings: Findings, crops: CropPass, view: View) -> list[Panel]:
         """Measure one view; recognition sees it too where `both` is asked for and the model itself is at hand."""
         kinds = self.cfg.misalignment.apply
         recognisers = self.models.recognisers if "both" in kinds else {}
@@ -120,21 +135,53 @@ class Protocol:
         keep, remarks = complete(findings.faces, found, self.cfg.evaluation, findings.pairs)
         findings.remarks += [f"{view.label}: {remark}" for remark in remarks]
         pairs, quality = findings.pairs.subset(keep), _values(found.quality)
-        used = pairs.used()
-        for method, values in quality.items():
-            condition = Condition(view.alignment, view.p, view.seed)
-            rows = used[~np.isnan(findings.quality[method][used] + values[used])]
-            figures = agreement(findings.quality[method][rows], values[rows])
-            findings.agreements.append(Agreement(findings.faces.name, method, condition, *figures))
+        findings.agreements += _agreements(findings, quality, pairs.used(), view)
+        aligned = self._aligned_panels(findings, keep) if not keep.all() else findings.panels
+        reference = {(one.recognition, one.fmr): one for one in aligned if one.condition == Condition()}
         panels = []
         for kind in kinds:
-            seen = {name: scores[keep] for name, scores in similarity.items()}
+            seen = {name: scores[keep] for name, scores in findings.similarity.items()}
             if kind == "both":
                 seen = {name: _similarity(pairs, one.values) for name, one in found.embedding.items()}
             for name, scores in seen.items():
-                place = (findings.faces.name, name, Condition(f"{view.alignment}_{kind}", view.p, view.seed))
-                panels.append(self.measure.panel(place, pairs, PairScores.of(scores, quality, pairs)))
+                place = Place(findings.faces.name, name, Condition(f"{view.alignment}_{kind}", view.p, view.seed))
+                made = self.measure.panels(place, pairs, PairScores.of(scores, quality, pairs))
+                panels += [replace(panel, aligned=reference[name, panel.fmr]) for panel in made]
         return panels
+
+
+def _only_aligned(findings: Findings, models: Models, both: bool) -> list[str]:
+    """Return remarks on the methods and recognition models that exist as files only, which hold no misaligned crops."""
+    name = findings.faces.name
+    if not models.methods:
+        return [f"{name}: score files hold no misaligned crops; only aligned ones are evaluated"]
+    remarks = []
+    if files := [method for method in findings.quality if method not in models.methods]:
+        remarks.append(
+            f"{name}: score files hold no misaligned crops, so {', '.join(files)} {_is(files)} in tables of aligned "
+            "crops only; name weights or source to evaluate misaligned ones"
+        )
+    if both and (files := [model for model in findings.similarity if model not in models.recognisers]):
+        remarks.append(
+            f"{name}: embeddings in files are those of aligned crops, so {', '.join(files)} {_is(files)} in no table "
+            "where recognition sees misaligned crops; name weights to have it there"
+        )
+    return remarks
+
+
+def _is(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _agreements(findings: Findings, quality: Mapping[str, np.ndarray], used: np.ndarray, view: View) -> list[Agreement]:
+    """Compare each method's scores on misaligned crops with those on aligned ones, over the rows `used`."""
+    condition = Condition(view.alignment, view.p, view.seed)
+    found = []
+    for method, values in quality.items():
+        rows = used[~np.isnan(findings.quality[method][used] + values[used])]
+        figures = agreement(findings.quality[method][rows], values[rows])
+        found.append(Agreement(findings.faces.name, method, condition, *figures))
+    return found
 
 
 def _similarity(pairs: PairSet, embedding_ND: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ class Models(NamedTuple):
     recognisers: dict[str, ImageModel]
 
 
-class Numbers(NamedTuple):
+class ImageNumbers(NamedTuple):
     """Hold numbers per name of the pairs, by quality method and by recognition model."""
 
     quality: dict[str, Measured]
@@ -31,7 +31,7 @@ class Numbers(NamedTuple):
 
 
 def complete(
-    faces: FaceSet, numbers: Numbers, section: EvaluationSection, pairs: PairSet | None = None
+    faces: FaceSet, numbers: ImageNumbers, section: EvaluationSection, pairs: PairSet | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """Return which pairs, (P,) bool, have every number they need, and remarks on what is missing.
 
@@ -76,12 +76,12 @@ def _first(pairs: PairSet, measured: Measured, rows: np.ndarray) -> str:
     return f"first {pairs.names[rows[0]]!r}" + (f" ({reason})" if reason else "")
 
 
-def run_models(crops: CropPass, view: View, models: Models) -> Numbers:
+def run_models(crops: CropPass, view: View, models: Models) -> ImageNumbers:
     """Run everything over the same crops."""
     methods = {f"quality-{name}": model for name, model in models.methods.items()}
     recognisers = {f"recognition-{name}": model for name, model in models.recognisers.items()}
     found = crops(view, methods | recognisers)
-    return Numbers(
+    return ImageNumbers(
         {name: found[f"quality-{name}"] for name in models.methods},
         {name: found[f"recognition-{name}"] for name in models.recognisers},
     )

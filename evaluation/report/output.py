@@ -25,11 +25,14 @@ _READING = (
     "A curve shows the false non-match rate (FNMR) that remains when the mated pairs of lowest quality are discarded, "
     "the quality of a pair being the lower one of its two images. {rule} "
     "pAUC is the area under the curve up to the limit, divided by FNMR(0) times the limit: lower is better, 1 is no "
-    "gain. Intervals come from drawing identities anew, the same draws for every method."
+    "gain. {intervals}"
 )
 _RULES = {
     "fixed_threshold": "The threshold is set once, on all non-mated pairs.",
-    "pooled_rethreshold": "All pairs share one ranking, and the threshold is set anew at every 5 % of it.",
+    "pooled_rethreshold": "As in CR-FIQA's evaluation all pairs share one ranking, and at every 5 % of it the "
+    "threshold is set anew: the score of a remaining pair, mated or not, whose FMR is closest to the target.",
+    "pooled_floor": "All pairs share one ranking, and at every 5 % of it the threshold is set anew to the lowest "
+    "non-mated score, of the pairs that remain, whose FMR is at most the target.",
 }
 
 
@@ -64,6 +67,11 @@ class Output:
         return [one for each in self.findings for one in each.correlations]
 
     @property
+    def remarks(self) -> list[str]:
+        """Return what was left out, and why."""
+        return [remark for each in self.findings for remark in each.remarks]
+
+    @property
     def nuisances(self) -> list[nuisance.Nuisance]:
         """Return how scores follow known nuisance, for data sets with metadata."""
         return [each.nuisance for each in self.findings if each.nuisance is not None]
@@ -73,11 +81,11 @@ class Output:
         self.findings.append(found)
         limits = self.section.discard_limits
         seeds = [panel for each in self.findings for panel in each.seed_panels]
-        single = [panel for panel in self.panels if not panel.condition.alignment.startswith("misaligned")]
         files = {
             "pauc.csv": (csv_files.PAUC_COLUMNS, csv_files.pauc_rows(self.panels, self.section)),
-            "edc.csv": (csv_files.EDC_COLUMNS, csv_files.edc_rows(single, self.grid)),
-            "differences.csv": (csv_files.DIFFERENCE_COLUMNS, csv_files.difference_rows(self.panels, limits)),
+            "edc.csv": (csv_files.EDC_COLUMNS, csv_files.edc_rows(self.panels, self.grid, self.section)),
+            "differences.csv": (csv_files.DIFFERENCE_COLUMNS, csv_files.difference_rows(self.panels, self.section)),
+            "losses.csv": (csv_files.LOSS_COLUMNS, csv_files.loss_rows(self.panels, self.section)),
             "robustness.csv": (csv_files.ROBUSTNESS_COLUMNS, csv_files.robustness_rows(seeds, self.agreements, limits)),
             "correlation.csv": (csv_files.CORRELATION_COLUMNS, csv_files.correlation_rows(self.correlations)),
         }
@@ -91,11 +99,11 @@ class Output:
     def pauc_tables(self) -> list[Table]:
         """Return all of pauc.md."""
         found = tables.pauc_tables(self.panels, self.section)
-        found += [tables.difference_table(self.panels, limit) for limit in self.section.discard_limits]
+        found += self._differences(self.panels)
         found += [tables.agreement_table(self.agreements)] if self.agreements else []
         found += tables.correlation_tables(self.correlations)
-        found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels)]
-        return [table for table in found if table.rows]
+        found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels, self.remarks)]
+        return _filled(found)
 
     def finish(self) -> str:
         """Draw the pictures, write the report, and return what to tell the user."""
@@ -104,20 +112,21 @@ class Output:
         thresholds = self._thresholds()
         self._report(pictures, thresholds)
         section = self.section.model_copy(update={"discard_limits": (limit,)})
-        shown = [tables.set_table(self.aligned), *tables.pauc_tables(self.panels, section)]
-        shown += [tables.difference_table(self.panels, limit)]
+        shown = [tables.set_table(self.aligned, self.remarks), *tables.pauc_tables(self.panels, section)]
+        shown += [make(self.panels, limit, section) for make in (tables.difference_table, tables.loss_table)]
         shown += [tables.agreement_table(self.agreements)] if self.agreements else []
         shown += tables.correlation_tables(self.correlations) + tables.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
         with atomic_write(self.folder / "summary.md", "w") as stream:
             stream.write(text)
-        names = ["report.html", "pauc.md", *(f"{name}.csv" for name in ("pauc", "differences", "correlation", "edc"))]
-        files = ", ".join([*names, "robustness.csv", *(picture.name for picture in pictures.values())])
+        written = ("pauc", "differences", "losses", "correlation", "edc", "robustness")
+        pages = ["report.html", "pauc.md", *(f"{name}.csv" for name in written)]
+        files = ", ".join([*pages, *(picture.name for picture in pictures.values())])
         return f"{text}\nIn {self.folder}: {files}\n"
 
     def _pictures(self, limit: float) -> dict[str, Path]:
         drawn = {"edc": self.folder / "edc.png"}
-        plots.plot_edc(drawn["edc"], self.aligned, self.grid)
+        plots.plot_edc(drawn["edc"], self.panels, self.grid)
         others = {name: self.folder / f"{name}.png" for name in ("robustness", "examples")}
         for path in others.values():
             path.unlink(missing_ok=True)
@@ -140,12 +149,12 @@ class Output:
         return found
 
     def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
-        remarks = [remark for each in self.findings for remark in each.remarks]
         alike = tables.correlation_tables(self.correlations)
         misaligned = " ".join(views.__doc__.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
         versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
+        reading = _READING.format(rule=_RULES[self.section.rule], intervals=tables.intervals(self.section))
         parts = [
-            Section("Error versus discard", _READING.format(rule=_RULES[self.section.rule]), images=[pictures["edc"]]),
+            Section("Error versus discard", reading.strip(), images=[pictures["edc"]]),
             Section("pAUC", tables=tables.pauc_tables(self.aligned, self.section)),
             Section("Differences", tables=self._differences(self.aligned)),
             Section("Agreement of methods", tables=alike),
@@ -158,8 +167,8 @@ class Output:
         if self.nuisances:
             found = tables.nuisance_tables(self.nuisances) + tables.bin_tables(self.nuisances)
             parts.append(Section("Nuisance", " ".join(nuisance.__doc__.partition("\n\n")[2].split()), found))
-        found = [tables.set_table(self.panels), tables.fnmr_table(self.aligned, self.grid[-1])]
-        parts.append(Section("Data sets", " ".join(remarks), found))
+        found = [tables.set_table(self.panels, self.remarks), tables.fnmr_table(self.aligned, self.grid[-1])]
+        parts.append(Section("Data sets", tables=found))
         if "examples" in pictures:
             parts.append(Section("Examples", "Aligned crops with their scores.", images=[pictures["examples"]]))
         meaning = "Keep an image when its score is at least the threshold; figures are shares of images, not of pairs."
@@ -168,7 +177,9 @@ class Output:
         write_report(self.folder / "report.html", "Face image quality: evaluation", [p for p in parts if _content(p)])
 
     def _differences(self, panels: Sequence[Panel]) -> list[Table]:
-        return _filled([tables.difference_table(panels, limit) for limit in self.section.discard_limits])
+        section = self.section
+        makers = (tables.difference_table, tables.loss_table)
+        return _filled([make(panels, limit, section) for limit in section.discard_limits for make in makers])
 
 
 def example_rows(findings: Findings) -> list[plots.ExampleRow]:

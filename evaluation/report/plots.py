@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ from evaluation.measure.bootstrap import interval
 from evaluation.measure.edc import Curve
 from evaluation.measure.panel import Panel
 from evaluation.measure.robustness import Agreement
+from evaluation.report.tables import describe, errors
 from utils.files import atomic_write
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -60,19 +62,46 @@ class Palette:
 
 
 def plot_edc(path: Path, panels: Sequence[Panel], grid: np.ndarray) -> None:
-    """Draw FNMR against the discard fraction: a column per data set, a row per recognition model."""
+    """Draw FNMR against the discard fraction, a panel each.
+
+    A column per data set and a row per recognition model; with misaligned crops a column per condition, and a row per
+    data set and recognition model with one scale. Each false match rate has rows of its own.
+    """
     palette = Palette(_methods(panels))
-    datasets, recognitions = (list(dict.fromkeys(names)) for names in zip(*_places(panels), strict=True))
+    misaligned = any(panel.aligned is not None for panel in panels)
+    places = [_edc_place(panel, misaligned) for panel in panels]
+    rows, columns = (list(dict.fromkeys(part)) for part in zip(*places, strict=True))
+    if misaligned:  # who sees the crops, then p
+        kinds = list(dict.fromkeys(condition.alignment for condition in columns))
+        columns.sort(key=lambda condition: kinds.index(condition.alignment))
+    several = len({panel.fmr for panel in panels}) > 1
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _grid(len(recognitions), len(datasets))
+        figure, axes = _grid(len(rows), len(columns))
         for ax in axes.flat:
             ax.set_visible(False)
-        for panel in panels:
-            ax = axes[recognitions.index(panel.recognition), datasets.index(panel.dataset)]
+        for panel, (row, column) in zip(panels, places, strict=True):
+            ax = axes[rows.index(row), columns.index(column)]
             ax.set_visible(True)
             _draw_edc(ax, panel, grid, palette)
+            ax.set_title(_edc_title(panel, several), fontsize=10)
+        for line in axes if misaligned else ():
+            top = max(ax.get_ylim()[1] for ax in line if ax.get_visible())
+            for ax in line:
+                ax.set_ylim(0, top)
         _legend(figure, axes)
         _save(figure, path)
+
+
+def _edc_place(panel: Panel, misaligned: bool) -> tuple:
+    if misaligned:
+        return (panel.dataset, panel.recognition, panel.fmr), panel.condition
+    return (panel.recognition, panel.fmr), panel.dataset
+
+
+def _edc_title(panel: Panel, several: bool) -> str:
+    first = f"{panel.dataset}, {panel.recognition}" + (f", FMR {panel.fmr:g}" if several else "")
+    crops = "" if panel.condition.alignment == "aligned" else f"{describe(panel.condition)}\n"
+    return f"{first}\n{crops}{panel.mated:,} mated pairs, {errors(panel)} errors"
 
 
 def _draw_edc(ax: Axes, panel: Panel, grid: np.ndarray, palette: Palette) -> None:
@@ -89,7 +118,6 @@ def _draw_edc(ax: Axes, panel: Panel, grid: np.ndarray, palette: Palette) -> Non
     x = np.linspace(0, limit, 400)
     best = np.clip((panel.fnmr0 - x) / (1 - x), 0, None)
     ax.plot(100 * x, 100 * best, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=BEST)
-    ax.set_title(f"{panel.dataset}, {panel.recognition}\n{panel.mated:,} mated pairs", fontsize=10)
     ax.set_xlabel("mated pairs discarded, %")
     ax.set_ylabel("FNMR, %")
     ax.set_xlim(0, 100 * limit)
@@ -104,20 +132,22 @@ def plot_robustness(path: Path, panels: Sequence[Panel], agreements: Sequence[Ag
     methods = [m for m in _methods(panels) if any(a.method == m for a in agreements)]
     palette = Palette(_methods(panels))
     datasets = list(dict.fromkeys(panel.dataset for panel in panels))
-    kinds = list(dict.fromkeys(p.condition.alignment for p in panels if p.condition.alignment.startswith("misaligned")))
-    recognitions = list(dict.fromkeys(panel.recognition for panel in panels))
-    columns = [(recognition, kind) for recognition in recognitions for kind in kinds]
+    misaligned = [panel for panel in panels if panel.condition.alignment.startswith("misaligned")]
+    places = [(p.recognition, p.condition.alignment, p.fmr) for p in misaligned]
+    columns = [one for one in product(*map(dict.fromkeys, zip(*places, strict=True))) if one in places]
+    several = len({panel.fmr for panel in panels}) > 1
     with matplotlib.rc_context(_STYLE):
         figure, axes = _grid(len(datasets), 1 + len(columns))
         for row, dataset in enumerate(datasets):
             own = [a for a in agreements if a.dataset == dataset and a.condition.p is not None]
             _draw_agreement(axes[row, 0], dataset, [(m, [a for a in own if a.method == m]) for m in methods], palette)
-            for column, (recognition, kind) in enumerate(columns, start=1):
-                chosen = [p for p in panels if (p.dataset, p.recognition) == (dataset, recognition)]
+            for column, (recognition, kind, fmr) in enumerate(columns, start=1):
+                chosen = [p for p in panels if (p.dataset, p.recognition, p.fmr) == (dataset, recognition, fmr)]
                 chosen = [p for p in chosen if p.condition.alignment in ("aligned", kind)]
                 seen = "quality only" if kind.endswith("quality") else "quality and recognition"
                 ax = axes[row, column]
-                ax.set_title(f"{dataset}, {recognition}\nmisaligned: {seen}", fontsize=10)
+                title = f"{dataset}, {recognition}" + (f", FMR {fmr:g}" if several else "")
+                ax.set_title(f"{title}\nmisaligned: {seen}", fontsize=10)
                 _draw_pauc(ax, [(m, [p for p in chosen if m in p.results]) for m in methods], limit, palette)
         _legend(figure, axes)
         _save(figure, path)
@@ -185,10 +215,6 @@ def _outline(curve: Curve, limit: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _methods(panels: Sequence[Panel]) -> list[str]:
     return list(dict.fromkeys(method for panel in panels for method in panel.results))
-
-
-def _places(panels: Sequence[Panel]) -> list[tuple[str, str]]:
-    return [(panel.dataset, panel.recognition) for panel in panels]
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:

@@ -1,14 +1,15 @@
 """The figures for people: tables for Markdown and HTML."""
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
-from evaluation.measure.bootstrap import interval
+from evaluation.measure.bootstrap import Comparison, interval
+from evaluation.measure.comparisons import method_difference, method_pairs, misalignment_loss, origins
 from evaluation.measure.correlation import Correlation
 from evaluation.measure.nuisance import Nuisance
-from evaluation.measure.panel import Condition, Panel, comparison
+from evaluation.measure.panel import Condition, Panel
 from evaluation.measure.robustness import Agreement
 from evaluation.report.published import published_figure
 from evaluation.report.text_table import Table, figure, short, signed
@@ -21,15 +22,12 @@ FEW_METHODS = 4
 
 
 def pauc_tables(panels: Sequence[Panel], section: EvaluationSection) -> list[Table]:
-    """Lay out pAUC as in papers: per limit, condition and recognition model, methods x data sets with their mean."""
-    tables = []
-    for limit in section.discard_limits:
-        for condition in dict.fromkeys(panel.condition for panel in panels):
-            for recognition in dict.fromkeys(panel.recognition for panel in panels):
-                chosen = [p for p in panels if p.condition == condition and p.recognition == recognition]
-                if chosen:
-                    tables.append(_pauc_table(chosen, limit, section))
-    return tables
+    """Lay out pAUC as in papers: methods x data sets with their mean, a table per limit and kind of figures."""
+    kinds = dict.fromkeys((panel.condition, panel.recognition, panel.fmr) for panel in panels)
+    return [
+        _pauc_table([p for p in panels if (p.condition, p.recognition, p.fmr) == kind], limit, section)
+        for limit, kind in product(section.discard_limits, kinds)
+    ]
 
 
 def _pauc_table(panels: Sequence[Panel], limit: float, section: EvaluationSection) -> Table:
@@ -56,7 +54,7 @@ def _pauc_table(panels: Sequence[Panel], limit: float, section: EvaluationSectio
             best = int(np.nanargmin(values[:, column]))
             head, space, rest = cells[best][column].partition(" ")
             cells[best][column] = f"**{head}**{space}{rest}"
-    title = f"{recognition}, {describe(condition)}: pAUC to {limit:g} at FMR {section.fmr:g}"
+    title = f"{recognition}, {describe(condition)}: pAUC to {limit:g} at FMR {panels[0].fmr:g}"
     columns = ["method", *(panel.dataset for panel in panels), *(["mean"] if with_mean else [])]
     rows = [[method, *row] for method, row in zip(methods, cells, strict=True)]
     return Table(
@@ -65,58 +63,91 @@ def _pauc_table(panels: Sequence[Panel], limit: float, section: EvaluationSectio
 
 
 def _note(panels: Sequence[Panel], section: EvaluationSection, published: bool, duplicate: bool) -> str:
-    sentences = ["Normalised pAUC, lower is better, 1 is no gain"]
-    if section.bootstrap:
-        sentences[0] += f"; in brackets the 95 % interval of {section.bootstrap} bootstrap replicates over identities"
-    sentences[0] += f"; rule {section.rule}."
-    sentences += [f"FNMR(0) on {panel.dataset}: {panel.fnmr0:.4f} of {panel.mated} mated pairs." for panel in panels]
-    errors = {panel.dataset: round(panel.fnmr0 * panel.mated) for panel in panels}
-    few = [f"{count} on {dataset}" for dataset, count in errors.items() if 0 < count < FEW_ERRORS]
+    sentences = [f"Normalised pAUC, lower is better, 1 is no gain; rule {section.rule}.", intervals(section)]
+    sentences += [
+        f"FNMR(0) on {panel.dataset}: {panel.fnmr0:.4f}, {errors(panel)} of {panel.mated:,} mated pairs."
+        for panel in panels
+    ]
+    few = [f"{errors(panel)} on {panel.dataset}" for panel in panels if 0 < panel.errors < FEW_ERRORS]
     if few:
         sentences.append(f"Mated pairs in error: {', '.join(few)}; too few to tell methods apart.")
-    if any(panel.fnmr0 == 0 for panel in panels):
+    if any(panel.errors == 0 for panel in panels):
         sentences.append("nan: without any error there is nothing to gain.")
+    for panel in panels:
+        if panel.aligned and (absent := [name for name in panel.aligned.results if name not in panel.results]):
+            sentences.append(f"Not here on {panel.dataset}: {', '.join(absent)}; score files hold no misaligned crops.")
     if published:
         sentences.append("(published ...): the figure printed in the AI-KD paper; its protocol is partly unknown.")
     if duplicate:
         sentences.append("The paper's rows of SER-FIQ and SDD-FIQA are identical in every cell: one is a duplicate.")
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
-def set_table(panels: Sequence[Panel]) -> Table:
-    """Lay out what each recognition model does before anything is discarded."""
+def intervals(section: EvaluationSection) -> str:
+    """Say what the intervals in brackets are; nothing without bootstrap."""
+    if not section.bootstrap:
+        return ""
+    threshold = "the threshold drawn anew with them" if section.bootstrap_threshold else "the threshold held fixed"
+    drawn = f"{section.bootstrap} bootstrap replicates over identities, the same for every method"
+    return f"Intervals are the 95 % ones of {drawn}, {threshold}."
+
+
+def errors(panel: Panel) -> str:
+    """Write how many mated pairs are in error without discard; with a tenth where it is a mean over seeds."""
+    return f"{panel.errors:,.1f}".removesuffix(".0")
+
+
+def set_table(panels: Sequence[Panel], remarks: Sequence[str] = ()) -> Table:
+    """Lay out what each recognition model does before anything is discarded, with what was left out."""
     rows = []
     for panel in panels:
+        place = [panel.dataset, panel.recognition, describe(panel.condition), f"{panel.fmr:g}"]
         counts = [f"{panel.mated:,}", f"{panel.non_mated:,}", f"{panel.threshold:.4f}", f"{100 * panel.fnmr0:.2f}"]
-        rows.append(
-            [panel.dataset, panel.recognition, describe(panel.condition), *counts, f"{100 * panel.accuracy:.2f}"]
-        )
-    columns = ["data set", "recognition", "crops", "mated", "non-mated", "threshold", "FNMR %", "accuracy %"]
-    return Table("Recognition without discarding", columns, rows)
+        rows.append([*place, *counts, errors(panel), f"{100 * panel.accuracy:.2f}"])
+    columns = ["data set", "recognition", "crops", "FMR", "mated", "non-mated", "threshold", "FNMR %", "errors"]
+    note = "Balanced accuracy: mated and non-mated pairs weigh alike, the threshold is the best one of the other folds."
+    note = " ".join([note, *(f"{remark}." for remark in remarks)])
+    return Table("Recognition without discarding", [*columns, "balanced accuracy %"], rows, note)
 
 
-def difference_table(panels: Sequence[Panel], limit: float) -> Table:
+def difference_table(panels: Sequence[Panel], limit: float, section: EvaluationSection) -> Table:
     """Lay out the differences among X and what was made of it, and, where there are few methods, every difference."""
     rows = []
     for panel in panels:
-        origins = _origins(panel.results)
-        for a, b in combinations(panel.results, 2):
-            related = origins[a] == origins[b]
-            if related or len(panel.results) <= FEW_METHODS:
-                one, two = (b, a) if related and b != origins[b] else (a, b)
-                found = comparison(panel, one, two, limit)
-                bounds = f"[{signed(found.low)}, {signed(found.high)}]" if found.low == found.low else "–"
-                better = f"{found.probability_better:.3f}" if found.low == found.low else "–"
-                place = [panel.dataset, panel.recognition, describe(panel.condition)]
-                rows.append([*place, f"{one} − {two}", signed(found.difference), bounds, better])
-    columns = ["data set", "recognition", "crops", "A − B", "pAUC difference", "95 % interval", "P(A better)"]
+        source = origins(panel.results)
+        for a, b in method_pairs(panel.results):
+            if source[a] == source[b] or len(panel.results) <= FEW_METHODS:
+                rows.append([*_place(panel), f"{a} − {b}", *_compared(method_difference(panel, a, b, limit))])
+    columns = ["data set", "recognition", "crops", "FMR", "errors", "A − B", "pAUC difference", "95 % interval"]
     note = "Negative: A is better. Both methods are measured on the same pairs and the same replicates."
-    return Table(f"Differences of pAUC to {limit:g}", columns, rows, note)
+    note = f"{note} Errors: mated pairs in error without discard. {intervals(section)}".strip()
+    return Table(f"Differences of pAUC to {limit:g}", [*columns, "P(A better)"], rows, note)
 
 
-def _origins(methods: Iterable[str]) -> dict[str, str]:
-    """Return the X each method was made of: `AI-KD(X)` and `plain(X)` of X, any other of itself."""
-    return {name: next((x for x in methods if name.endswith(f"({x})")), name) for name in methods}
+def loss_table(panels: Sequence[Panel], limit: float, section: EvaluationSection) -> Table:
+    """Lay out what each method itself loses on misaligned crops."""
+    rows = []
+    for panel in panels:
+        for method in panel.results if panel.aligned else ():
+            before, after = (one.results[method].pauc[limit].normalised for one in (panel.aligned, panel))
+            found = _compared(misalignment_loss(panel, method, limit))[:2]
+            rows.append([*_place(panel), method, short(before), short(after), *found])
+    columns = ["data set", "recognition", "crops", "FMR", "errors", "method", "aligned", "misaligned"]
+    note = "Difference: pAUC on these crops minus pAUC on aligned crops of the same pairs, on the same replicates; "
+    note = f"{note}positive: misalignment costs. Errors: mated pairs in error without discard. {intervals(section)}"
+    title = f"What misalignment costs each method: pAUC to {limit:g}"
+    return Table(title, [*columns, "difference", "95 % interval"], rows, note.strip())
+
+
+def _place(panel: Panel) -> list[str]:
+    return [panel.dataset, panel.recognition, describe(panel.condition), f"{panel.fmr:g}", errors(panel)]
+
+
+def _compared(found: Comparison) -> list[str]:
+    if found.low != found.low:
+        return [signed(found.difference), "–", "–"]
+    bounds = f"[{signed(found.low)}, {signed(found.high)}]"
+    return [signed(found.difference), bounds, f"{found.probability_better:.3f}"]
 
 
 def agreement_table(agreements: Sequence[Agreement]) -> Table:
@@ -141,8 +172,8 @@ def fnmr_table(panels: Sequence[Panel], limit: float) -> Table:
     for panel in panels:
         for method, result in panel.results.items():
             cells = [f"{100 * value:.2f}" for value in result.curve.at(np.array(shares) + 1e-12)]
-            rows.append([panel.dataset, panel.recognition, method, *cells])
-    columns = ["data set", "recognition", "method", *(f"{100 * share:.0f} %" for share in shares)]
+            rows.append([panel.dataset, panel.recognition, f"{panel.fmr:g}", errors(panel), method, *cells])
+    columns = ["data set", "recognition", "FMR", "errors", "method", *(f"{100 * share:.0f} %" for share in shares)]
     return Table("FNMR in % after discarding the worst", columns, rows)
 
 

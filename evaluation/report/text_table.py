@@ -32,5 +32,7 @@ def figure(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Write a difference with its sign."""
+    """Write a difference with its sign; NaN becomes a dash."""
+    if value != value:
+        return "–"
     return ("−" if value < 0 else "+") + short(abs(value))

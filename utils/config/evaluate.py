@@ -2,10 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import DecodeConfig
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -26,14 +31,18 @@ class EvaluateBase(StrictModel):
 class EvaluationSection(StrictModel):
     """The measure."""
 
-    fmr: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    """False match rate that sets the threshold."""
+    fmr: Annotated[tuple[Share, ...], BeforeValidator(_several), Field(min_length=1)] = (1e-3,)
+    """False match rates that set the threshold: one, or a list; each has tables of its own."""
     discard_limits: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.2, 0.3)
     """Discard fractions up to which the area is taken; the largest is drawn and tabulated."""
-    rule: Literal["fixed_threshold", "pooled_rethreshold"] = "fixed_threshold"
-    """Mated pairs at a fixed threshold, stepwise; or CR-FIQA's pooled ranking with a new threshold every 5 %."""
+    rule: Literal["fixed_threshold", "pooled_rethreshold", "pooled_floor"] = "fixed_threshold"
+    """fixed_threshold: mated pairs leave, stepwise, at a threshold set once. pooled_rethreshold: CR-FIQA's evaluation,
+    mated and non-mated pairs leave together, and every 5 % the threshold is the score whose FMR is closest to the
+    target. pooled_floor: the same with the lowest threshold whose FMR is at most the target."""
     bootstrap: NonNegativeInt = 1000
     """Replicates over identities behind each interval; 0: no intervals."""
+    bootstrap_threshold: Flag = False
+    """1: non-mated pairs are drawn anew with the identities, and with them the threshold; 0: it is held fixed."""
     on_missing: Literal["error", "skip"] = "error"
     """Images without score, embedding or crop: stop, or leave their pairs out for every method and say so.
 
@@ -42,8 +51,9 @@ class EvaluationSection(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> "EvaluationSection":
-        if len(set(self.discard_limits)) != len(self.discard_limits):
-            raise ValueError("discard_limits names a limit twice")
+        for key in ("fmr", "discard_limits"):
+            if len(set(getattr(self, key))) != len(getattr(self, key)):
+                raise ValueError(f"{key} names a value twice")
         return self
 
 

@@ -1,0 +1,60 @@
+"""The rules by which a threshold is set, each for all methods on the same pairs."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from evaluation.measure.bootstrap import Draw
+from evaluation.measure.edc import RankedPairs
+from evaluation.measure.pooled import POOLED_RULES, PooledSteps, ScoredPairs
+from evaluation.measure.thresholds import CountedScores, fixed_threshold, floor_threshold
+
+FIXED = "fixed_threshold"
+
+
+class FixedThreshold:
+    """The threshold is set once, on all non-mated pairs; mated pairs leave, an error is below it."""
+
+    stepwise = True
+
+    def __init__(self, pairs: Sequence[ScoredPairs], fmr: float):
+        """Take one entry of `pairs` per method: the same similarities, each with its qualities."""
+        mated, non_mated = pairs[0][:2]
+        self.fmr = fmr
+        self.threshold = fixed_threshold(non_mated, fmr)
+        self.errors = int(np.sum(mated < self.threshold))
+        self.methods = [RankedPairs(one.mated, one.mated_quality, self.threshold) for one in pairs]
+        self._order, self._scores = np.argsort(-non_mated, kind="stable"), CountedScores.of(non_mated)
+
+    def curves(self, draw: Draw, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each method's discard fractions and FNMR, (R, G), at least up to `limit`."""
+        thresholds_R = None if draw.non_mated is None else self._thresholds(draw.non_mated)
+        for method in self.methods:
+            yield method.curves(draw.mated, limit, thresholds_R)
+
+    def _thresholds(self, counts_RN: np.ndarray) -> np.ndarray:
+        """Return the threshold under each row of counts, (R,); NaN where the target allows not one pair."""
+        found = [floor_threshold(self._scores.recounted(counts[self._order]), self.fmr) for counts in counts_RN]
+        return np.array(found, dtype=np.float64)
+
+
+class Pooled:
+    """Mated and non-mated pairs leave together, and the threshold is set anew at every step (POOLED_RULES)."""
+
+    stepwise = False
+
+    def __init__(self, pairs: Sequence[ScoredPairs], name: str, fmr: float, limit: float):
+        """Take one entry of `pairs` per method: the same similarities, each with its qualities."""
+        self.methods = [PooledSteps(one, POOLED_RULES[name], fmr, limit) for one in pairs]
+        start = self.methods[0].full[0]
+        self.threshold, self.errors = start.threshold, int(start.wrong.sum())
+
+    def curves(self, draw: Draw, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each method's discard fractions and FNMR, (R, steps)."""
+        for method in self.methods:
+            yield method.curves(draw.mated, draw.non_mated)
+
+
+def build_rule(name: str, pairs: Sequence[ScoredPairs], fmr: float, limit: float) -> FixedThreshold | Pooled:
+    """Prepare the rule of this name for methods on the same pairs; `limit`: the largest discard fraction asked for."""
+    return FixedThreshold(pairs, fmr) if name == FIXED else Pooled(pairs, name, fmr, limit)
