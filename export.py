@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 
-from data.samples.folders import open_folder
+from data.samples.crops import open_crops
 from data.samples.loader import crop_batches
 from model.frozen.base import FrozenNetwork
 from model.frozen.load import checked_contract
@@ -90,7 +90,7 @@ def comparison_crops(check: CheckConfig, size: int, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         noise = rng.normal(0, 1, (check.count, size, size, 3)) * rng.uniform(0, 80, (check.count, 1, 1, 1))
         return np.clip(noise + rng.uniform(0, 255, (check.count, 1, 1, 3)), 0, 255).astype(np.uint8)
-    crops = open_folder(CropInputConfig(loc=check.crops)).crops()
+    crops = open_crops(CropInputConfig(loc=check.crops))
     found: list[np.ndarray] = []
     for batch in crop_batches(crops, 32):
         found += list(batch.images.numpy())

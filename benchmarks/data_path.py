@@ -25,6 +25,7 @@ from data.alignment import TEMPLATE_112, estimate_similarity, perturb_landmarks,
 from data.images.decode import decode_rgb
 from data.index.build import FaceIndex
 from data.samples.datasets import DistillationDataset
+from data.sources.folder import FolderSource
 from data.tables.names import Names
 from utils.config.sections import DecodeConfig, PerturbationConfig
 
@@ -40,7 +41,7 @@ def write_faces(folder: Path, count: int) -> FaceIndex:
         write_picture(folder / name, SIZE, rng)
     landmarks = [TEMPLATE_112 * rng.uniform(0.9, 1.2) + rng.uniform((40, 50), (60, 80)) for _ in names]
     labels = rng.uniform(size=count).astype(np.float32)
-    return FaceIndex(str(folder), Names.from_strings(names), np.float32(landmarks), labels)
+    return FaceIndex(FolderSource(folder, Names.from_strings(names)), np.float32(landmarks), labels)
 
 
 class ReleasedDataset:
@@ -53,7 +54,7 @@ class ReleasedDataset:
         )
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor, float]:
-        image = np.array(Image.open(self.index.path(row)).convert("RGB"))
+        image = np.array(Image.open(self.index.source.describe(row)).convert("RGB"))
         points = self.index.landmarks[row]
         moved = points + np.random.uniform(-3, 3, points.shape)
         crops = [self.transform(Image.fromarray(self._warp(image, at))) for at in (points, moved)]
@@ -75,7 +76,7 @@ def batches(count: int) -> list[range]:
 
 def decode_flat(index: FaceIndex, rows: range) -> FlatBatch:
     """Decode only; the crops' transforms travel with the bytes."""
-    images = [decode_rgb(index.path(row)) for row in rows]
+    images = [decode_rgb(index.source.read(row)) for row in rows]
     matrices = np.empty((2, len(images), 2, 3))
     for place, row in enumerate(rows):
         points = index.landmarks[row].astype(np.float64)
@@ -89,7 +90,7 @@ def grey_levels(index: FaceIndex) -> tuple[int, float]:
     rows = range(min(BATCH, len(index)))
     flat = decode_flat(index, rows)
     wanted = [
-        [warp(decode_rgb(index.path(row)), matrix) for row, matrix in zip(rows, matrices, strict=True)]
+        [warp(decode_rgb(index.source.read(row)), matrix) for row, matrix in zip(rows, matrices, strict=True)]
         for matrices in flat.matrices.numpy()
     ]
     difference = np.abs(gather_crops(flat).numpy().astype(np.int16) - np.array(wanted))
@@ -144,7 +145,7 @@ def main() -> None:
 
         def run_decode() -> int:
             for row in range(len(index)):
-                decode_rgb(index.path(row))
+                decode_rgb(index.source.read(row))
             return len(index)
 
         def run_flat() -> int:

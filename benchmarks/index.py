@@ -112,7 +112,11 @@ class Rows:
         if isinstance(self.index, list):
             path, points, label = self.index[row]
             return len(path) + points[0] + label
-        return len(self.index.path(row)) + float(self.index.landmarks[row, 0, 0]) + float(self.index.labels[row])
+        return (
+            len(self.index.source.describe(row))
+            + float(self.index.landmarks[row, 0, 0])
+            + float(self.index.labels[row])
+        )
 
 
 class Batches:

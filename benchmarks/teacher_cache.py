@@ -22,7 +22,7 @@ import torch
 import yaml
 
 import train_main
-from data.sources.folder import list_compactly
+from data.sources.folder import list_folder
 from data.tables.scores import write_scores_csv
 from model.registry import NetworkBuilder
 from synthetic.population import Task, render_population
@@ -38,7 +38,7 @@ def write_inputs(folder: Path, options: argparse.Namespace, images: int) -> None
     """Render faces, label them by chance, and write weights and the two YAML files."""
     population = PopulationConfig(identities=max(2, images // 16), images=16, pairs=0)
     render_population(Task("train", 0, 160, population), folder / "faces", 1)
-    names = list_compactly(folder / "faces").names
+    names = list_folder(folder / "faces").names
     torch.manual_seed(0)
     write_scores_csv(folder / "labels.csv", names, torch.rand(len(names)).numpy())
     networks = {}

@@ -113,6 +113,26 @@ def align(image: np.ndarray, landmarks_52: np.ndarray, size_px: int = CROP_SIZE_
     return warp(image, estimate_similarity(landmarks_52, template_landmarks(size_px)), size_px)
 
 
+def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
+    """Return the landmarks of a crop that is aligned already: the template at its size."""
+    height, width = image.shape[:2]
+    if height != width:
+        raise AlignmentError(f"an aligned crop is square, this one has {width}x{height} pixels")
+    return template_landmarks(width)
+
+
+def checked_landmarks(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return the landmarks as float64 if they and the image have a rectangle in common and they are pixels."""
+    landmarks = np.array(landmarks_52, np.float64)
+    x, y = landmarks.T.tolist()
+    if 0 < max(max(x) - min(x), max(y) - min(y)) < MIN_SPAN_PX:
+        raise AlignmentError(f"landmarks span less than {MIN_SPAN_PX:g} px; are they fractions of the image?")
+    height, width = image.shape[:2]
+    if max(x) < 0 or max(y) < 0 or min(x) > width - 1 or min(y) > height - 1:
+        raise AlignmentError(f"all landmarks lie outside the {width}x{height} image")
+    return landmarks
+
+
 def jitter_landmarks(points_K2: np.ndarray, radius_px: float, rng: np.random.Generator) -> np.ndarray:
     """Return the points, each coordinate moved by its own draw from U[-radius, radius]."""
     return points_K2 + rng.uniform(-radius_px, radius_px, size=np.shape(points_K2))

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data.images.decode import decode_rgb
 from data.index.build import TEMPLATE, FaceIndex, build_identity_index
 from data.index.split import split
-from data.samples.datasets import IdentityDataset, landmarks_of_crop
-from data.samples.folders import open_folder
+from data.samples.crops import open_crops
+from data.samples.datasets import IdentityDataset
 from data.samples.loader import train_loader, validation_loader
 from data.samples.sampler import Shard
 from data.samples.training import TrainingData, digest, index_remarks
-from data.sources.recordio import EncodedImages, RecordIndex
+from data.sources.memory import MemorySource
+from data.sources.recordio import open_records
 from data.tables.join import join
 from data.tables.names import Names
 from utils.config.sections import CropInputConfig
@@ -46,18 +46,10 @@ class RecognitionData(TrainingData):
     """Turns the embeddings of the validation images into metrics, where pairs are given."""
 
 
-class EncodedDataset(IdentityDataset):
-    """Crops that come as encoded bytes, aligned already."""
-
-    def _read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        image = decode_rgb(self.index.read(row), exif=self.exif, max_pixels=self.max_pixels)
-        return image, landmarks_of_crop(image)
-
-
 class _Images(NamedTuple):
     """What one place holds."""
 
-    index: FaceIndex | RecordIndex
+    index: FaceIndex
     report: list[str]
     sha256: str
 
@@ -81,13 +73,12 @@ def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = 
     if not len(train_rows):
         raise DataError(f"{place}: no identity is left to train on; all occur in dataset.val_pairs")
     num_classes = int(index.identities.max()) + 1
+    seed, params = cfg.base.seed, cfg.dataloader
+    dataset = IdentityDataset(index, seed, dataset_cfg.flip, dataset_cfg)
+    judged = IdentityDataset(measured, seed, False, dataset_cfg)
     return RecognitionData(
-        train=train_loader(
-            _dataset(index, cfg, dataset_cfg.flip), train_rows, cfg.dataloader.train.params, cfg.base.seed, shard
-        ),
-        validation=validation_loader(_dataset(measured, cfg, False), val_rows, cfg.dataloader.val.params, shard)
-        if len(val_rows)
-        else None,
+        train=train_loader(dataset, train_rows, params.train.params, seed, shard),
+        validation=validation_loader(judged, val_rows, params.val.params, shard) if len(val_rows) else None,
         epochs=cfg.base.epochs,
         place=place,
         report=[*report, f"{len(train_rows)} images of {num_classes} identities to train on"],
@@ -105,43 +96,37 @@ def _folders(cfg: DatasetConfig) -> _Images:
 def _records(cfg: DatasetConfig) -> _Images:
     if cfg.landms_location not in (None, TEMPLATE):
         raise DataError(f"{cfg.image_location}: records hold aligned crops; set dataset.landms_location: template")
-    index = RecordIndex(cfg.image_location)
-    return _Images(index, [f"{index.root}: {len(index)} images"], sha256_arrays(index.file.offsets, index.identities))
+    source = open_records(cfg.image_location)
+    index = FaceIndex(source, identities=source.identities)
+    report = [f"{source.location}: {len(index)} images"]
+    return _Images(index, report, sha256_arrays(source.file.offsets, source.identities))
 
 
-def _dataset(index: FaceIndex | RecordIndex | EncodedImages, cfg: TrainConfig, flip: bool) -> IdentityDataset:
-    kind = IdentityDataset if isinstance(index, FaceIndex) else EncodedDataset
-    return kind(index, cfg.base.seed, flip, cfg.dataset)
-
-
-def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex | RecordIndex) -> FaceIndex | EncodedImages:
+def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex) -> FaceIndex:
     """Return the images of the pairs, row by row as `pairs.names` lists them; identities where they are known."""
     if pairs.images is not None:
-        return EncodedImages(str(cfg.val_pairs), pairs.names, pairs.images)
-    if _same_place(cfg):
-        if not isinstance(index, FaceIndex):
-            raise DataError(
-                f"{cfg.val_pairs}: names images in files, while {index.root} holds records; name the folder of the "
-                "pairs' images in dataset.val_location, or a .bin file in dataset.val_pairs"
-            )
-        root, names, landmarks, identities = index.root, index.names, index.landmarks, index.identities
-    else:
-        folder = open_folder(_input_config(cfg))
-        root, names, landmarks = folder.cfg.loc, folder.names, folder.landmarks
-        identities = np.full(len(names), -1, np.int32)
+        source = MemorySource(str(cfg.val_pairs), pairs.names, pairs.images)
+        return FaceIndex(source, identities=np.full(len(source), -1, np.int32))
+    if not _same_place(cfg):
+        crops = open_crops(_input_config(cfg))
+        index = FaceIndex(crops.source, crops.landmarks, identities=np.full(len(crops), -1, np.int32))
+    elif cfg.format == "recordio":
+        raise DataError(
+            f"{cfg.val_pairs}: names images in files, while {index.source.location} holds records; name the folder of "
+            "the pairs' images in dataset.val_location, or a .bin file in dataset.val_pairs"
+        )
     try:
-        rows = join(pairs.names, names, cfg.key_root).rows
+        rows = join(pairs.names, index.names, cfg.key_root).rows
     except DataError as error:
         raise DataError(f"{cfg.val_pairs}: {error}") from None
     missing = np.flatnonzero(rows < 0)
     if len(missing):
         raise DataError(
-            f"{cfg.val_pairs}: {len(missing)} of {len(rows)} images are not below {root}, first: "
+            f"{cfg.val_pairs}: {len(missing)} of {len(rows)} images are not below {index.source.location}, first: "
             f"{pairs.names[missing[0]]!r}; name their folder in dataset.val_location"
         )
-    return FaceIndex(
-        root, names.take(rows), None if landmarks is None else landmarks[rows], identities=identities[rows]
-    )
+    landmarks = None if index.landmarks is None else index.landmarks[rows]
+    return FaceIndex(index.source.take(rows), landmarks, identities=index.identities[rows])
 
 
 def _same_place(cfg: DatasetConfig) -> bool:
@@ -160,13 +145,11 @@ def _input_config(cfg: DatasetConfig) -> CropInputConfig:
     )
 
 
-def _without(
-    index: FaceIndex | RecordIndex, measured: FaceIndex | EncodedImages
-) -> tuple[FaceIndex | RecordIndex, np.ndarray]:
+def _without(index: FaceIndex, measured: FaceIndex) -> tuple[FaceIndex, np.ndarray]:
     """Return the index with the identities of `measured` taken out and the others numbered anew, and its rows."""
     held_out = np.unique(measured.identities[measured.identities >= 0])
     rows = np.flatnonzero(~np.isin(index.identities, held_out))
-    if not len(held_out) or not isinstance(index, FaceIndex):
+    if not len(held_out):
         return index, rows
     identities = np.full(len(index), -1, np.int32)
     identities[rows] = np.unique(index.identities[rows], return_inverse=True)[1].ravel()

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from data.alignment import CROP_SIZE_PX
-from data.samples.datasets import CropBatch
-from data.samples.folders import ImageFolder
+from data.samples.crops import CropBatch, FaceCrops
 from data.samples.loader import crop_batches
 from jobs.journal import Journal, JournalLine, Progress
 from utils import distributed
@@ -45,7 +44,7 @@ class Session(NamedTuple):
 class ImagePass:
     """Measure the images of a folder batch by batch and write each batch into the journal as it comes."""
 
-    folder: ImageFolder
+    crops: FaceCrops
     journal: Journal
     loader: InferenceLoaderParams
     verbose: bool
@@ -56,14 +55,14 @@ class ImagePass:
         A batch holds the same images as in an uninterrupted pass, so the numbers are the same to the last bit.
         Whole batches are dealt out, the next to each process in turn.
         """
-        started, size, count = time.perf_counter(), self.loader.batch_size, len(self.folder.names)
+        started, size, count = time.perf_counter(), self.loader.batch_size, len(self.crops.names)
         firsts = self.journal.progress().left(size)
         distributed.barrier()  # nobody writes before everybody has read
         left = sum(min(size, count - first) for first in firsts.tolist())
         mine = firsts[distributed.rank() :: distributed.world_size()].tolist()
         rows = np.concatenate([np.arange(first, min(first + size, count)) for first in mine] or [np.zeros(0, np.int64)])
         self.journal.start_writing()
-        batches = crop_batches(self.folder.crops(rows), size, self.loader.num_workers or 0)
+        batches = crop_batches(self.crops.take(rows), size, self.loader.num_workers or 0)
         warned = False
         with progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main())) as bar:
             for place, (first, batch) in enumerate(zip(mine, batches, strict=True)):
@@ -71,7 +70,7 @@ class ImagePass:
                 self.journal.append(_line(first, batch, numbers, place * size))
                 if batch.not_square and not warned:
                     warned = True
-                    name = self.folder.names[rows[batch.not_square[0]]]
+                    name = self.crops.names[rows[batch.not_square[0]]]
                     logger.warning(f"{name!r} is not square; is it an aligned crop?")
                 bar.update(len(batch.rows) + len(batch.failures))
         distributed.barrier()
@@ -80,12 +79,12 @@ class ImagePass:
     def counts(self, state: Progress, done: str, rows: np.ndarray) -> dict[str, int]:
         """Return what run.json counts; `done` says what became of `rows`."""
         return {
-            "images": len(self.folder.names),
+            "images": len(self.crops.names),
             done: len(rows),
             "failed": len(state.reasons),
             "not_square": state.counts["not_square"],
             "resized": state.counts["resized"],
-            "other_files": self.folder.other_files,
+            "other_files": self.crops.source.other_files,
         }
 
     def finish(self, counts: Mapping[str, int], facts: Mapping[str, object], session: Session) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.samples.folders import ImageFolder, open_folder
+from data.samples.crops import FaceCrops, open_crops
 from data.tables.scores import FAILURES, LABELS, write_failures, write_labels
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
 from jobs.journal import Journal, list_of_images
@@ -43,7 +43,7 @@ class LabellingRun:
         """Return the labels of a batch, or, for a source that needs everything first, store its embeddings."""
         try:
             if self.embeddings is None:
-                return self.source.scores(images_BHW3, [self.images.folder.names[row] for row in rows])
+                return self.source.scores(images_BHW3, [self.images.crops.names[row] for row in rows])
             embedding_BD = self.source.embed(images_BHW3)
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -58,7 +58,7 @@ class LabellingRun:
         """Write the labels of all sessions, say what was done, and return the exit code."""
         if not distributed.is_main():
             return 0
-        cfg, names, journal = self.cfg, self.images.folder.names, self.images.journal
+        cfg, names, journal = self.cfg, self.images.crops.names, self.images.journal
         state = journal.result()
         labels = state.values[:, 0]
         if self.embeddings is not None:
@@ -86,7 +86,7 @@ class LabellingRun:
 
     def _compare(self, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
         """Let the source compare the embedded images with each other; note in `reasons` what it leaves out."""
-        names = [self.images.folder.names[row] for row in rows]
+        names = [self.images.crops.names[row] for row in rows]
         folders = [os.path.dirname(name) for name in names]
         identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
         self.source.verbose = self.cfg.base.verbose
@@ -111,30 +111,29 @@ class LabellingRun:
 def open_labelling(cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource) -> Iterator[LabellingRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     weight = cfg.model.weight or model_cfg.features.weights
-    folder = sampled(open_folder(cfg.dataset), cfg)
-    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, folder, source), len(folder.names))
+    crops = sampled(open_crops(cfg.dataset), cfg)
+    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, crops, source), len(crops.names))
     try:
         journal.open(OUTPUTS)
         embeddings = open_embeddings(journal, source) if isinstance(source, PopulationSource) else None
         loader = with_workers(cfg.dataloader.params, source.network.device)
-        images = ImagePass(folder, journal, loader, cfg.base.verbose)
+        images = ImagePass(crops, journal, loader, cfg.base.verbose)
         yield LabellingRun(cfg, weight, source, images, embeddings)
     finally:
         journal.close()
 
 
-def sampled(folder: ImageFolder, cfg: LabelConfig) -> ImageFolder:
+def sampled(crops: FaceCrops, cfg: LabelConfig) -> FaceCrops:
     """Keep `dataset.sample` images, those whose names, hashed with the seed, come first."""
     wanted = cfg.dataset.sample
-    if wanted is None or wanted >= len(folder.names):
-        return folder
-    ranks = np.array([named_seed(cfg.base.seed, f"sample\0{name}") for name in folder.names])
+    if wanted is None or wanted >= len(crops.names):
+        return crops
+    ranks = np.array([named_seed(cfg.base.seed, f"sample\0{name}") for name in crops.names])
     rows = np.sort(np.argsort(ranks, kind="stable")[:wanted])
-    landmarks = None if folder.landmarks is None else folder.landmarks[rows]
-    return folder._replace(names=folder.names.take(rows), landmarks=landmarks)
+    return crops.take(rows)
 
 
-def request(cfg: LabelConfig, model_cfg: ModelConfig, folder: ImageFolder, source: LabelSource) -> dict[str, Any]:
+def request(cfg: LabelConfig, model_cfg: ModelConfig, crops: FaceCrops, source: LabelSource) -> dict[str, Any]:
     """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
     weight = cfg.model.weight or model_cfg.features.weights
     settings = cfg.source.settings
@@ -149,8 +148,8 @@ def request(cfg: LabelConfig, model_cfg: ModelConfig, folder: ImageFolder, sourc
         "weights_sha256": sha256_file(weight) if weight else None,
         "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
         "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),
-        "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if folder.landmarks is not None else None,
-        "files": list_of_images(cfg.dataset.loc, folder.names),
+        "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if crops.landmarks is not None else None,
+        "files": list_of_images(cfg.dataset.loc, crops.names),
     }
 
 

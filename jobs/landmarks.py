@@ -10,7 +10,7 @@ import numpy as np
 from data.detector import FaceDetector
 from data.images.decode import ImageError, decode_rgb
 from data.sources.base import ImageSource
-from data.sources.folder import list_folder
+from data.sources.registry import open_source
 from data.tables.landmarks import write_landmarks_csv
 from data.tables.names import Names
 from data.tables.scores import write_failures
@@ -93,7 +93,7 @@ def detect_landmarks(cfg: PrepareConfig) -> None:
     """Detect the largest face of every image below `dataset.image_location`; what an earlier run did is kept."""
     root = cfg.dataset.image_location
     detector = FaceDetector(cfg.landmarks)
-    source = list_folder(root)
+    source = open_source(root)
     if not len(source):
         raise DataError(f"{root}: no image below this folder ({source.other_files} other files)")
     with distributed.patient_group():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from data.samples.folders import ImageFolder, open_folder
+from data.samples.crops import FaceCrops, open_crops
 from data.tables.scores import FAILURES, FORMATS, SCORES, Scored, write_failures, write_scores
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
 from jobs.journal import Journal, list_of_images
@@ -36,29 +36,29 @@ class ScoringRun:
         """Merge what all processes wrote into the final files, say what was done, and return the exit code."""
         if not distributed.is_main():
             return 0
-        cfg, folder, journal = self.cfg, self.images.folder, self.images.journal
-        state, total = journal.result(), len(folder.names)
+        cfg, crops, journal = self.cfg, self.images.crops, self.images.journal
+        state, total = journal.result(), len(crops.names)
         rows = state.rows()
         with journal.saving():
-            paths = [write_failures(journal.folder, folder.names, state.reasons)]
+            paths = [write_failures(journal.folder, crops.names, state.reasons)]
             if len(rows):
-                scored = Scored(cfg.dataset.loc, folder.names.take(rows), state.values[rows, 0])
+                scored = Scored(cfg.dataset.loc, crops.names.take(rows), state.values[rows, 0])
                 paths += write_scores(journal.folder, scored, (*ALWAYS, *cfg.output.formats))
         counts = self.images.counts(state, "scored", rows)
         facts = {"weights": cfg.model.weight, "percentile": "100 * mean rank / scored images"}
         self.images.finish(counts, {**facts, "device": str(self.scorer.device)}, session)
         if not total:
             raise DataError(
-                f"{cfg.dataset.loc}: holds no image ({folder.other_files} other files); images end in jpg, jpeg, jpe, "
-                "png, webp, bmp, tif or tiff"
+                f"{cfg.dataset.loc}: holds no image ({crops.source.other_files} other files); images end in jpg, jpeg, "
+                "jpe, png, webp, bmp, tif or tiff"
             )
         if not len(rows):
             raise DataError(f"{cfg.dataset.loc}: none of the {total} images could be scored; see {paths[0]}")
         rate = f", {session.images / session.seconds:.1f} img/s" if session.images else ""
         logger.info(f"scored {len(rows)} of {total} images in {session.seconds:.1f} s{rate}")
         warn(counts, "score", paths[0], cfg.base.strict)
-        if folder.other_files:
-            logger.info(f"{folder.other_files} other files were left alone")
+        if crops.source.other_files:
+            logger.info(f"{crops.source.other_files} other files were left alone")
         logger.info(f"scores: {', '.join(map(str, paths[1:]))}")
         return SOME_FAILED if cfg.base.strict and state.reasons else 0
 
@@ -68,22 +68,22 @@ def open_scoring(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: Fr
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     if not os.path.isdir(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
-    folder = open_folder(cfg.dataset)
-    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, scorer, folder), len(folder.names))
+    crops = open_crops(cfg.dataset)
+    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, scorer, crops), len(crops.names))
     try:
         journal.open(OUTPUTS)
         loader = with_workers(cfg.dataloader.params, scorer.device)
-        yield ScoringRun(cfg, scorer, ImagePass(folder, journal, loader, cfg.base.verbose))
+        yield ScoringRun(cfg, scorer, ImagePass(crops, journal, loader, cfg.base.verbose))
     finally:
         journal.close()
 
 
 def request(
-    cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork, folder: ImageFolder
+    cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork, crops: FaceCrops
 ) -> dict[str, Any]:
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
-    with_landmarks = folder.landmarks is not None
+    with_landmarks = crops.landmarks is not None
     network: dict[str, Any] = {"format": "onnx"}
     if model_cfg is not None:
         network = {
@@ -102,5 +102,5 @@ def request(
             "max_pixels": source.max_pixels,
         },
         "precision": cfg.base.precision,
-        "files": list_of_images(source.loc, folder.names),
+        "files": list_of_images(source.loc, crops.names),
     }

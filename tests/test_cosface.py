@@ -60,7 +60,7 @@ def test_identities_of_the_pairs_are_not_trained_on(finished):
     seen = {}
     for batch in run.data.batches_from(0):
         for row, identity in zip(batch.row.tolist(), batch.identity.tolist(), strict=True):
-            seen.setdefault(run.data.train.source.path(row).split("/")[-2], set()).add(identity)
+            seen.setdefault(run.data.train.describe(row).split("/")[-2], set()).add(identity)
     assert seen == {"id00": {0}, "id02": {1}, "id03": {2}, "id05": {3}}
 
 
@@ -74,7 +74,7 @@ def test_validation_is_the_accuracy_on_the_pairs(finished):
     batches = list(run.data.validation_batches())
     with torch.no_grad():
         e = torch.cat([network((b.images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5) for b in batches]).numpy()
-    names = [run.data.validation.source.path(row).split("/faces/")[1] for b in batches for row in b.row.tolist()]
+    names = [run.data.validation.describe(row).split("/faces/")[1] for b in batches for row in b.row.tolist()]
     place = {name: row for row, name in enumerate(names)}
     rows = [line.split() for line in (folder / "pairs.txt").read_text().splitlines()]
     first, second = ([place[row[i]] for row in rows] for i in (0, 1))

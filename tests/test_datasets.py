@@ -13,15 +13,11 @@ from torchvision.transforms.functional import resize
 
 from data.alignment import TEMPLATE_112, estimate_similarity
 from data.images.decode import decode_rgb
-from data.samples.datasets import (
-    CropPerturbation,
-    DistillationDataset,
-    FaceCrops,
-    IdentityDataset,
-    resize_crop,
-)
+from data.samples.crops import CropPerturbation, FaceCrops, resize_crop
+from data.samples.datasets import DistillationDataset, IdentityDataset
 from data.samples.sampler import VALIDATION_EPOCH
-from data.tables.names import Names
+from data.sources.folder import list_folder
+from data.sources.memory import MemorySource
 from tests.helpers.faces import face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, PerturbationConfig
 from utils.config.train import DatasetConfig
@@ -62,8 +58,8 @@ def test_a_sample_is_the_aligned_and_the_perturbed_crop(index, unit):
         offsets = np.random.default_rng([11, epoch, row]).uniform(-4, 4, (5, 2))
         if unit == "template":
             offsets = offsets @ np.linalg.inv(estimate_similarity(points, TEMPLATE_112)[:, :2]).T
-        np.testing.assert_array_equal(batch.aligned[i], crop_by_hand(index.path(row), points))
-        np.testing.assert_array_equal(batch.misaligned[i], crop_by_hand(index.path(row), points + offsets))
+        np.testing.assert_array_equal(batch.aligned[i], crop_by_hand(index.source.describe(row), points))
+        np.testing.assert_array_equal(batch.misaligned[i], crop_by_hand(index.source.describe(row), points + offsets))
 
 
 def test_the_draw_depends_on_seed_epoch_and_row_alone(index):
@@ -101,9 +97,9 @@ def test_misalign_off_makes_both_crops_the_aligned_one(index):
 def test_crops_that_are_aligned_already_use_the_template(tmp_path):
     index = face_index(tmp_path, 3, landmarks=False)
     batch = DistillationDataset(index, 5, SOURCE, DECODE).__getitems__([(0, 0), (0, 2)])
-    np.testing.assert_array_equal(batch.aligned[1], decode_rgb(index.path(2)))
+    np.testing.assert_array_equal(batch.aligned[1], decode_rgb(index.source.read(2)))
     offsets = np.random.default_rng([5, 0, 2]).uniform(-3, 3, (5, 2))
-    np.testing.assert_array_equal(batch.misaligned[1], crop_by_hand(index.path(2), TEMPLATE_112 + offsets))
+    np.testing.assert_array_equal(batch.misaligned[1], crop_by_hand(index.source.describe(2), TEMPLATE_112 + offsets))
 
 
 def test_aligned_crops_of_another_size_are_scaled_and_must_be_square(tmp_path):
@@ -113,7 +109,7 @@ def test_aligned_crops_of_another_size_are_scaled_and_must_be_square(tmp_path):
     write_image(tmp_path / index.names[1], smooth_image(rng, 112, 96))
     dataset = DistillationDataset(index, 5, SOURCE, decode_config(tmp_path, on_missing="skip"))
     batch = dataset.__getitems__([(0, 0), (0, 1), (0, 2)])
-    np.testing.assert_array_equal(batch.aligned[0], decode_rgb(index.path(0))[::2, ::2])
+    np.testing.assert_array_equal(batch.aligned[0], decode_rgb(index.source.read(0))[::2, ::2])
     assert batch.row.tolist() == [0, 2]
     assert batch.failures == ((1, "an aligned crop is square, this one has 96x112 pixels"),)
 
@@ -143,7 +139,7 @@ def test_broken_training_images_are_dropped_and_counted_with_skip(index, tmp_pat
     batch = dataset.__getitems__([(0, row) for row in (6, 2, 4, 5, 0)])
     assert batch.row.tolist() == [6, 0]
     np.testing.assert_array_equal(batch.label, index.labels[[6, 0]])
-    np.testing.assert_array_equal(batch.aligned[1], crop_by_hand(index.path(0), index.landmarks[0]))
+    np.testing.assert_array_equal(batch.aligned[1], crop_by_hand(index.source.describe(0), index.landmarks[0]))
     assert batch.failures == (
         (2, "cannot be read: No such file or directory"),
         (4, "landmarks coincide"),
@@ -191,7 +187,7 @@ def test_recognition_batches_carry_identities(index):
     batch = IdentityDataset(index, 1, False, DECODE).__getitems__([(0, 6), (0, 0)])
     assert batch.identity.tolist() == index.identities[[6, 0]].tolist()
     assert batch.identity.dtype == batch.row.dtype == torch.int64
-    np.testing.assert_array_equal(batch.images[0], crop_by_hand(index.path(6), index.landmarks[6]))
+    np.testing.assert_array_equal(batch.images[0], crop_by_hand(index.source.describe(6), index.landmarks[6]))
 
 
 def test_flips_are_drawn_from_seed_epoch_and_row(index):
@@ -211,7 +207,7 @@ def test_a_broken_image_in_recognition_training(index, tmp_path):
     batch = IdentityDataset(index, 1, False, decode_config(tmp_path, on_missing="skip")).__getitems__([(0, 2), (0, 3)])
     assert batch.row.tolist() == [3]
     assert batch.identity.tolist() == [index.identities[3]]
-    np.testing.assert_array_equal(batch.images[0], crop_by_hand(index.path(3), index.landmarks[3]))
+    np.testing.assert_array_equal(batch.images[0], crop_by_hand(index.source.describe(3), index.landmarks[3]))
 
 
 # ---------------------------------------------------------------- scoring
@@ -224,7 +220,7 @@ def aligned_cfg(root, **values):
 def test_an_aligned_crop_is_used_as_it_is(tmp_path):
     image = smooth_image(np.random.default_rng(0), 112, 112)
     write_image(tmp_path / "a.png", image)
-    batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
+    batch = FaceCrops(list_folder(tmp_path), aligned_cfg(tmp_path))[0]
     assert batch.rows == [0]
     assert batch.failures == batch.not_square == batch.resized == ()
     np.testing.assert_array_equal(batch.images[0], image)
@@ -234,7 +230,7 @@ def test_an_aligned_crop_is_used_as_it_is(tmp_path):
 def test_other_sizes_are_resized_as_the_released_transform_does(tmp_path, size):
     image = smooth_image(np.random.default_rng(0), *size)
     write_image(tmp_path / "a.png", image)
-    batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path))[0]
+    batch = FaceCrops(list_folder(tmp_path), aligned_cfg(tmp_path))[0]
     np.testing.assert_array_equal(batch.images[0], np.asarray(resize(Image.fromarray(image), [112, 112])))
     np.testing.assert_array_equal(resize_crop(image), batch.images[0])
     square = size[0] == size[1]
@@ -242,8 +238,8 @@ def test_other_sizes_are_resized_as_the_released_transform_does(tmp_path, size):
 
 
 def test_landmark_input_aligns_as_training_does(index):
-    cfg = aligned_cfg(index.root, input="landmarks")
-    batch = FaceCrops(index.root, index.names, cfg, index.landmarks).__getitems__([3, 0])
+    cfg = aligned_cfg(index.source.location, input="landmarks")
+    batch = FaceCrops(index.source, cfg, index.landmarks).__getitems__([3, 0])
     training = DistillationDataset(index, 1, SOURCE, DECODE).__getitems__([(0, 3), (0, 0)])
     assert batch.rows == [3, 0]
     assert torch.equal(batch.images, training.aligned)
@@ -256,8 +252,8 @@ def test_failures_carry_their_reason(index, tmp_path):
     landmarks[3] = 7
     landmarks[4] = -1000 - TEMPLATE_112
     (tmp_path / index.names[5]).write_bytes(b"")
-    cfg = aligned_cfg(index.root, input="landmarks")
-    batch = FaceCrops(index.root, index.names, cfg, landmarks).__getitems__(range(7))
+    cfg = aligned_cfg(index.source.location, input="landmarks")
+    batch = FaceCrops(index.source, cfg, landmarks).__getitems__(range(7))
     assert batch.rows == [0, 6]
     assert batch.failures == (
         (1, "no landmarks"),
@@ -266,12 +262,12 @@ def test_failures_carry_their_reason(index, tmp_path):
         (4, "all landmarks lie outside the 90x100 image"),
         (5, "empty file"),
     )
-    np.testing.assert_array_equal(batch.images[1], crop_by_hand(index.path(6), landmarks[6]))
+    np.testing.assert_array_equal(batch.images[1], crop_by_hand(index.source.describe(6), landmarks[6]))
 
 
 def test_landmarks_as_fractions_of_the_image_give_no_crop(index):
     landmarks = index.landmarks / [90, 100]
-    batch = FaceCrops(index.root, index.names, aligned_cfg(index.root, input="landmarks"), landmarks)[0]
+    batch = FaceCrops(index.source, aligned_cfg(index.source.location, input="landmarks"), landmarks)[0]
     reason = "landmarks span less than 2 px; are they fractions of the image?"
     assert batch.failures == ((0, reason),) and batch.rows == []
     index.landmarks[1] /= 100
@@ -280,29 +276,26 @@ def test_landmarks_as_fractions_of_the_image_give_no_crop(index):
 
 
 def test_landmark_input_needs_all_landmarks(index):
-    cfg = aligned_cfg(index.root, input="landmarks")
+    cfg = aligned_cfg(index.source.location, input="landmarks")
     for landmarks in (None, index.landmarks[:3]):
         with pytest.raises(DataError, match="all 7 images"):
-            FaceCrops(index.root, index.names, cfg, landmarks)
+            FaceCrops(index.source, cfg, landmarks)
 
 
 @pytest.mark.parametrize("kind", ["aligned", "landmarks"])
 def test_evaluation_noise_is_keyed_by_seed_and_name(index, tmp_path, kind):
     """The same draw wherever the image stands in a list, for every method that looks at it."""
     perturb = CropPerturbation(radius_px=6, unit="template", seed=3)
-    cfg = aligned_cfg(index.root, input=kind)
-    names = [index.names[i] for i in range(7)]
-    all_of_them = FaceCrops(index.root, names, cfg, index.landmarks, perturb).__getitems__(range(7)).images
-    reversed_names = FaceCrops(index.root, names[::-1], cfg, index.landmarks[::-1], perturb)
-    assert torch.equal(reversed_names[6].images[0], all_of_them[0])
-    assert torch.equal(
-        FaceCrops(index.root, names[4:5], cfg, index.landmarks[4:5], perturb)[0].images[0], all_of_them[4]
-    )
-    other_seed = FaceCrops(index.root, names, cfg, index.landmarks, replace(perturb, seed=4))
+    cfg = aligned_cfg(index.source.location, input=kind)
+    plain = FaceCrops(index.source, cfg, index.landmarks if kind == "landmarks" else None)
+    crops = replace(plain, perturb=perturb)
+    all_of_them = crops.__getitems__(range(7)).images
+    assert torch.equal(crops.take(np.arange(7)[::-1])[6].images[0], all_of_them[0])
+    assert torch.equal(crops.take(np.array([4]))[0].images[0], all_of_them[4])
+    other_seed = replace(plain, perturb=replace(perturb, seed=4))
     assert not torch.equal(other_seed[0].images[0], all_of_them[0])
-    still = FaceCrops(index.root, names, cfg, index.landmarks, replace(perturb, radius_px=0))[0].images[0]
-    plain = FaceCrops(index.root, names, cfg, index.landmarks)[0].images[0]
-    assert torch.equal(still, plain)
+    still = replace(plain, perturb=replace(perturb, radius_px=0))
+    assert torch.equal(still[0].images[0], plain[0].images[0])
 
 
 def test_noise_in_template_pixels_moves_aligned_crops_by_that_much(tmp_path):
@@ -310,14 +303,15 @@ def test_noise_in_template_pixels_moves_aligned_crops_by_that_much(tmp_path):
     perturb = CropPerturbation(radius_px=6, unit="template", seed=3)
     moved = perturb(TEMPLATE_112, "a.png")
     assert np.abs(moved - TEMPLATE_112).max() <= 6
-    batch = FaceCrops(tmp_path, ["a.png"], aligned_cfg(tmp_path), perturb=perturb)[0]
+    batch = FaceCrops(list_folder(tmp_path), aligned_cfg(tmp_path), perturb=perturb)[0]
     np.testing.assert_array_equal(batch.images[0], crop_by_hand(tmp_path / "a.png", moved))
 
 
-def test_names_may_be_a_key_table(index):
-    cfg = aligned_cfg(index.root)
-    from_list = FaceCrops(index.root, list(index.names), cfg).__getitems__(range(7))
-    from_table = FaceCrops(index.root, Names.from_strings(list(index.names)), cfg).__getitems__(range(7))
-    assert torch.equal(from_list.images, from_table.images)
-    assert len(from_table.images) == 7
-    assert from_table.not_square == tuple(range(7))
+def test_crops_come_from_any_source(index):
+    cfg = aligned_cfg(index.source.location)
+    images = [index.source.read(row) for row in range(7)]
+    from_folder = FaceCrops(index.source, cfg).__getitems__(range(7))
+    from_memory = FaceCrops(MemorySource("faces.bin", index.names, images), cfg).__getitems__(range(7))
+    assert torch.equal(from_folder.images, from_memory.images)
+    assert len(from_folder.images) == 7
+    assert from_folder.not_square == from_memory.not_square == tuple(range(7))

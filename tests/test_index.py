@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from data.index.build import FaceIndex, build_identity_index, build_index
 from data.index.coverage import Coverage, LabelScaling
 from data.index.split import split
+from data.sources.folder import FolderSource
 from data.tables.landmarks import read_landmarks
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
@@ -85,7 +86,7 @@ def test_images_meet_their_rows_under_any_root(faces, prefix, suffix):
     faces.write(prefix, suffix=suffix)
     index, coverage = build_index(faces.config())
     check(index)
-    assert index.path(0) == str(faces.root / SORTED[0]) and os.path.isfile(index.path(4))
+    assert index.source.describe(0) == str(faces.root / SORTED[0]) and os.path.isfile(index.source.describe(4))
     assert (coverage.images, coverage.used, coverage.landmarks.matched, coverage.labels.matched) == (5, 5, 5, 5)
 
 
@@ -284,7 +285,8 @@ def entries(cache):
 
 
 def same(one, two):
-    assert list(one.names) == list(two.names) and one.names.digest() == two.names.digest() and one.root == two.root
+    assert list(one.names) == list(two.names) and one.names.digest() == two.names.digest()
+    assert one.source.location == two.source.location
     for field in ("landmarks", "labels", "identities"):
         a, b = getattr(one, field), getattr(two, field)
         assert (a is None) == (b is None) and (a is None or (a.dtype == b.dtype and a.tobytes() == b.tobytes()))
@@ -414,8 +416,8 @@ def test_processes_may_build_at_the_same_time(faces, tmp_path):
 def test_taken_from_strings_the_index_works_without_files():
     from data.tables.names import Names
 
-    index = FaceIndex("/r", Names.from_strings(["a.jpg", "b.jpg"]), labels=np.zeros(2, np.float32))
-    assert len(index) == 2 and index.path(1) == "/r/b.jpg"
+    index = FaceIndex(FolderSource("/r", Names.from_strings(["a.jpg", "b.jpg"])), labels=np.zeros(2, np.float32))
+    assert len(index) == 2 and index.source.describe(1) == "/r/b.jpg"
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "faces"
@@ -436,4 +438,4 @@ def test_real_photographs_are_matched_to_the_last(root):
     table = read_landmarks(SHARED / "landmarks.csv")
     row = next(row for row, name in enumerate(table.names) if name == os.path.join(*Path(index.names[100]).parts[-2:]))
     assert np.array_equal(index.landmarks[100], table.points[row])
-    assert os.path.isfile(index.path(100))
+    assert os.path.isfile(index.source.describe(100))

@@ -80,7 +80,7 @@ def crops(folder: Path) -> tuple[list[str], torch.Tensor]:
     table = read_landmarks(folder / "landmarks.csv")
     points = {table.names[i]: table.points[i] for i in range(len(table.names))}
     names = sorted(points)
-    images = [align(decode_rgb(folder / "images" / name), points[name]) for name in names]
+    images = [align(decode_rgb((folder / "images" / name).read_bytes()), points[name]) for name in names]
     return names, torch.from_numpy(np.stack(images))
 
 

@@ -21,9 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.samples import loader as loaders
-from data.samples.datasets import DistillationDataset, FaceCrops, IdentityDataset
+from data.samples.crops import FaceCrops
+from data.samples.datasets import DistillationDataset, IdentityDataset
 from data.samples.loader import crop_batches, train_loader, validation_loader
 from data.samples.sampler import VALIDATION_EPOCH, EpochSampler, Shard
+from data.sources.folder import list_folder
 from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, LoaderParams, PerturbationConfig
 from utils.config.train import DatasetConfig
@@ -56,8 +58,8 @@ def dataset(index):
 
 
 def crops(index):
-    cfg = CropInputConfig(loc=index.root, input="landmarks")
-    return FaceCrops(index.root, index.names, cfg, index.landmarks)
+    cfg = CropInputConfig(loc=index.source.location, input="landmarks")
+    return FaceCrops(index.source, cfg, index.landmarks)
 
 
 def same(first, second):
@@ -224,23 +226,23 @@ def test_pinned_batches(dataset, workers):
 def broken(tmp_path):
     index = face_index(tmp_path, 8)
     for row in (1, 2, 3, 4, 5, 6, 7):
-        Path(index.path(row)).write_bytes(b"")
+        Path(index.source.describe(row)).write_bytes(b"")
     return index
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_one_sentence_from_any_worker(broken, workers):
-    dataset = DistillationDataset(broken, 1, None, DatasetConfig(image_location=broken.root))
+    dataset = DistillationDataset(broken, 1, None, DatasetConfig(image_location=broken.source.location))
     loader = train_loader(dataset, [0, 1, 0], params(3, shuffle=False, num_workers=workers), 5)
     with pytest.raises(DataError) as caught:
         list(loader)
-    assert str(caught.value).startswith(f"{broken.path(1)}: empty file; repair it under its name")
+    assert str(caught.value).startswith(f"{broken.source.describe(1)}: empty file; repair it under its name")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_few_readable_images_in_a_batch(broken, workers):
-    cfg = DatasetConfig(image_location=broken.root, on_missing="skip")
+    cfg = DatasetConfig(image_location=broken.source.location, on_missing="skip")
     dataset = DistillationDataset(broken, 1, None, cfg)
     loader = train_loader(dataset, [0, 0, 1, 1, 2, 0], params(3, shuffle=False, num_workers=workers), 5)
     batches = iter(loader)
@@ -252,26 +254,27 @@ def test_too_few_readable_images_in_a_batch(broken, workers):
 
 
 def test_an_image_left_out_is_named_once_and_the_rest_of_many_counted(broken, caplog, monkeypatch):
-    dataset = DistillationDataset(broken, 1, None, DatasetConfig(image_location=broken.root, on_missing="skip"))
+    cfg = DatasetConfig(image_location=broken.source.location, on_missing="skip")
+    dataset = DistillationDataset(broken, 1, None, cfg)
     loader = validation_loader(dataset, [0, 1, 2], params(3))
     assert len(list(loader)) == len(list(loader)) == 1
     assert [record.message for record in caplog.records] == [
-        f"{broken.path(row)}: empty file; left out" for row in (1, 2)
+        f"{broken.source.describe(row)}: empty file; left out" for row in (1, 2)
     ]
     monkeypatch.setattr(loaders, "NAMED", 1)
     caplog.clear()
     assert len(list(validation_loader(dataset, [0, 1, 2], params(3)))) == 1
     assert [record.message for record in caplog.records] == [
-        f"{broken.path(1)}: empty file; left out",
+        f"{broken.source.describe(1)}: empty file; left out",
         "2 images have been left out so far; no longer named one by one",
     ]
 
 
 def test_a_killed_worker_is_one_clear_error(index):
-    cfg = CropInputConfig(loc=index.root, input="landmarks")
+    cfg = CropInputConfig(loc=index.source.location, input="landmarks")
     gc.collect()
     assert multiprocessing.active_children() == []
-    batches = crop_batches(SlowCrops(index.root, index.names, cfg, index.landmarks), 1, num_workers=2)
+    batches = crop_batches(SlowCrops(index.source, cfg, index.landmarks), 1, num_workers=2)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     time.sleep(0.3)  # torch's own handler would raise here, in the middle of the consumer's work
@@ -286,10 +289,10 @@ def test_an_error_of_the_code_keeps_its_traceback(index):
         def __getitems__(self, wanted):
             raise ZeroDivisionError("a bug")
 
-    cfg = CropInputConfig(loc=index.root, input="landmarks")
+    cfg = CropInputConfig(loc=index.source.location, input="landmarks")
     for workers in (0, 1):
         with pytest.raises(ZeroDivisionError, match="a bug"):
-            list(crop_batches(Wrong(index.root, index.names, cfg, index.landmarks), 4, workers))
+            list(crop_batches(Wrong(index.source, cfg, index.landmarks), 4, workers))
 
 
 def test_interrupting_prints_one_line_only(index, tmp_path):
@@ -302,9 +305,9 @@ def test_interrupting_prints_one_line_only(index, tmp_path):
         from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
         from utils.config.sections import CropInputConfig
         index = face_index(Path(sys.argv[1]), 200)
-        cfg = CropInputConfig(loc=index.root, input="landmarks")
+        cfg = CropInputConfig(loc=index.source.location, input="landmarks")
         try:
-            for batch in crop_batches(SlowCrops(index.root, index.names, cfg, index.landmarks), 1, int(sys.argv[2])):
+            for batch in crop_batches(SlowCrops(index.source, cfg, index.landmarks), 1, int(sys.argv[2])):
                 print("go", flush=True)
         except KeyboardInterrupt:
             sys.exit("stopped")
@@ -333,8 +336,8 @@ def test_workers_leave_the_threads_of_opencv_alone(index):
         def __getitems__(self, wanted):
             return super().__getitems__(wanted)._replace(failures=((0, str(cv2.getNumThreads())),))
 
-    cfg = CropInputConfig(loc=index.root, input="landmarks")
-    (batch,) = crop_batches(Asking(index.root, index.names, cfg, index.landmarks), 50, num_workers=1)
+    cfg = CropInputConfig(loc=index.source.location, input="landmarks")
+    (batch,) = crop_batches(Asking(index.source, cfg, index.landmarks), 50, num_workers=1)
     assert int(batch.failures[0][1]) <= 1
 
 
@@ -345,7 +348,7 @@ def test_nothing_is_printed_about_odd_files_or_many_workers(tmp_path, workers, c
     data = bytearray((tmp_path / "a.jpg").read_bytes())
     data[-300:-250] = b"\x5a" * 50
     (tmp_path / "a.jpg").write_bytes(data)
-    (batch,) = crop_batches(FaceCrops(tmp_path, ["a.jpg"], CropInputConfig(loc=str(tmp_path))), 4, workers)
+    (batch,) = crop_batches(FaceCrops(list_folder(tmp_path), CropInputConfig(loc=str(tmp_path))), 4, workers)
     assert batch.rows == [0]
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
@@ -363,8 +366,8 @@ def test_crops_come_in_order(index, workers):
 
 @pytest.mark.parametrize("count", [0, 1, 22])
 def test_any_number_of_crops(index, count):
-    cfg = CropInputConfig(loc=index.root, input="landmarks")
-    some = FaceCrops(index.root, index.names.take(np.arange(count)), cfg, index.landmarks[:count])
+    cfg = CropInputConfig(loc=index.source.location, input="landmarks")
+    some = FaceCrops(index.source, cfg, index.landmarks).take(np.arange(count))
     for workers in (0, 2):
         batches = list(crop_batches(some, 7, workers))
         assert sum(len(batch.rows) for batch in batches) == count
@@ -372,10 +375,9 @@ def test_any_number_of_crops(index, count):
 
 
 def test_a_folder_of_broken_images_gives_failures_only(broken):
-    names = [broken.names[row] for row in range(1, 8)]
-    cfg = CropInputConfig(loc=broken.root)
+    cfg = CropInputConfig(loc=broken.source.location)
     for workers in (0, 2):
-        batches = list(crop_batches(FaceCrops(broken.root, names, cfg), 4, workers))
+        batches = list(crop_batches(FaceCrops(broken.source, cfg).take(np.arange(1, 8)), 4, workers))
         assert [len(batch.images) for batch in batches] == [0, 0]
         failures = [failure for batch in batches for failure in batch.failures]
         assert failures == [(row, "empty file") for row in range(7)]
@@ -389,8 +391,8 @@ def test_decoding_runs_ahead_of_the_consumer(index):
             seen.append(wanted[0])
             return super().__getitems__(wanted)
 
-    cfg = CropInputConfig(loc=index.root, input="landmarks")
-    batches = crop_batches(Counting(index.root, index.names, cfg, index.landmarks), 1)
+    cfg = CropInputConfig(loc=index.source.location, input="landmarks")
+    batches = crop_batches(Counting(index.source, cfg, index.landmarks), 1)
     next(batches)
     time.sleep(0.3)
     assert 3 <= len(seen) <= 8

@@ -11,6 +11,7 @@ import train_main
 from data.index.build import FaceIndex
 from data.index.identity_centres import centre_images
 from data.index.split import Split, split
+from data.sources.folder import FolderSource
 from data.tables.names import Names
 from model.frozen.preprocess import normalise
 from model.objectives.refinement import CentreSums, LabelRefinement
@@ -48,7 +49,7 @@ def test_refined_labels_by_hand():
 
 
 def index_of(names, labels):
-    return FaceIndex("faces", Names.from_strings(names), labels=np.array(labels, np.float32))
+    return FaceIndex(FolderSource("faces", Names.from_strings(names)), labels=np.array(labels, np.float32))
 
 
 def test_centres_are_made_of_the_best_training_images():
@@ -88,13 +89,13 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
     run.objective.student.eval()
     terms = run.objective(batch)
 
-    index = run.data.train.source.dataset.dataset.index
+    index = run.data.train.dataset.index
     run.data.train.sampler.position, run.data.train.sampler.end_epoch = (0, 0), 1
     rows = [row for keys in run.data.train.sampler for _, row in keys]
     best = {}
     for row in rows:
         best.setdefault(index.names[row].split("/")[0], []).append((-index.labels[row], row))
-    crops = run.data.train.source.dataset.dataset
+    crops = run.data.train.dataset
 
     def embedding(network, images):
         with torch.no_grad():

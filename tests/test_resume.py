@@ -150,7 +150,7 @@ def test_a_bad_image_stops_a_run_that_goes_on_by_each_way_its_message_names(tmp_
     config = write_setup(tmp_path)
     assert train(config, f"base.save_path={tmp_path / 'whole'}") == 0
     data = train_main.build(*_configs(config), train_main.torch.device("cpu")).data
-    image = Path(data.train.source.path(int(list(islice(data.batches_from(0), 6))[5].row[0])))
+    image = Path(data.train.describe(int(list(islice(data.batches_from(0), 6))[5].row[0])))
     good = image.read_bytes()
     image.write_bytes(b"no image")
     for name in ("skipped", "mended"):
@@ -219,7 +219,7 @@ def test_a_finished_run_stays_until_the_new_one_has_weights(tmp_path, caplog):
     old = contents(out)
     assert set(old) == FILES and "replaces" not in caplog.text
     data = train_main.build(*_configs(config, "base.seed=4"), train_main.torch.device("cpu")).data
-    image = Path(data.train.source.path(int(next(data.batches_from(0)).row[0])))
+    image = Path(data.train.describe(int(next(data.batches_from(0)).row[0])))
     good = image.read_bytes()
     image.write_bytes(b"no image")
     for _ in range(2):  # the second time there is nothing to set aside

@@ -183,7 +183,7 @@ def test_training_batches_leave_the_aligned_crop_out(setup):
     batch, wanted = (next(iter(each.validation_batches())) for each in (data, live))
     assert torch.equal(batch.aligned, wanted.aligned) and torch.equal(batch.misaligned, wanted.misaligned)
     assert len(batch.reference) == len(batch.row)
-    copy = pickle.loads(pickle.dumps(data.validation.source.dataset.dataset))
+    copy = pickle.loads(pickle.dumps(data.validation.dataset))
     assert torch.equal(copy[VALIDATION_EPOCH, 4].reference[0], torch.from_numpy(data.cache.embeddings[4]))
 
 

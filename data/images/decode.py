@@ -4,7 +4,6 @@ Ordinary JPEGs take a short path through cv2; everything else goes through Pillo
 """
 
 import io
-import os
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -48,19 +47,16 @@ class ImageError(Exception):
 
 
 def decode_rgb(
-    source: str | os.PathLike | bytes | bytearray | memoryview | np.ndarray,
-    *,
-    exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    encoded: bytes | bytearray | memoryview | np.ndarray, *, exif: bool = True, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode an image file, or its bytes in any form, to (H, W, 3) uint8 RGB.
+    """Decode an encoded image of any kind to (H, W, 3) uint8 RGB.
 
     Alpha is dropped, not composited; 16 bit is divided by 257; grey is repeated; CMYK and palettes are converted;
     of an animation the first frame counts. `exif` applies the rotation stored in the file. More than `max_pixels`
     pixels are refused from the header, before memory is taken. Nothing is printed.
     Raises: ImageError with the reason.
     """
-    data = _read(source) if isinstance(source, str | os.PathLike) else bytes(source)
+    data = bytes(encoded)
     if data[:3] == b"\xff\xd8\xff":
         header = _jpeg_header(data)
         if header is not None:
@@ -70,14 +66,6 @@ def decode_rgb(
                 return image
     with python_silence, native_silence:
         return _decode_with_pillow(data, exif, max_pixels)
-
-
-def _read(path: str | os.PathLike) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.readall()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -10,7 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from data.index.coverage import Coverage, LabelScaling, TableCoverage
-from data.sources.folder import Listing, list_compactly, unchanged
+from data.index.identities import folder_identities
+from data.sources.base import ImageSource
+from data.sources.folder import FolderSource, FolderState, list_folder
+from data.sources.registry import open_source
 from data.tables.join import join
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
@@ -21,7 +24,7 @@ from utils.files import sha256_file
 from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
 
 TEMPLATE = "template"
-_FORMAT = 2
+_FORMAT = 3
 _SMALL_BYTES = 16 << 20
 _TICK_NS = 2_000_000_000
 _log = logging.getLogger(__name__)
@@ -29,12 +32,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FaceIndex:
-    """Rows sorted by name; built ones are read-only. Pickling an index that lies in a cache sends its place only."""
+    """What is known about each image of a source, row by row; built ones are read-only.
 
-    root: str
-    """Folder the names are relative to."""
-    names: Names
-    """Names: relative POSIX paths."""
+    Pickling an index that lies in a cache sends its place only.
+    """
+
+    source: ImageSource
+    """Where the images come from: exactly those of the rows."""
     landmarks: np.ndarray | None = None
     """(N, 5, 2) float32 px of the source image; None: the images are aligned crops."""
     labels: np.ndarray | None = None
@@ -47,16 +51,17 @@ class FaceIndex:
     """Folder the arrays are mapped from."""
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.source)
 
-    def path(self, row: int) -> str:
-        """Return the path of an image."""
-        return os.path.join(self.root, self.names[row])
+    @property
+    def names(self) -> Names:
+        """Return the names of the images."""
+        return self.source.names
 
     def __reduce__(self) -> tuple:
         if self.cache is not None:
-            return _open_index, (self.root, self.cache)
-        return FaceIndex, (self.root, self.names, self.landmarks, self.labels, self.identities, self.classes)
+            return _open_index, (self.source.location, self.cache)
+        return FaceIndex, (self.source, self.landmarks, self.labels, self.identities, self.classes)
 
 
 def build_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
@@ -88,8 +93,8 @@ def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     for path in files:
         if not os.path.isfile(path):
             raise DataError(f"{path}: no such file; check dataset.landms_location and dataset.quality_location")
-    if cfg.cache is None:
-        return _build(cfg, list_compactly(root), identities)
+    if cfg.cache is None or not os.path.isdir(root):
+        return _build(cfg, open_source(root), identities)
     facts = {
         "format": _FORMAT, "root": root, "template": cfg.landms_location == TEMPLATE, "identities": identities,
         "files": {path: _content(path) for path in files},
@@ -98,26 +103,26 @@ def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     store = Store(cfg.cache)
     if (entry := store.open("index", facts)) is not None:
         arrays = entry.arrays()
-        if unchanged(root, _table(arrays, "folders"), arrays["changed_ns"]):
+        if FolderState(_table(arrays, "folders"), arrays["changed_ns"]).holds(root):
             return _from_entry(root, entry), Coverage.from_dict(entry.note)
         _log.info("%s: not used, a folder below %s has changed since", entry.folder, root)
         entry.discard()
         del entry, arrays
     stable = all(map(_settled, files))
-    listing = list_compactly(root)
-    index, coverage = _build(cfg, listing, identities)
-    if stable and listing.settled:
-        index = _stored(store, facts, index, listing, coverage)
+    source = list_folder(root)
+    index, coverage = _build(cfg, source, identities)
+    if stable and source.state.settled:
+        index = _stored(store, facts, index, source.state, coverage)
     return index, coverage
 
 
-def _stored(store: Store, facts: dict[str, Any], index: FaceIndex, listing: Listing, coverage: Coverage) -> FaceIndex:
+def _stored(store: Store, facts: dict[str, Any], index: FaceIndex, state: FolderState, coverage: Coverage) -> FaceIndex:
     """Return the index mapped from the store, or itself, with a warning, where it cannot be stored."""
     try:
         with store.create("index", facts, coverage.to_dict()) as folder:
-            for name, array in _arrays(index, listing).items():
+            for name, array in _arrays(index, state).items():
                 save_array(folder, name, array)
-        return _from_entry(index.root, read_entry(store.place("index", facts), check=False))
+        return _from_entry(index.source.location, read_entry(store.place("index", facts), check=False))
     except (OSError, DamagedEntry) as error:  # a full disk, or another process has removed it
         _log.warning("%s: the index cannot be stored (%s)", store.folder, error)
         return index
@@ -141,13 +146,13 @@ def _landmark_file(cfg: DatasetConfig) -> str | None:
     return None if cfg.landms_location in (None, TEMPLATE) else cfg.landms_location
 
 
-def _arrays(index: FaceIndex, listing: Listing) -> dict[str, np.ndarray]:
-    tables = {"keys": index.names, "classes": index.classes, "folders": listing.folders}
+def _arrays(index: FaceIndex, state: FolderState) -> dict[str, np.ndarray]:
+    tables = {"names": index.names, "classes": index.classes, "folders": state.folders}
     arrays = {"landmarks": index.landmarks, "labels": index.labels, "identities": index.identities}
     for name, table in tables.items():
         if table is not None:
             arrays |= {f"{name}_data": table.data, f"{name}_offsets": table.offsets}
-    arrays["changed_ns"] = listing.changed_ns
+    arrays["changed_ns"] = state.changed_ns
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -158,7 +163,8 @@ def _table(arrays: dict[str, np.ndarray], name: str) -> Names | None:
 def _from_entry(root: str, entry: Entry) -> FaceIndex:
     arrays = entry.arrays()
     data = [arrays.get(name) for name in ("landmarks", "labels", "identities")]
-    return FaceIndex(root, _table(arrays, "keys"), *data, _table(arrays, "classes"), str(entry.folder))
+    source = FolderSource(root, _table(arrays, "names"))
+    return FaceIndex(source, *data, _table(arrays, "classes"), str(entry.folder))
 
 
 def _open_index(root: str, folder: str) -> FaceIndex:
@@ -168,42 +174,43 @@ def _open_index(root: str, folder: str) -> FaceIndex:
         raise DataError(f"{folder}: the stored index is gone while it is in use; start again") from None
 
 
-def _build(cfg: DatasetConfig, listing: Listing, identities: bool) -> tuple[FaceIndex, Coverage]:
-    root = os.path.abspath(cfg.image_location)
-    if not len(listing.names):
+def _build(cfg: DatasetConfig, source: ImageSource, identities: bool) -> tuple[FaceIndex, Coverage]:
+    place, names = source.location, source.names
+    if not len(source):
         raise DataError(
-            f"{root}: no image below this folder ({listing.other_files} other files); name the folder that holds them"
+            f"{place}: no image below this folder ({source.other_files} other files); name the folder that holds them"
         )
-    facts: dict[str, Any] = {"root": root, "images": len(listing.names), "other_files": listing.other_files}
-    keep = np.ones(len(listing.names), bool)
+    facts: dict[str, Any] = {"root": place, "images": len(source), "other_files": source.other_files}
+    keep = np.ones(len(source), bool)
     labels = landmarks = None
     if cfg.quality_location and not identities:
-        labels, facts["labels"] = _joined(cfg, listing.names, cfg.quality_location, "quality label")
+        labels, facts["labels"] = _joined(cfg, names, cfg.quality_location, "quality label")
         keep &= np.isfinite(labels)
     if path := _landmark_file(cfg):
-        landmarks, facts["landmarks"] = _joined(cfg, listing.names, path, "landmarks")
+        landmarks, facts["landmarks"] = _joined(cfg, names, path, "landmarks")
         keep &= np.isfinite(landmarks[:, 0, 0])
     if not keep.any():
-        raise DataError(f"{root}: no image has both landmarks and a quality label; the two files name different images")
-    keys, folder_of = listing.names, listing.folder_of
+        raise DataError(
+            f"{place}: no image has both landmarks and a quality label; the two files name different images"
+        )
     if not keep.all():
         rows = np.flatnonzero(keep)
-        keys, folder_of = keys.take(rows), folder_of[rows]
+        source = source.take(rows)
         labels = None if labels is None else labels[rows]
         landmarks = None if landmarks is None else landmarks[rows]
     if labels is not None:
         scaling = LabelScaling.fit(labels, cfg.label_scaling, cfg.higher_is_better, cfg.quality_location)
         facts |= {"scaling": scaling}
         labels = scaling.apply(labels)
-    classes = classes_of = None
+    classes_of = classes = None
     if identities:
-        classes_of, classes = _identities(root, listing.folders, folder_of)
+        classes_of, classes = folder_identities(source, "give each identity a folder of its own")
         facts["classes"] = len(classes)
-    coverage = Coverage(**facts, used=len(keys))
+    coverage = Coverage(**facts, used=len(source))
     for array in (landmarks, labels, classes_of):
         if array is not None:
             array.setflags(write=False)
-    return FaceIndex(root, keys, landmarks, labels, classes_of, classes), coverage
+    return FaceIndex(source, landmarks, labels, classes_of, classes), coverage
 
 
 def _joined(cfg: DatasetConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
@@ -234,15 +241,3 @@ def _joined(cfg: DatasetConfig, names: Names, path: str, what: str) -> tuple[np.
 
 def _article(what: str) -> str:
     return what if what == "landmarks" else f"a {what}"
-
-
-def _identities(root: str, folders: Names, folder_of: np.ndarray) -> tuple[np.ndarray, Names]:
-    present = np.unique(folder_of)
-    names = folders.take(present)
-    if "" in (names[row] for row in range(min(1, len(names)))):
-        raise DataError(f"{root}: images lie directly in this folder; give each identity a folder of its own")
-    order = names.order()
-    order = np.arange(len(names)) if order is None else order
-    class_of_folder = np.full(len(folders), -1, np.int32)
-    class_of_folder[present[order]] = np.arange(len(present), dtype=np.int32)
-    return class_of_folder[folder_of], names.take(order)

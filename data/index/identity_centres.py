@@ -1,11 +1,11 @@
 """Which images stand for an identity: those with the highest labels, of identities that have enough images."""
 
-import posixpath
 from dataclasses import dataclass
 
 import numpy as np
 
 from data.index.build import FaceIndex
+from data.index.identities import folder_identities
 from data.index.split import Split
 from utils.config.train import RefinementConfig
 from utils.errors import DataError
@@ -37,31 +37,20 @@ def centre_images(index: FaceIndex, parts: Split, cfg: RefinementConfig) -> tupl
     """
     if not (0 <= index.labels.min() and index.labels.max() <= 1):
         raise DataError(
-            f"{index.root}: refined labels lie in [0, 1], these go from {index.labels.min():g} to "
+            f"{index.source.location}: refined labels lie in [0, 1], these go from {index.labels.min():g} to "
             f"{index.labels.max():g}; set dataset.label_scaling: minmax or rank, or remove loss.refinement"
         )
-    identity = _folders(index)
+    identity, _ = folder_identities(index.source, "loss.refinement needs a folder for each identity")
     sizes = np.bincount(identity)
     if sizes.max() < cfg.min_images:
         raise DataError(
-            f"{index.root}: no identity (folder) has {cfg.min_images} images; lower loss.refinement.min_images, or "
-            "remove loss.refinement"
+            f"{index.source.location}: no identity (folder) has {cfg.min_images} images; lower "
+            "loss.refinement.min_images, or remove loss.refinement"
         )
-    identity[sizes[identity] < cfg.min_images] = -1
+    identity = np.where(sizes[identity] < cfg.min_images, np.int32(-1), identity)
     train = parts.train[identity[parts.train] >= 0]
     chosen = CentreImages(identity, _best(index.labels, identity, train, cfg.top), len(parts.train) - len(train))
     return chosen, parts._replace(train=train)
-
-
-def _folders(index: FaceIndex) -> np.ndarray:
-    numbers: dict[str, int] = {}
-    found = (numbers.setdefault(posixpath.dirname(name), len(numbers)) for name in index.names)
-    identity = np.fromiter(found, np.int32, len(index))
-    if "" in numbers:
-        raise DataError(
-            f"{index.root}: images lie directly in this folder; loss.refinement needs a folder for each identity"
-        )
-    return identity
 
 
 def _best(labels: np.ndarray, identity: np.ndarray, train: np.ndarray, top: float) -> np.ndarray:

@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.images.silence import forget_other_threads
-from data.samples.datasets import CropBatch, FaceCrops
+from data.samples.crops import CropBatch, FaceCrops
+from data.samples.datasets import IndexedFaces
 from data.samples.sampler import ALONE, VALIDATION_EPOCH, EpochSampler, Shard
 from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
@@ -34,14 +35,18 @@ logger = logging.getLogger(__name__)
 class BatchLoader:
     """Fetch a sampler's batches of a data set, ahead of the consumer and in order."""
 
-    def __init__(self, dataset: Dataset, sampler: EpochSampler, params: LoaderParams):
-        self.sampler = sampler
-        self.source = _Source(dataset, sampler, params.num_workers, params.pin_memory)
+    def __init__(self, dataset: IndexedFaces, sampler: EpochSampler, params: LoaderParams):
+        self.dataset, self.sampler = dataset, sampler
+        self.batches = _Fetcher(dataset, sampler, params.num_workers, params.pin_memory)
         self.left_out: set[int] = set()
 
     def steps_per_epoch(self) -> int:
         """Count the batches of an epoch."""
         return self.sampler.steps_per_epoch()
+
+    def describe(self, row: int) -> str:
+        """Return what messages call the image of a row."""
+        return self.dataset.index.source.describe(row)
 
     def starting_at(self, position: tuple[int, int], end_epoch: int) -> Iterator[Any]:
         """Yield the batches from (epoch, batch) up to, not including, epoch `end_epoch`, across epochs."""
@@ -49,12 +54,12 @@ class BatchLoader:
         return iter(self)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.source:
+        for batch in self.batches:
             if batch.failures and len(batch.row) < 2 and not self.sampler.keep_all:
                 row, reason = batch.failures[0]
                 raise DataError(
                     f"{len(batch.failures)} images of one batch give no crop, which leaves less than two to train on; "
-                    f"first: {self.source.path(row)} ({reason})."
+                    f"first: {self.describe(row)} ({reason})."
                 )
             for row, reason in batch.failures:
                 self._say(row, reason)
@@ -67,7 +72,7 @@ class BatchLoader:
         self.left_out.add(row)
         count = len(self.left_out)
         if count <= NAMED:
-            logger.warning(f"{self.source.path(row)}: {reason}; left out")
+            logger.warning(f"{self.describe(row)}: {reason}; left out")
         elif count % 1000 == 0 or count == NAMED + 1:
             logger.warning(f"{count} images have been left out so far; no longer named one by one")
 
@@ -75,12 +80,12 @@ class BatchLoader:
         return len(self.sampler)
 
 
-def train_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = ALONE):
+def train_loader(dataset: IndexedFaces, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = ALONE):
     """Make the loader of training batches; see EpochSampler for the order and for the last batch."""
     return BatchLoader(dataset, EpochSampler(rows, params, seed, shard), params)
 
 
-def validation_loader(dataset: Dataset, rows: Sequence[int], params: LoaderParams, shard: Shard = ALONE):
+def validation_loader(dataset: IndexedFaces, rows: Sequence[int], params: LoaderParams, shard: Shard = ALONE):
     """Make the loader of validation batches: every row once, in order, each time with the same perturbations."""
     sampler = EpochSampler(rows, params.model_copy(update={"shuffle": False}), seed=0, shard=shard)
     sampler.keep_all = True
@@ -94,7 +99,7 @@ def crop_batches(dataset: FaceCrops, batch_size: int, num_workers: int = 0) -> I
     Decoding runs ahead of the consumer, in worker processes or, with `num_workers=0`, in threads.
     """
     batches = [range(at, min(at + batch_size, len(dataset))) for at in range(0, len(dataset), batch_size)]
-    return iter(_Source(dataset, batches, num_workers, pin_memory=False))
+    return iter(_Fetcher(dataset, batches, num_workers, pin_memory=False))
 
 
 class _Problem(NamedTuple):
@@ -114,7 +119,7 @@ class _Guarded(Dataset):
             return _Problem(error)
 
 
-class _Source:
+class _Fetcher:
     """Iterate over `dataset.__getitems__(batch) for batch in batches` with processes or threads."""
 
     def __init__(self, dataset: Dataset, batches: Any, num_workers: int, pin_memory: bool):
@@ -123,10 +128,6 @@ class _Source:
         self.pin_memory = pin_memory and torch.cuda.is_available()
         with _more_workers_than_cores():
             self.loader = self._loader(num_workers) if num_workers else None
-
-    def path(self, row: int) -> str:
-        """Name the file of a row."""
-        return self.dataset.dataset.index.path(row)
 
     def _loader(self, num_workers: int) -> DataLoader:
         return DataLoader(

@@ -17,7 +17,6 @@ from data.index.build import FaceIndex
 from data.samples.datasets import DistillationBatch, DistillationDataset
 from data.samples.loader import validation_loader
 from data.samples.sampler import Shard
-from data.sources.folder import FolderSource
 from utils import distributed
 from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
 from utils.errors import DataError
@@ -76,7 +75,7 @@ class TeacherCache:
             "teacher": teacher,
             "dim": self.dim,
             "image_names": self.index.names.digest(),
-            "image_sizes_and_times": FolderSource(self.index.root, self.index.names).fingerprint(),
+            "image_sizes_and_times": self.index.source.fingerprint(),
             "landmarks": None if self.index.landmarks is None else sha256_arrays(self.index.landmarks),
             "exif": self.decode.exif,
             "max_pixels": self.decode.max_pixels,

@@ -11,18 +11,21 @@ class ImageSource(ABC):
     """Give the encoded bytes of named images; a row is a place in `names`.
 
     The order of the rows is fixed: by the bytes of the names, or by number where a container numbers its images.
-    Pickling sends what finds the images, never the images.
+    Pickling sends what finds the images, and never the images of a file.
     """
 
     location: str
     """Absolute path of the folder or file."""
-    names: Names
-    """Name of each image: what landmarks, labels and scores call it."""
     other_files: int = 0
     """Files beside the images that are none by their names."""
 
-    def __len__(self) -> int:
-        return len(self.names)
+    @property
+    @abstractmethod
+    def names(self) -> Names:
+        """Return what landmarks, labels and scores call the images."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, row: int) -> bytes:

@@ -5,15 +5,20 @@ Data is `<IfQQ` (flag, label, id, id2), `flag` further float32 labels, then the 
 holds the magic at a multiple of 4, the writer cuts the record there and leaves the magic out.
 """
 
+import hashlib
 import mmap
 import os
 import struct
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv
 
 from data.images.decode import ImageError
+from data.sources.base import ImageSource
 from data.tables.names import Names
 from utils.errors import DataError
 
@@ -132,72 +137,78 @@ class RecordFile:
         return labels
 
 
-class RecordIndex:
-    """The images of a RecordFile with their identities; rows in the order of their keys."""
+class RecordSource(ImageSource):
+    """Images of a RecordFile, in the order of their keys, which are their names; each comes with an identity."""
 
-    landmarks = None
+    def __init__(self, file: RecordFile, places: np.ndarray, identities: np.ndarray):
+        """Take the records at `places` of the file and the identity of each, (N,) int32."""
+        self.location = os.path.abspath(file.rec)
+        self.file, self.places, self.identities = file, places, identities
 
-    def __init__(self, rec: str | os.PathLike):
-        """Read every record's header. Raises DataError naming the first record that is damaged or has no identity."""
-        self.file = RecordFile(rec)
-        self.root = str(self.file.rec)
-        self.places = self._image_places()
-        labels = self.file.first_labels(self.places)
-        wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**24)))
-        if len(wrong):
-            key = self.file.keys[self.places[wrong[0]]]
-            raise DataError(f"{self.root}: record {key} has label {labels[wrong[0]]:g}, which is no identity number")
-        self.identities = labels.astype(np.int32)
+    @cached_property
+    def names(self) -> Names:
+        """Return the keys in decimal."""
+        return Names.from_arrow(pa.array(self.file.keys[self.places]).cast(pa.large_string()))
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def path(self, row: int) -> str:
-        """Name the image of a row."""
-        return f"{self.root}, record {self.file.keys[self.places[row]]}"
-
     def read(self, row: int) -> bytes:
-        """Return the encoded image of a row."""
+        """Return the encoded image of a record."""
         try:
             return self.file.read(int(self.places[row])).payload
         except DataError as error:
             raise ImageError(str(error)) from error
 
-    def _image_places(self) -> np.ndarray:
-        """Return the places of keys 1 .. label[0] - 1 of record 0, or of all keys where record 0 is an image too."""
-        keys = self.file.keys
-        if keys[0] != 0:
-            raise DataError(f"{self.root}: the .idx has no record 0, the header of the set; {_FETCH}")
-        head = self.file.read(0)
-        if head.payload or len(head.labels) < 2:
-            return np.arange(len(keys))
-        count = int(head.labels[0]) - 1
-        if count < 1 or not np.array_equal(keys[1 : count + 1], np.arange(1, count + 1)):
-            missing = np.setdiff1d(np.arange(1, count + 1), keys)
-            first = f"record {missing[0]} is missing" if len(missing) else "there is none"
-            raise DataError(f"{self.root}: the .idx should list images 1 to {count}, {first}; {_FETCH}")
-        return np.arange(1, count + 1)
+    def describe(self, row: int) -> str:
+        """Name file and record."""
+        return f"{self.location}, record {self.file.keys[self.places[row]]}"
+
+    def take(self, rows: np.ndarray) -> "RecordSource":
+        """Return a source of the given rows, in that order."""
+        return RecordSource(self.file, self.places[rows], self.identities[rows])
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the file's size and modification time, and of keys and offsets of the records."""
+        status = os.stat(self.location)
+        digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
+        for array in (self.file.keys, self.file.offsets):
+            digest.update(array[self.places].data)
+        return digest.hexdigest()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "names"}
 
 
-class EncodedImages:
-    """Encoded images in memory (InsightFace .bin), as an index of rows without identities."""
+def open_records(rec: str | os.PathLike) -> RecordSource:
+    """Open `rec`, or train.rec of a folder, and read every record's header.
 
-    landmarks = None
+    Raises DataError naming the first record that is damaged or has no identity.
+    """
+    file = RecordFile(rec)
+    places = _image_places(file)
+    labels = file.first_labels(places)
+    wrong = np.flatnonzero(~((labels >= 0) & (labels == np.floor(labels)) & (labels < 2**24)))
+    if len(wrong):
+        key = file.keys[places[wrong[0]]]
+        raise DataError(f"{file.rec}: record {key} has label {labels[wrong[0]]:g}, which is no identity number")
+    return RecordSource(file, places, labels.astype(np.int32))
 
-    def __init__(self, root: str, names: Names, images: list[bytes]):
-        self.root, self.names, self.images = root, names, images
-        self.identities = np.full(len(images), -1, np.int32)
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def path(self, row: int) -> str:
-        """Name the image of a row."""
-        return f"{self.root}, image {self.names[row]}"
-
-    def read(self, row: int) -> bytes:
-        """Return the encoded image of a row."""
-        return self.images[row]
+def _image_places(file: RecordFile) -> np.ndarray:
+    """Return the places of keys 1 .. label[0] - 1 of record 0, or of all keys where record 0 is an image too."""
+    keys = file.keys
+    if keys[0] != 0:
+        raise DataError(f"{file.rec}: the .idx has no record 0, the header of the set; {_FETCH}")
+    head = file.read(0)
+    if head.payload or len(head.labels) < 2:
+        return np.arange(len(keys))
+    count = int(head.labels[0]) - 1
+    if count < 1 or not np.array_equal(keys[1 : count + 1], np.arange(1, count + 1)):
+        missing = np.setdiff1d(np.arange(1, count + 1), keys)
+        first = f"record {missing[0]} is missing" if len(missing) else "there is none"
+        raise DataError(f"{file.rec}: the .idx should list images 1 to {count}, {first}; {_FETCH}")
+    return np.arange(1, count + 1)
 
 
 _FETCH = "fetch the files again"
@@ -205,9 +216,6 @@ _FETCH = "fetch the files again"
 
 def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read `key<TAB>offset` lines as keys and offsets, (N,) int64 each, sorted by key."""
-    import pyarrow as pa
-    from pyarrow import csv
-
     if not path.is_file():
         raise DataError(f"{path}: no such index; it must lie beside the .rec file")
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.samples.folders import ImageFolder, open_folder
+from data.samples.crops import FaceCrops, open_crops
 from data.tables.join import join
 from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
@@ -23,9 +23,9 @@ class FaceSet:
     name: str
     pairs: PairSet
     key_root: str | None
-    folder: ImageFolder | None = None
+    folder: FaceCrops | None = None
     rows: np.ndarray | None = None
-    second: ImageFolder | None = None
+    second: FaceCrops | None = None
 
     def column(self, names: Names, values: np.ndarray) -> np.ndarray:
         """Join a table of names and values to the names of the pairs; NaN where it has none."""
@@ -39,7 +39,7 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
     """Read the pairs and list the images. `names`: of embeddings, from which identities are known without a root."""
     folder = None
     if cfg.root is not None:
-        folder = open_folder(_input(cfg, cfg.root, cfg.landmarks))
+        folder = open_crops(_input(cfg, cfg.root, cfg.landmarks))
         names = folder.names
     draw = Generation(cfg.mated_per_identity, cfg.non_mated, seed)
     if cfg.format == "identities":
@@ -71,7 +71,7 @@ def with_images(faces: FaceSet, cfg: PairsConfig, save_path: Path) -> FaceSet:
         if not (target / name).is_file() or (target / name).stat().st_size != len(image):
             with atomic_write(target / name) as stream:
                 stream.write(image)
-    folder = open_folder(_input(cfg, str(target), None))
+    folder = open_crops(_input(cfg, str(target), None))
     return replace(faces, folder=folder, rows=join(faces.pairs.names, folder.names).rows)
 
 
@@ -82,7 +82,7 @@ def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> F
             f"misalignment.second_landmarks.{faces.name}: needs images with landmarks of their own; "
             f"name datasets.{faces.name}.root and landmarks"
         )
-    second = open_folder(_input(cfg, cfg.root, landmarks))
+    second = open_crops(_input(cfg, cfg.root, landmarks))
     return replace(faces, second=second)
 
 

@@ -1,14 +1,14 @@
 """One pass over the crops of a data set for every model that sees them, with a cache of what was measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.samples.datasets import CropPerturbation
+from data.samples.crops import CropPerturbation
 from data.samples.loader import crop_batches
-from data.sources.folder import FolderSource
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
 from evaluation.protocol.views import View
@@ -38,7 +38,7 @@ class CropPass:
         self.files = faces.rows[self.known]
         """Rows of the folder that are cropped, one per row of `known`."""
         self.names = faces.folder.names.take(self.files)
-        self.files_sha256 = FolderSource(faces.folder.cfg.loc, self.names).fingerprint()
+        self.files_sha256 = faces.folder.source.take(self.files).fingerprint()
 
     def __call__(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
         """Return each model's numbers on the crops of `view`, all of them from the same crops."""
@@ -56,7 +56,7 @@ class CropPass:
     def _run(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
         folder = self.faces.second if view.p is None else self.faces.folder
         perturb = CropPerturbation(view.p, "template", view.seed) if view.p else None
-        crops = folder.crops(self.files, perturb)
+        crops = replace(folder.take(self.files), perturb=perturb)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
         rows: list[int] = []
         reasons: dict[int, str] = {}

@@ -193,7 +193,7 @@ def example_rows(findings: Findings) -> list[plots.ExampleRow]:
         order = used[np.argsort(values[used], kind="stable")]
         middle = (len(order) - count) // 2
         chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-        batch = folder.crops(findings.faces.rows[chosen]).__getitems__(range(len(chosen)))
+        batch = folder.take(findings.faces.rows[chosen]).__getitems__(range(len(chosen)))
         title = f"{findings.faces.name}, {method}"
         rows.append(plots.ExampleRow(title, batch.images.numpy(), values[chosen][batch.rows]))
     return rows

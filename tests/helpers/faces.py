@@ -9,7 +9,8 @@ import numpy as np
 
 from data.alignment import TEMPLATE_112
 from data.index.build import FaceIndex
-from data.samples.datasets import FaceCrops
+from data.samples.crops import FaceCrops
+from data.sources.folder import FolderSource
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.names import Names
 
@@ -54,8 +55,7 @@ def face_index(folder: Path, count: int, seed: int = 0, landmarks: bool = True) 
         write_image(folder / name, smooth_image(rng, *((100, 90) if landmarks else (112, 112))))
     points = TEMPLATE_112 * 0.7 + (5, 8) + rng.normal(0, 1, (count, 5, 2))
     return FaceIndex(
-        root=str(folder),
-        names=Names.from_strings(names),
+        FolderSource(folder, Names.from_strings(names)),
         landmarks=points.astype(np.float32) if landmarks else None,
         labels=rng.uniform(size=count).astype(np.float32),
         identities=np.array([int(name[3]) for name in names], np.int32),

@@ -1,0 +1,179 @@
+"""The crops of a place of images, each cut once and in order: what scoring, labelling and evaluation look at."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.alignment import (
+    CROP_SIZE_PX,
+    TEMPLATE_112,
+    AlignmentError,
+    checked_landmarks,
+    estimate_similarity,
+    perturb_landmarks,
+    warp,
+)
+from data.images.decode import ImageError, decode_rgb
+from data.index.landmark_check import require_faces
+from data.samples.datasets import Failures
+from data.sources.base import ImageSource
+from data.sources.registry import open_source
+from data.tables.join import join
+from data.tables.landmarks import read_landmarks
+from data.tables.names import Names
+from utils.config.sections import CropInputConfig
+from utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class CropBatch(NamedTuple):
+    """Crops to score: `images[i]` shows the image of row `rows[i]`."""
+
+    rows: list[int]
+    images: Tensor  # (B, 112, 112, 3) uint8
+    failures: Failures
+    not_square: tuple[int, ...]
+    """Rows whose file was squeezed into a square."""
+    resized: tuple[int, ...] = ()
+    """Rows whose file was square, but of another size."""
+
+
+@dataclass(frozen=True)
+class CropPerturbation:
+    """Landmark noise of an evaluation: one draw per (seed, file name), whatever the list it stands in."""
+
+    radius_px: float
+    unit: str
+    seed: int
+
+    def __call__(self, landmarks_52: np.ndarray, name: str) -> np.ndarray:
+        """Return the landmarks of the named file, moved."""
+        key = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+        rng = np.random.default_rng([self.seed, int.from_bytes(key, "little")])
+        return perturb_landmarks(landmarks_52, self.radius_px, self.unit, rng)
+
+
+@dataclass(frozen=True, eq=False)
+class FaceCrops(Dataset):
+    """The crop of each image of a source; one that gives none is a failure with a reason, not an error.
+
+    Of images that are aligned crops already, `landmarks` is None.
+    """
+
+    source: ImageSource
+    cfg: CropInputConfig
+    landmarks: np.ndarray | None = None
+    """(N, 5, 2) float32 px, NaN where an image has none."""
+    perturb: CropPerturbation | None = None
+
+    def __post_init__(self):
+        wanted = self.cfg.input == "landmarks"
+        if wanted != (self.landmarks is not None) or (wanted and len(self.landmarks) != len(self.source)):
+            raise DataError(
+                f"{self.source.location}: input {self.cfg.input!r} needs "
+                + (f"the landmarks of all {len(self.source)} images" if wanted else "no landmarks")
+            )
+
+    @property
+    def names(self) -> Names:
+        """Return the names of the images."""
+        return self.source.names
+
+    def take(self, rows: np.ndarray) -> "FaceCrops":
+        """Return the crops of the given rows, in that order."""
+        landmarks = None if self.landmarks is None else self.landmarks[rows]
+        return replace(self, source=self.source.take(rows), landmarks=landmarks)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> CropBatch:
+        return self.__getitems__([row])
+
+    def __getitems__(self, wanted: Sequence[int]) -> CropBatch:
+        crops = np.empty((len(wanted), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
+        rows, failures, not_square, resized = [], [], [], []
+        for row in map(int, wanted):
+            try:
+                height, width = self._cut(row, crops[len(rows)])
+                rows.append(row)
+                if height != width:
+                    not_square.append(row)
+                elif height != CROP_SIZE_PX:
+                    resized.append(row)
+            except (ImageError, AlignmentError) as error:
+                failures.append((row, str(error)))
+        images = torch.from_numpy(crops[: len(rows)])
+        return CropBatch(rows, images, tuple(failures), tuple(not_square), tuple(resized))
+
+    def _cut(self, row: int, out: np.ndarray) -> tuple[int, int]:
+        """Fill `out`; return the height and width of the crop before it was resized."""
+        if self.landmarks is not None and not np.isfinite(self.landmarks[row]).all():
+            raise AlignmentError("no landmarks")
+        image = decode_rgb(self.source.read(row), exif=self.cfg.exif, max_pixels=self.cfg.max_pixels)
+        if self.landmarks is None:
+            size = image.shape[:2]
+            image = resize_crop(image)
+            if self.perturb is None:
+                out[:] = image
+                return size
+            landmarks = TEMPLATE_112
+        else:
+            size = CROP_SIZE_PX, CROP_SIZE_PX
+            landmarks = checked_landmarks(self.landmarks[row], image)
+        if self.perturb is not None:
+            landmarks = self.perturb(landmarks, self.names[row])
+        warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out)
+        return size
+
+
+def resize_crop(image: np.ndarray) -> np.ndarray:
+    """Bring a crop to 112x112 as the released code does: bilinear with antialiasing (Pillow)."""
+    if image.shape[:2] == (CROP_SIZE_PX, CROP_SIZE_PX):
+        return image
+    return np.asarray(Image.fromarray(image).resize((CROP_SIZE_PX, CROP_SIZE_PX), Image.Resampling.BILINEAR))
+
+
+def open_crops(cfg: CropInputConfig) -> FaceCrops:
+    """Open the images and join their landmark file.
+
+    Raises DataError when there is no such place, when images have no landmarks and `on_missing` is error, or when most
+    landmarks are in a wrong order or unit.
+    """
+    source = open_source(cfg.loc)
+    return FaceCrops(source, cfg, _landmarks(cfg, source.names) if cfg.input == "landmarks" else None)
+
+
+def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
+    table = read_landmarks(cfg.landmarks)
+    rows = join(names, table.names, cfg.key_root).rows
+    missing = np.flatnonzero(rows < 0)
+    if len(missing) == len(names) and len(names):
+        raise DataError(
+            f"{cfg.landmarks}: none of the {len(names)} images below {cfg.loc} has landmarks there, first "
+            f"{names[0]!r}, file {_first(table.names)}; fix the prefix with dataset.key_root"
+        )
+    if len(missing) and cfg.on_missing == "error":
+        raise DataError(
+            f"{cfg.landmarks}: {len(missing)} of {len(names)} images have no landmarks, first {names[missing[0]]!r}; "
+            "fix the prefix with dataset.key_root, or set dataset.on_missing: skip to list them in failures.csv"
+        )
+    points = np.full((len(names), 5, 2), np.nan, np.float32)
+    points[rows >= 0] = found = table.points[rows[rows >= 0]]
+    for line in require_faces(cfg.landmarks, found):
+        logger.warning(line)
+    return points
+
+
+def _first(names: Names) -> str:
+    return f"begins with {names[0]!r}" if len(names) else "is empty"
