@@ -133,7 +133,7 @@ def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:
     faces = open_faces(name, section, cfg.base.seed, read_embeddings(stored[0]).names if by_names else None)
     if cfg.misalignment is not None and name in cfg.misalignment.second_landmarks:
         faces = with_second_landmarks(faces, section, cfg.misalignment.second_landmarks[name])
-    images = faces.folder is not None or faces.pairs.images is not None
+    images = faces.crops is not None or faces.pairs.images is not None
     if not any(name in one.files or (one.runs and images) for one in cfg.scores.values()):
         raise ConfigError(f"datasets.{name}: no method scores it; name a score file in scores, or its root")
     if not stored and not (images and any(one.runs for one in cfg.recognition.values())):

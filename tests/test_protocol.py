@@ -421,16 +421,18 @@ def test_names_match_under_another_root_and_suffix(tmp_path):
         open_population(tmp_path, format="list", pairs=str(pairs))
 
 
-def test_images_of_a_bin_are_written_once(tmp_path):
+def test_images_of_a_bin_are_used_where_they_are(tmp_path):
     import pickle
 
     images = [cv2.imencode(".png", np.full((112, 112, 3), value, np.uint8))[1].tobytes() for value in (10, 20, 30, 40)]
     (tmp_path / "toy.bin").write_bytes(pickle.dumps((images, [True, False])))
     cfg = PairsConfig(format="bin", pairs=str(tmp_path / "toy.bin"))
-    faces = with_images(open_faces("toy", cfg, 0), cfg, tmp_path / "out")
+    faces = with_images(open_faces("toy", cfg, 0), cfg)
     model = Recorder()
     values = crop_pass(faces, tmp_path / "cache")(ALIGNED, {"q": model})["q"].values
     np.testing.assert_array_equal(values, [10, 20, 30, 40])
-    before = (tmp_path / "out/images/toy/000002.jpg").stat().st_mtime_ns
-    with_images(open_faces("toy", cfg, 0), cfg, tmp_path / "out")
-    assert (tmp_path / "out/images/toy/000002.jpg").stat().st_mtime_ns == before
+    assert {path.name for path in tmp_path.iterdir()} == {"toy.bin", "cache"}
+    again = Recorder()
+    known = crop_pass(with_images(open_faces("toy", cfg, 0), cfg), tmp_path / "cache")(ALIGNED, {"q": again})
+    np.testing.assert_array_equal(known["q"].values, [10, 20, 30, 40])
+    assert (model.calls, again.calls) == (1, 0)

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from data.images.decode import ImageError
 from data.sources.folder import list_folder
+from data.sources.memory import MemorySource
+from data.sources.recordio import open_records
+from data.sources.registry import open_source
+from data.tables.names import Names
 from tests.helpers.listing import list_images
+from tests.helpers.recognition import write_face_records, write_identities
 from utils.errors import DataError
 
 FILES = {"b/2.jpg": b"two", "b.png": b"bee", "b/a/3.webp": b"", "n\nl.bmp": b"line", "ä.tif": b"umlaut" * 1000}
@@ -114,6 +119,71 @@ def test_every_change_of_a_file_changes_the_fingerprint(folder, change):
         (folder / "z.jpg").touch()
     again = list_folder(folder)
     assert (again.take(np.array([1, 0, 2, 3, 4])) if change == "order" else again).fingerprint() != before
+
+
+# ---------------------------------------------------------------- records, memory, and which is which
+
+
+@pytest.fixture
+def records(tmp_path):
+    faces = write_identities(tmp_path / "faces", identities=3, images=4)
+    write_face_records(tmp_path / "train.rec", faces)
+    return tmp_path / "train.rec", [path.read_bytes() for path, _ in faces]
+
+
+def test_records_are_named_by_their_keys_in_the_order_of_the_numbers(records):
+    place, images = records
+    source = open_records(place)
+    assert list(source.names) == [str(key) for key in range(1, 13)]
+    some = source.take(np.array([11, 1]))
+    assert list(some.names) == ["12", "2"] and [some.read(0), some.read(1)] == [images[11], images[1]]
+    assert some.identities.tolist() == [2, 0] and some.describe(0) == f"{place}, record 12"
+
+
+def test_fingerprints_of_records_follow_the_file_not_its_place(records, tmp_path):
+    place, _ = records
+    source = open_records(place)
+    before = source.fingerprint()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in (place, place.with_suffix(".idx")):
+        shutil.copy2(path, moved / path.name)
+    assert open_records(moved).fingerprint() == before == pickle.loads(pickle.dumps(source)).fingerprint()
+    assert source.take(np.arange(11)).fingerprint() != before != source.take(np.arange(12)[::-1]).fingerprint()
+    stamp = place.stat().st_mtime_ns
+    os.utime(place, ns=(0, stamp + 1))
+    assert open_records(place).fingerprint() != before
+    os.utime(place, ns=(0, stamp))
+    assert open_records(place).fingerprint() == before
+    place.write_bytes(place.read_bytes() + b"\0\0\0\0")
+    os.utime(place, ns=(0, stamp))
+    assert open_records(place).fingerprint() != before
+
+
+def test_images_in_memory():
+    source = MemorySource("/faces/lfw.bin", Names.from_strings(["b", "a"]), [b"bee", b"ay"])
+    assert [source.read(0), source.read(1), len(source)] == [b"bee", b"ay", 2]
+    assert source.describe(1) == "/faces/lfw.bin, image a"
+    turned = source.take(np.array([1, 0]))
+    assert list(turned.names) == ["a", "b"] and [turned.read(0), turned.read(1)] == [b"ay", b"bee"]
+    prints = {source.fingerprint(), turned.fingerprint()}
+    prints.add(MemorySource("/faces/lfw.bin", source.names, [b"be", b"eay"]).fingerprint())
+    prints.add(MemorySource("/faces/lfw.bin", Names.from_strings(["b", "c"]), source.images).fingerprint())
+    assert len(prints) == 4
+    assert MemorySource("/elsewhere.bin", source.names, source.images).fingerprint() in prints
+
+
+def test_a_location_is_opened_by_what_it_is(records, folder):
+    place, images = records
+    assert open_source(place).read(3) == images[3]
+    assert [open_source(folder).read(row) for row in range(5)] == [FILES[name] for name in SORTED]
+    place.rename(place.with_name("TRAIN.REC"))
+    place.with_suffix(".idx").rename(place.with_name("TRAIN.idx"))
+    assert open_source(place.with_name("TRAIN.REC")).read(0) == images[0]
+    with pytest.raises(DataError, match=r"notes\.txt: is no folder, and no file that holds images \(\.rec\)"):
+        open_source(folder / "notes.txt")
+    with pytest.raises(DataError, match="no such folder"):
+        open_source(folder / "none")
 
 
 # ---------------------------------------------------------------- listing

@@ -101,9 +101,9 @@ class Protocol:
         """Open the images, if any network has to run on them."""
         stored = [name for name, one in self.cfg.recognition.items() if faces.name in one.embeddings]
         wanted = self.models.methods or self.models.recognisers.keys() - stored
-        if not wanted or (faces.folder is None and faces.pairs.images is None):
+        if not wanted or (faces.crops is None and faces.pairs.images is None):
             return faces, None
-        faces = with_images(faces, self.cfg.datasets[faces.name], self.folder)
+        faces = with_images(faces, self.cfg.datasets[faces.name])
         return faces, CropPass(faces, Store(self.folder / "cache"), self.cfg.dataloader.params, self.cfg.base.verbose)
 
     def _aligned(self, faces: FaceSet, crops: CropPass | None) -> ImageNumbers:

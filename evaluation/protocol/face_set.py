@@ -1,11 +1,11 @@
 """A data set of an evaluation: its pairs, joined with the images they name."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from data.samples.crops import FaceCrops, open_crops
+from data.sources.memory import MemorySource
 from data.tables.join import join
 from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
@@ -13,19 +13,19 @@ from evaluation.pairs.sets import Generation, PairSet, folder_identities, pairs_
 from utils.config.evaluate import PairsConfig
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
-from utils.files import atomic_write
 
 
 @dataclass(frozen=True)
 class FaceSet:
-    """Hold a data set: its pairs and, where it has images, the folder and the row of each name in it."""
+    """Hold a data set: its pairs and, where it has images, their crops and the row of each name in them."""
 
     name: str
     pairs: PairSet
     key_root: str | None
-    folder: FaceCrops | None = None
+    crops: FaceCrops | None = None
     rows: np.ndarray | None = None
     second: FaceCrops | None = None
+    """The same crops by the landmarks of another detector."""
 
     def column(self, names: Names, values: np.ndarray) -> np.ndarray:
         """Join a table of names and values to the names of the pairs; NaN where it has none."""
@@ -37,10 +37,10 @@ class FaceSet:
 
 def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = None) -> FaceSet:
     """Read the pairs and list the images. `names`: of embeddings, from which identities are known without a root."""
-    folder = None
+    crops = None
     if cfg.root is not None:
-        folder = open_crops(_input(cfg, cfg.root, cfg.landmarks))
-        names = folder.names
+        crops = open_crops(_input(cfg, cfg.root, cfg.landmarks))
+        names = crops.names
     draw = Generation(cfg.mated_per_identity, cfg.non_mated, seed)
     if cfg.format == "identities":
         if names is None:
@@ -51,28 +51,23 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
         pairs = pairs_from_identities(listed, folder_identities(listed), draw)
     else:
         pairs = read_pairs(cfg.pairs, cfg.format, cfg.root, draw)
-    rows = None if folder is None else join(pairs.names, folder.names, cfg.key_root).rows
+    rows = None if crops is None else join(pairs.names, crops.names, cfg.key_root).rows
     if rows is not None and not (rows >= 0).any():
         raise DataError(
             f"datasets.{name}: none of the {len(rows)} images of {cfg.pairs}, first {pairs.names[0]!r}, is below "
             f"{cfg.root}; fix datasets.{name}.root or key_root"
         )
-    return FaceSet(name, pairs, cfg.key_root, folder, rows)
+    return FaceSet(name, pairs, cfg.key_root, crops, rows)
 
 
-def with_images(faces: FaceSet, cfg: PairsConfig, save_path: Path) -> FaceSet:
-    """Return the set with images to run networks on; those inside a .bin are written out once."""
-    if faces.folder is not None:
+def with_images(faces: FaceSet, cfg: PairsConfig) -> FaceSet:
+    """Return the set with images to run networks on; those inside a .bin are in memory with its pairs."""
+    if faces.crops is not None:
         return faces
     if faces.pairs.images is None:
         raise DataError(f"datasets.{faces.name}.root is needed to run a network on its images; name the folder")
-    target = save_path / "images" / faces.name
-    for name, image in zip(faces.pairs.names, faces.pairs.images, strict=True):
-        if not (target / name).is_file() or (target / name).stat().st_size != len(image):
-            with atomic_write(target / name) as stream:
-                stream.write(image)
-    folder = open_crops(_input(cfg, str(target), None))
-    return replace(faces, folder=folder, rows=join(faces.pairs.names, folder.names).rows)
+    source = MemorySource(cfg.pairs, faces.pairs.names, faces.pairs.images)
+    return replace(faces, crops=FaceCrops(source, _input(cfg, cfg.pairs, None)), rows=np.arange(len(source)))
 
 
 def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> FaceSet:

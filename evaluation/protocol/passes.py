@@ -36,9 +36,9 @@ class CropPass:
         used = faces.pairs.used()
         self.known = used[faces.rows[used] >= 0]
         self.files = faces.rows[self.known]
-        """Rows of the folder that are cropped, one per row of `known`."""
-        self.names = faces.folder.names.take(self.files)
-        self.files_sha256 = faces.folder.source.take(self.files).fingerprint()
+        """Rows of the crops that are cut, one per row of `known`."""
+        self.names = faces.crops.names.take(self.files)
+        self.files_sha256 = faces.crops.source.take(self.files).fingerprint()
 
     def __call__(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
         """Return each model's numbers on the crops of `view`, all of them from the same crops."""
@@ -54,9 +54,9 @@ class CropPass:
         return {name: self._spread(found[name]) for name in models}
 
     def _run(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
-        folder = self.faces.second if view.p is None else self.faces.folder
+        crops = self.faces.second if view.p is None else self.faces.crops
         perturb = CropPerturbation(view.p, "template", view.seed) if view.p else None
-        crops = replace(folder.take(self.files), perturb=perturb)
+        crops = replace(crops.take(self.files), perturb=perturb)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
         rows: list[int] = []
         reasons: dict[int, str] = {}
@@ -87,15 +87,15 @@ class CropPass:
         return Measured(values, {int(self.known[row]): reason for row, reason in measured.reasons.items()})
 
     def _facts(self, view: View, model: ImageModel) -> dict[str, Any]:
-        folder = self.faces.second if view.p is None else self.faces.folder
+        crops = self.faces.second if view.p is None else self.faces.crops
         return {
             "format": _FORMAT,
             "model": model.fingerprint,
             "view": [view.p, view.seed],
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
-            "crop": folder.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing"}),
-            "landmarks": sha256_file(folder.cfg.landmarks) if folder.cfg.landmarks else None,
+            "crop": crops.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing"}),
+            "landmarks": sha256_file(crops.cfg.landmarks) if crops.cfg.landmarks else None,
         }
 
     def _read(self, view: View, name: str, model: ImageModel) -> Measured | None:

@@ -184,16 +184,16 @@ class Output:
 
 def example_rows(findings: Findings) -> list[plots.ExampleRow]:
     """Cut the faces each method scores lowest, in the middle and highest; none without images."""
-    folder, count = findings.faces.folder, plots.EXAMPLES
+    crops, count = findings.faces.crops, plots.EXAMPLES
     rows = []
     for method, values in findings.quality.items():
         used = findings.scored(method)
-        if folder is None or len(used) < 3 * count:
+        if crops is None or len(used) < 3 * count:
             continue
         order = used[np.argsort(values[used], kind="stable")]
         middle = (len(order) - count) // 2
         chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-        batch = folder.take(findings.faces.rows[chosen]).__getitems__(range(len(chosen)))
+        batch = crops.take(findings.faces.rows[chosen]).__getitems__(range(len(chosen)))
         title = f"{findings.faces.name}, {method}"
         rows.append(plots.ExampleRow(title, batch.images.numpy(), values[chosen][batch.rows]))
     return rows
