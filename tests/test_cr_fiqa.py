@@ -1,11 +1,6 @@
 """CR-FIQA: certainty by hand, no gradient through it, what is trained, clipped and saved."""
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +9,7 @@ import torch
 import train_main
 from model.objectives.cr_fiqa import Certainty, certainty
 from model.registry import NetworkBuilder
+from tests.helpers.processes import Child, kill_after
 from tests.helpers.recognition import TINY, write_identities, write_run
 from tests.helpers.training import ROOT, same_bytes, tensors
 from utils.config import load_config
@@ -183,17 +179,9 @@ def test_validation_names_the_terms(folder, finished):
 
 def test_killed_and_resumed_equals_uninterrupted(folder, finished, tmp_path):
     """SIGKILL in the middle; dropout, flips, momentum and the class centres must all go on as they were."""
-    command = [sys.executable, "train_main.py", "-c", str(folder / "train.yaml"), f"base.save_path={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    log = tmp_path / "run/metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if log.is_file() and log.read_text().count('"lr"') >= 3:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    assert process.wait() == -signal.SIGKILL
-    train_main.main([*command[2:], "base.resume=auto"])
+    arguments = ["-c", str(folder / "train.yaml"), f"base.save_path={tmp_path / 'run'}"]
+    kill_after(Child("train_main.py", *arguments), tmp_path / "run/metrics.jsonl", 3)
+    train_main.main([*arguments, "base.resume=auto"])
     for name in ("crfiqa-last.pth", "crfiqa-best.pth"):
         assert same_bytes(tensors(tmp_path / "run" / name), tensors(folder / "whole" / name))
 

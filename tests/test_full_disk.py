@@ -1,7 +1,6 @@
 """A disk that is full or read-only: one sentence with the path, exit code 2, and the run goes on afterwards."""
 
-import subprocess
-import sys
+import functools
 
 import pytest
 import yaml
@@ -11,8 +10,8 @@ from tests.helpers import inference as helpers_inference
 from tests.helpers.detector import face_image, write_bright_cell_detector
 from tests.helpers.evaluation import Simulation
 from tests.helpers.faces import write_image
-from tests.helpers.processes import run_on_disk
-from tests.helpers.training import ROOT, same_bytes, tensors, write_setup
+from tests.helpers.processes import finished, finished_on_disk, limit_files
+from tests.helpers.training import same_bytes, tensors, write_setup
 from utils import cli
 from utils.errors import ConfigError
 from utils.files import atomic_write, make_folder
@@ -69,31 +68,24 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_read_only_folder_is_one_sentence(name, tmp_path):
     command, _ = COMMANDS[name]
-    done = run_on_disk("ro", tmp_path / "out", *command(tmp_path))
     out = tmp_path / "out"
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1] == (
+    code, said = finished_on_disk("ro", out, *command(tmp_path))
+    assert code == 2, said
+    assert said.splitlines()[-1] == (
         f"error: base.save_path: cannot write to the folder {out} (Read-only file system); name another one"
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(("name", "file"), [(name, file) for name, (_, files) in COMMANDS.items() for file in files])
 def test_a_full_disk_is_one_sentence(name, file, tmp_path):
     command, files = COMMANDS[name]
-    done = run_on_disk(f"size={files[file]}", tmp_path / "out", *command(tmp_path))
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: {tmp_path / 'out' / file}"), done.stderr
-    assert "cannot be written (No space left on device); free space" in last and "Traceback" not in done.stderr
+    code, said = finished_on_disk(f"size={files[file]}", tmp_path / "out", *command(tmp_path))
+    assert code == 2, said
+    last = said.splitlines()[-1]
+    assert last.startswith(f"error: {tmp_path / 'out' / file}"), said
+    assert "cannot be written (No space left on device); free space" in last and "Traceback" not in said
     assert ("base.resume=auto" in last) == (name == "train")
-
-
-LIMITED = """
-import resource, sys, train_main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop()),) * 2)
-sys.exit(train_main.cli.run(train_main.main, go_on="go on with base.resume=auto"))
-"""
 
 
 def test_training_goes_on_when_there_is_space_again(tmp_path):
@@ -102,10 +94,10 @@ def test_training_goes_on_when_there_is_space_again(tmp_path):
     assert train_main.main(["-c", str(config), f"base.save_path={tmp_path / 'whole'}"]) == 0
     assert train_main.main(["-c", str(config), "base.max_steps=4"]) == 0
     before = (tmp_path / "run/resume.pt").read_bytes()
-    command = [sys.executable, "-c", LIMITED, "-c", str(config), "base.resume=auto", str(len(before) // 2)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == (
+    limit = functools.partial(limit_files, len(before) // 2)
+    code, said = finished("train_main.py", "-c", config, "base.resume=auto", first=limit)
+    assert code == 2, said
+    assert said == (
         f"error: {tmp_path / 'run/resume.pt'}: cannot be written (File too large); free space or give the permission "
         "and go on with base.resume=auto, or choose another folder\n"
     )

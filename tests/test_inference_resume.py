@@ -3,10 +3,6 @@
 import json
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +24,8 @@ from tests.helpers.inference import (
     tiny_student,
     write_setup,
 )
-from tests.helpers.processes import held_lock, kill_the_last, torchrun
-from tests.helpers.training import ROOT
+from tests.helpers.processes import Child, finished_in_two, held_lock, kill_after, kill_the_last, torchrun
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 ODD_NAMES = (
     "with blank.png",
     "comma, and 'quote'.png",
@@ -131,23 +125,6 @@ def test_a_network_that_returns_nan_is_a_failure_not_a_score(setup):
 # ---- interruption
 
 
-def start(setup: Path, *overrides: str) -> subprocess.Popen:
-    command = [sys.executable, "inference.py", "-c", str(setup / "inference_config.yaml"), *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
-
-
-def kill_after(process: subprocess.Popen, partial: Path, lines: int) -> None:
-    """Kill the process without warning once its partial file has so many lines."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if partial.exists() and partial.read_bytes().count(b"\n") >= lines:
-            break
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-
-
 def final_bytes(folder: Path) -> dict[str, bytes]:
     names = ("quality-scores.csv", "quality-scores.pkl", "failures.csv")
     return {name: (folder / name).read_bytes() for name in names}
@@ -159,8 +136,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(setup, caplog):
     batches = ["dataloader.params.batch_size=1"]
     assert infer(setup, *batches, f"base.save_path={setup}/whole") == 0
     partial = setup / "out/partial/0.jsonl"
-    kill_after(start(setup, *batches), partial, 20)
-    done = partial.read_bytes().count(b"\n")
+    done = kill_after(Child("inference.py", "-c", setup / "inference_config.yaml", *batches), partial, 20)
     assert not (setup / "out/quality-scores.csv").exists()
     with open(partial, "ab") as stream:
         stream.write(b'{"first":0,"values":[[9.0],[9.0],[9')  # what a kill within a write leaves
@@ -269,9 +245,8 @@ def test_two_processes_give_the_same_rows_and_a_dead_one_leaves_a_run_that_goes_
     arguments = ["-c", str(setup / "inference_config.yaml"), "dataloader.params.batch_size=1"]
     assert infer(setup, arguments[2], f"base.save_path={setup}/whole") == 0
     if processes == 2:
-        two = torchrun(2, "inference.py", *arguments, f"base.save_path={setup}/two")
-        errors = two.communicate()[1]
-        assert two.returncode == 0, errors
+        codes, said = finished_in_two("inference.py", *arguments, f"base.save_path={setup}/two")
+        assert codes == [0, 0], said
         assert final_bytes(setup / "two") == final_bytes(setup / "whole")
 
     partial = setup / "out/partial"
@@ -280,9 +255,11 @@ def test_two_processes_give_the_same_rows_and_a_dead_one_leaves_a_run_that_goes_
     assert firsts_of(partial / "0.jsonl") <= set(range(0, 107, 2)) and firsts_of(partial / "1.jsonl") == set(
         range(1, 2 * len(firsts_of(partial / "1.jsonl")), 2)
     )
-    again = torchrun(processes, "inference.py", *arguments)
-    errors = again.communicate()[1]
-    assert again.returncode == 0, errors
+    if processes == 2:
+        codes, said = finished_in_two("inference.py", *arguments)
+        assert codes == [0, 0], said
+    else:
+        assert infer(setup, arguments[2]) == 0
     facts = json.loads((setup / "out/run.json").read_text())
     assert facts["last_session"]["images"] < 107 and facts["processes"] == processes
     assert final_bytes(setup / "out") == final_bytes(setup / "whole")

@@ -2,12 +2,7 @@
 
 import csv
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -27,7 +22,7 @@ from model.compact import CompactNet
 from model.label_sources import label_schema
 from model.mlp import MLP, LinearHead
 from tests.helpers.faces import spoil_landmarks
-from tests.helpers.processes import kill_the_last, torchrun
+from tests.helpers.processes import Child, finished_in_two, kill_after, kill_the_last, torchrun
 from tests.helpers.tiny_networks import randomised
 from tests.helpers.training import ROOT, TINY, write_faces, write_setup
 from utils import cli
@@ -237,25 +232,12 @@ def command(folder: Path, source: str, out: str, *overrides: str) -> list[str]:
     ]
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # the last bits depend on it
-    return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("source", ["faceqan", "sdd_fiqa"])
 def test_killed_and_resumed_gives_the_same_files(setup, source):
     write_faces(setup, 60)
     assert label.main(command(setup, source, "whole")[1:]) == 0
-    process, partial = start(command(setup, source, "halves")), setup / "halves" / "partial" / "0.jsonl"
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if partial.is_file() and partial.read_bytes().count(b"\n") >= 3:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.001)
-    process.communicate()
-    done = partial.read_bytes().count(b"\n")
-    assert process.returncode == -signal.SIGKILL and 3 <= done < 60
+    done = kill_after(Child(*command(setup, source, "halves")), setup / "halves/partial/0.jsonl", 3)
+    assert 3 <= done < 60
     assert not (setup / "halves" / "labels.csv").exists()
     assert label.main(command(setup, source, "halves")[1:]) == 0
     for name in ("labels.csv", "labels.pkl", "failures.csv"):
@@ -267,9 +249,8 @@ def test_killed_and_resumed_gives_the_same_files(setup, source):
 @pytest.mark.slow
 def test_two_processes_share_the_work(setup):
     assert label.main(command(setup, "sdd_fiqa", "one")[1:]) == 0
-    process = start(["-m", "torch.distributed.run", "--nproc_per_node=2", *command(setup, "sdd_fiqa", "two")])
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
+    codes, said = finished_in_two(*command(setup, "sdd_fiqa", "two"))
+    assert codes == [0, 0], said
     assert (setup / "two" / "labels.csv").read_bytes() == (setup / "one" / "labels.csv").read_bytes()
     assert json.loads((setup / "two" / "run.json").read_text())["processes"] == 2
 

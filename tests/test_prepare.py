@@ -5,10 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -262,14 +258,8 @@ def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, model
         cv2.imwrite(str(root / f"{number:03d}.png"), image)
     sections = detect_sections(root, model)
     sections["base"]["save_path"] = str(tmp_path / "killed")
-    arguments = [sys.executable, "prepare.py", *command(tmp_path, **sections)]
-    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while journal_lines(tmp_path / "killed") < 10 and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    done = journal_lines(tmp_path / "killed")
-    assert 10 <= done < 40
+    detection = processes.Child("prepare.py", *command(tmp_path, **sections))
+    assert 10 <= processes.kill_after(detection, tmp_path / "killed" / JOURNAL, 10) < 40
     before = (tmp_path / "killed" / JOURNAL).read_bytes()
     with open(tmp_path / "killed" / JOURNAL, "ab") as stream:
         stream.write(b'{"first":0,"val')  # a line the kill cut short
@@ -358,9 +348,8 @@ def test_two_processes_detect_what_one_does(tmp_path, photographs, model):
     sections = detect_sections(photographs, model)
     assert run(tmp_path, **sections) == 0
     arguments = command(tmp_path, f"base.save_path={tmp_path / 'two'}", **sections)
-    two = processes.torchrun(2, "prepare.py", *arguments)
-    errors = two.communicate(timeout=300)[1]
-    assert two.returncode == 0, errors
+    codes, said = processes.finished_in_two("prepare.py", *arguments)
+    assert codes == [0, 0], said
     for name in ("landmarks.csv", "failures.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2

@@ -1,7 +1,6 @@
 """Exact resume: kill a run at any moment, go on, and the bytes are those of the uninterrupted run (CPU)."""
 
 import logging
-import multiprocessing
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 import train_main
+from tests.helpers.processes import forkserver
 from tests.helpers.training import run_script, same_bytes, tensors, write_setup
 from utils.errors import ConfigError
 from utils.training.run_log import read_metrics
@@ -31,9 +31,7 @@ def quiet_train(config, *overrides):
 
 
 def start(config, *overrides):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_main", "tests.test_resume"])
-    child = context.Process(target=quiet_train, args=(config, *overrides))
+    child = forkserver().Process(target=quiet_train, args=(config, *overrides))
     child.start()
     return child
 
@@ -79,7 +77,6 @@ def test_kill_at_any_moment_and_resume(setup, tmp_path, moment):
     again.join()
     assert again.exitcode == 0
     assert_same_run(out, folder / "whole")
-    assert not list(out.glob("*.tmp")) or moment >= 0  # a killed write may leave its temporary file, never a half one
 
 
 def test_worker_count_changes_nothing(setup, tmp_path):

@@ -1,11 +1,9 @@
 """The log: metrics cut back to the resume point, curves, and Weights & Biases in its offline mode, for real."""
 
 import json
-import os
-import subprocess
-import sys
 
-from tests.helpers.training import ROOT, run_script, write_setup
+from tests.helpers.processes import finished
+from tests.helpers.training import write_setup
 from utils.training.run_log import RunLog, draw_curves, read_metrics
 
 
@@ -43,17 +41,14 @@ def test_curves_are_drawn_at_most_as_often_as_asked(tmp_path):
 
 def test_wandb_offline_logs_every_line(tmp_path):
     config = write_setup(tmp_path)
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    done = run_script("train_main.py", "-c", config, "base.epochs=1", "wandb={use: 1, project: test}", env=environment)
-    assert done.returncode == 0, done.stderr
+    arguments = "train_main.py", "-c", config, "base.epochs=1", "wandb={use: 1, project: test}"
+    code, said = finished(*arguments, environment={"WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+    assert code == 0, said
     runs = list((tmp_path / "run/wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1 and runs[0].stat().st_size > 1000
 
 
 def test_wandb_is_imported_only_when_used(tmp_path):
-    config = write_setup(tmp_path)
-    code = (
-        "import sys, train_main; train_main.main(['-c', sys.argv[1], 'base.max_steps=1']); "
-        "sys.exit('wandb' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(config)], cwd=ROOT, timeout=300).returncode == 0
+    run = "import train_main; train_main.main(sys.argv[1:])"
+    (tmp_path / "asking.py").write_text(f"import sys\n{run}\nsys.exit('wandb' in sys.modules)\n")
+    assert finished(tmp_path / "asking.py", "-c", write_setup(tmp_path), "base.max_steps=1") == (0, "")

@@ -19,7 +19,7 @@ from data.samples.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
 from model.frozen.preprocess import normalise
 from tests.helpers.faces import write_image
-from tests.helpers.processes import run_on_disk
+from tests.helpers.processes import finished_on_disk
 from tests.helpers.training import TINY, observed_run, tensors, write_setup
 from utils.errors import ConfigError, DataError
 from utils.training.run_log import read_metrics
@@ -220,7 +220,7 @@ def test_a_disk_that_is_too_small_is_one_sentence(tmp_path):
     """A file with holes would be mapped, and the process would die of SIGBUS at the first store."""
     config = write_setup(tmp_path, count=24)
     kept = tmp_path / "kept"
-    done = run_on_disk("size=4096", kept, "train_main.py", "-c", config, f"model.teacher_cache={kept}")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1 and "No space left on device" in done.stderr
-    assert f"error: {kept}/teacher-" in done.stderr and "model.teacher_cache" in done.stderr
+    code, said = finished_on_disk("size=4096", kept, "train_main.py", "-c", config, f"model.teacher_cache={kept}")
+    assert code == 2, said
+    assert said.count("\n") == 1 and "No space left on device" in said
+    assert f"error: {kept}/teacher-" in said and "model.teacher_cache" in said

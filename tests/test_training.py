@@ -12,6 +12,7 @@ import train_main
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from model.compact import CompactNet
 from model.registry import NetworkBuilder
+from tests.helpers import processes
 from tests.helpers.faces import spoil_landmarks
 from tests.helpers.recognition import write_run
 from tests.helpers.training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
@@ -336,8 +337,8 @@ def test_official_yaml_trains_and_scores(tmp_path):
     assert done.returncode == 0, done.stderr
     for line in ("base.amp: mixed precision acts on CUDA only", "ema.params: without effect", "grad_scaler.params"):
         assert line in done.stderr
-    done = run_script("inference.py", "-c", tmp_path / "inference.yaml")
-    assert done.returncode == 0, done.stderr
+    code, said = processes.finished("inference.py", "-c", tmp_path / "inference.yaml")
+    assert code == 0, said
     assert len((tmp_path / "scores/quality-scores.csv").read_text().splitlines()) == 41
 
 

@@ -1,22 +1,111 @@
-"""Runs of several processes as torchrun starts them, the sudden death of one, and runs on a disk that fills up."""
+"""Scripts in processes of their own: forked, as torchrun starts them, killed without warning, on a full disk."""
 
+import ctypes
+import functools
+import multiprocessing
 import os
-import shutil
+import resource
+import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.training import ROOT
 
+IMPORTED = [
+    "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg", "train_main", "inference", "label",
+    "evaluate", "prepare", "export", "tests.helpers.processes",
+]  # fmt: skip
+"""What every child needs and takes seconds of processor time to import; torch imports its _dynamo with an optimiser."""
+
+
+def forkserver() -> ForkServerContext:
+    """Return the context whose children find everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
+
+
+class Child:
+    """Run a script of the repository as a process, forked from one that has imported everything already.
+
+    Its interface is that of subprocess.Popen, as far as it goes.
+    """
+
+    def __init__(
+        self, script: str | Path, *arguments, environment: Mapping[str, str] = {}, first: Callable | None = None
+    ):
+        """Start `script`; `first` is called in the child before."""
+        handle, self._errors = tempfile.mkstemp()
+        os.close(handle)
+        settings = dict(environment), torch.get_num_threads(), first
+        self._process = forkserver().Process(
+            target=_run, args=([str(script), *map(str, arguments)], self._errors, *settings)
+        )
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        os.kill(self._process.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float = 300) -> tuple[None, str]:
+        """Wait for its end and return what it said on standard error."""
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "the child did not end"
+        said = Path(self._errors).read_text()
+        Path(self._errors).unlink(missing_ok=True)
+        return None, said
+
+
+def _run(argv: list[str], errors: str, environment: dict[str, str], threads: int, first: Callable | None) -> None:
+    with open(errors, "wb") as stream:
+        os.dup2(stream.fileno(), 2)
+    os.chdir(ROOT)
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+    if first is not None:
+        first()
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
+
+
+def finished(script: str | Path, *arguments, **options) -> tuple[int, str]:
+    """Run a script to its end; return exit code and standard error."""
+    child = Child(script, *arguments, **options)
+    _, said = child.communicate()
+    return child.returncode, said
+
+
+def finished_in_two(script: str, *arguments) -> tuple[list[int], str]:
+    """Run a script to its end in two processes that find each other as torchrun's do; return codes and errors."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    children = [
+        Child(script, *arguments, environment={**place, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+    ]
+    said = [child.communicate()[1] for child in children]
+    return [child.returncode for child in children], "".join(said)
+
 
 def torchrun(processes: int, script: str, *arguments: str, threads: int = 1) -> subprocess.Popen:
-    """Start a script of the repository in several processes."""
+    """Start a script of the repository in several processes, as a user does."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen(
@@ -24,8 +113,21 @@ def torchrun(processes: int, script: str, *arguments: str, threads: int = 1) -> 
     )
 
 
+def kill_after(child: Child, log: Path, lines: int) -> int:
+    """Kill the child, without warning, once `log` has so many lines; return how many it left."""
+    deadline = time.monotonic() + 300
+    while child.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.read_bytes().count(b"\n") >= lines:
+            break
+        time.sleep(0.001)
+    child.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    return log.read_bytes().count(b"\n")
+
+
 def kill_the_last(launcher: subprocess.Popen, log: Path, lines: int) -> None:
-    """Kill the last process, without warning, once `log` has so many lines; wait until all have ended, in error."""
+    """Kill torchrun's last process, without warning, once `log` has so many lines; wait until all ended, in error."""
     deadline = time.monotonic() + 300
     while not (log.exists() and log.read_bytes().count(b"\n") >= lines) and time.monotonic() < deadline:
         assert launcher.poll() is None, launcher.communicate()[1]
@@ -50,12 +152,34 @@ def held_lock(path: Path) -> Iterator[None]:
         holder.communicate("\n")
 
 
-def run_on_disk(kind: str, folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script of the repository while `folder` is a disk of its own; `kind`: ro (read-only) or size=BYTES."""
+def finished_on_disk(kind: str, folder: Path, script: str, *arguments) -> tuple[int, str]:
+    """Run a script to its end while `folder` is a disk of its own; `kind`: ro (read-only) or size=BYTES."""
     folder.mkdir(exist_ok=True)
-    mounted = 'mount -t tmpfs -o "$1" none "$2" && shift 2 && exec "$@"'
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", kind, str(folder)]
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
-    if shutil.which("unshare") is None or subprocess.run([*command, "true"], **options).returncode:
+    code, said = finished(script, *arguments, first=functools.partial(_mount, kind, str(folder)))
+    if code == NO_NAMESPACE:
         pytest.skip("needs a mount namespace")
-    return subprocess.run([*command, sys.executable, script, *map(str, arguments)], **options)
+    return code, said
+
+
+NO_NAMESPACE = 77
+
+
+def _mount(kind: str, folder: str) -> None:
+    """Make `folder` a tmpfs that this process alone sees."""
+    libc, user, group = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+    new_user, new_mounts, read_only = 0x10000000, 0x00020000, 1
+    try:
+        if libc.unshare(new_user | new_mounts):
+            raise OSError
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+            Path(f"/proc/self/{name}").write_text(text)
+        flags, data = (read_only, None) if kind == "ro" else (0, kind.encode())
+        if libc.mount(b"none", folder.encode(), b"tmpfs", ctypes.c_ulong(flags), data):
+            raise OSError
+    except (OSError, AttributeError):
+        os._exit(NO_NAMESPACE)
+
+
+def limit_files(size: int) -> None:
+    """Let no file of this process grow beyond `size` bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
