@@ -12,11 +12,11 @@ from data.tables.scores import read_scores
 from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import Recogniser, read_embeddings
 from evaluation.protocol.face_set import FaceSet, open_faces, with_second_landmarks
-from evaluation.protocol.methods import build_method
+from evaluation.protocol.methods import describe_method
 from evaluation.protocol.numbers import Models
 from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
-from model.frozen.load import NetworkLoader
+from model.frozen.shared import SharedLoader
 from model.registry import NetworkBuilder
 from utils import cli
 from utils.config import StrictModel, is_default, load_config
@@ -108,21 +108,20 @@ def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
 
 
 def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:
-    """Build the networks that run here, weights loaded."""
-    models = Models({}, {})
-    running = [name for name, one in cfg.scores.items() if one.runs]
-    recognisers = [name for name, one in cfg.recognition.items() if one.runs]
-    if not running and not recognisers:
-        return models
-    loader = NetworkLoader(NetworkBuilder(command.allowed), pick_device(cfg.base.device))
-    for name in recognisers:
-        models.recognisers[name] = Recogniser(cfg.recognition[name], loader)
-    for name in running:
-        method = build_method(cfg.scores[name], command.config, loader)
-        models.methods[name] = method
-        if method.remark:
-            logger.info(method.remark)
-    return models
+    """Build what runs here, weights loaded; methods of the same trunk share one network."""
+    precision = cfg.base.precision
+    recognisers = {name: Recogniser(one, precision) for name, one in cfg.recognition.items() if one.runs}
+    methods = {name: describe_method(one, command.config, precision) for name, one in cfg.scores.items() if one.runs}
+    running = [*recognisers.values(), *methods.values()]
+    if running:
+        specs = [model.spec for model in running]
+        loader = SharedLoader(NetworkBuilder(command.allowed), pick_device(cfg.base.device), specs)
+        for model in running:
+            model.load(loader)
+        for remark in dict.fromkeys(remark for method in methods.values() for remark in method.remarks):
+            if remark:
+                logger.info(remark)
+    return Models(methods, recognisers)
 
 
 def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:

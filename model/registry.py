@@ -26,6 +26,8 @@ BACKBONES = (
     "model.mobilefacenet.MobileFaceNet",
 )
 """What returns a backbone; a new one takes a file of its own and a line here."""
+NOT_FELT_FROZEN = ("dropout", "features_grad")
+"""Parameters of these backbones that change nothing in evaluation mode."""
 HEADS = ("model.mlp.MLP", "model.mlp.LinearHead")
 MARGINS = ("model.margins.CosFaceHead", "model.margins.ArcFaceHead")
 WRAPPER = "model.ai_kd.WrapperModel"

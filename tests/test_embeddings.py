@@ -88,6 +88,13 @@ def backbone(tmp_path):
     return net
 
 
+def recogniser(cfg, loader=LOADER):
+    """A recognition model with its network loaded."""
+    model = Recogniser(cfg)
+    model.load(loader)
+    return model
+
+
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
 @pytest.mark.parametrize("flip", [0, 1])
 def test_torch_backbone(tmp_path, crops, channels, flip):
@@ -100,7 +107,7 @@ def test_torch_backbone(tmp_path, crops, channels, flip):
         want = net(torch.from_numpy(x.copy()).float()).numpy()
         if flip:
             want = want + net(torch.from_numpy(x[..., ::-1].copy()).float()).numpy()
-    got = Recogniser(cfg, LOADER)(crops, [""] * 5)
+    got = recogniser(cfg)(crops, [""] * 5)
     assert got.shape == (5, 8)
     np.testing.assert_allclose(got, want, atol=1e-5)
 
@@ -113,18 +120,18 @@ def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
     with torch.no_grad():
         want = net(torch.from_numpy(network_input(crops)).float())[0].numpy()
     allowing = NetworkLoader(NetworkBuilder(AllowedModules(("tests",))), torch.device("cpu"))
-    np.testing.assert_allclose(Recogniser(cfg, allowing)(crops, []), want, atol=1e-5)
+    np.testing.assert_allclose(recogniser(cfg, allowing)(crops, []), want, atol=1e-5)
     with pytest.raises(ConfigError, match="--allow-module tests"):
-        Recogniser(cfg, LOADER)
+        recogniser(cfg)
 
 
 def test_fingerprint_tells_what_changes_the_numbers(tmp_path):
     backbone(tmp_path)
     cfg = RecognitionConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
-    prints = [Recogniser(c, LOADER).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
+    prints = [Recogniser(c).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
     torch.manual_seed(4)
     torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
-    prints.append(Recogniser(cfg, LOADER).fingerprint)
+    prints.append(Recogniser(cfg).fingerprint)
     assert prints[0] != prints[1] and prints[0] != prints[2]
 
 
@@ -151,16 +158,16 @@ def write_onnx(path, batch, size=112):
 def test_onnx(tmp_path, crops, batch, channels):
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx", batch)
-    recogniser = Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx"), channels=channels), LOADER)
+    cfg = RecognitionConfig(weights=str(tmp_path / "net.onnx"), channels=channels)
     x = network_input(crops)[:, :: 1 if channels == "RGB" else -1]
-    np.testing.assert_allclose(recogniser(crops, []), x.mean(axis=(2, 3)) * [1, 2, 3], atol=1e-5)
+    np.testing.assert_allclose(recogniser(cfg)(crops, []), x.mean(axis=(2, 3)) * [1, 2, 3], atol=1e-5)
 
 
 def test_onnx_of_another_kind_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx", "N", size=96)
     with pytest.raises(WeightsError, match="expected \\(B, 3, 112, 112\\)"):
-        Recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx")), LOADER)
+        recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx")))
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(WeightsError, match="not a readable ONNX"):
-        Recogniser(RecognitionConfig(weights=str(tmp_path / "bad.onnx")), LOADER)
+        recogniser(RecognitionConfig(weights=str(tmp_path / "bad.onnx")))

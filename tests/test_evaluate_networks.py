@@ -11,7 +11,10 @@ import yaml
 
 import evaluate
 from evaluation.protocol.embeddings import write_embeddings
+from model.ai_kd import WrapperModel
 from model.compact import CompactNet
+from model.frozen.load import NetworkLoader
+from model.mlp import LinearHead
 from tests.helpers.evaluation import csv_rows as rows
 from tests.helpers.evaluation import run_evaluate as run
 from tests.helpers.evaluation import write_population
@@ -231,3 +234,58 @@ def test_an_image_a_source_cannot_score_is_named_with_its_reason(tmp_path, capsy
     assert f"{missing}; they are in non-mated pairs only" in (tmp_path / "out/report.html").read_text().replace(
         "&#x27;", "'"
     )
+
+
+def test_methods_of_one_trunk_share_one_pass(tmp_path, monkeypatch):
+    """Two recognition models, SER-FIQ, magnitude and CR-FIQA over one weights file: two passes per crop, not six."""
+    write_population(tmp_path, identities=6, images=4)
+    torch.manual_seed(2)
+    student = WrapperModel(CompactNet(**TINY), LinearHead(8))
+    state = {name.replace("feature_extractor.", ""): tensor for name, tensor in student.state_dict().items()}
+    torch.save({name.replace("quality_head.", "qs."): tensor for name, tensor in state.items()}, tmp_path / "net.pth")
+    net = {"module": "model.compact.CompactNet", "weights": str(tmp_path / "net.pth")}
+    scores = {}
+    for name, params in (("ser_fiq", {**TINY, "dropout": 0.4}), ("magnitude", TINY), ("cr_fiqa", TINY)):
+        (tmp_path / f"{name}_model.yaml").write_text(yaml.safe_dump({"features": {**net, "params": params}}))
+        label = {
+            "base": {"save_path": "unused", "device": "cpu"},
+            "dataset": {"loc": "unused"},
+            "model": {"config": f"{name}_model.yaml", "weight": net["weights"]},
+            "source": {"name": name, "ser_fiq": {"passes": 5}},
+        }
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(label))
+        scores[name] = {"source": str(tmp_path / f"{name}.yaml")}
+    images = {"root": str(tmp_path / "images"), "landmarks": str(tmp_path / "landmarks.csv")}
+    config = {
+        "base": {"device": "cpu", "verbose": 0, "save_path": str(tmp_path / "unused")},
+        "evaluation": {"fmr": 0.1, "bootstrap": 0},
+        "datasets": {"toy": {**images, "format": "identities", "non_mated": 60}},
+        "recognition": {name: {**net, "params": TINY, "flip": flip} for name, flip in (("mirrored", 1), ("plain", 0))},
+        "scores": scores,
+        "dataloader": {"params": {"batch_size": 7}},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    trunk_rows, build = {"shared": 0, "each": 0}, evaluate.build_models
+
+    def count(module, inputs, output):
+        if isinstance(module, torch.nn.Conv2d) and module.in_channels == 3:
+            trunk_rows[kind] += len(output)
+
+    def built(*args):
+        models = build(*args)
+        trunk_rows[kind] = 0  # building looks at the network once or twice
+        return models
+
+    monkeypatch.setattr(evaluate, "build_models", built)
+    handle = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        for kind in ("shared", "each"):
+            if kind == "each":
+                monkeypatch.setattr(evaluate, "SharedLoader", lambda builder, device, _: NetworkLoader(builder, device))
+            assert run(tmp_path, f"base.save_path={tmp_path / kind}") == 0
+    finally:
+        handle.remove()
+    passes = {kind: count / 24 for kind, count in trunk_rows.items()}
+    assert passes == {"shared": 1 + 1, "each": 5 + 1}  # the mirror image is a pass of its own
+    for name in ("pauc.csv", "edc.csv", "correlation.csv"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()

@@ -16,7 +16,7 @@ from model.label_sources.grafiqs import Grafiqs, GrafiqsConfig
 from model.label_sources.magnitude import Magnitude
 from model.label_sources.sdd_fiqa import SddFiqa, SddFiqaConfig, wasserstein
 from model.label_sources.ser_fiq import DropoutConfig, SerFiq, SerFiqConfig
-from tests.helpers.tiny_networks import Convolutional, Shortcut, randomised, tiny_net
+from tests.helpers.tiny_networks import Convolutional, Shortcut, TinyNet, randomised, tiny_net
 from utils.contract import InputContract
 from utils.errors import ConfigError, DataError
 
@@ -95,7 +95,26 @@ def test_ser_fiq_runs_the_trunk_once_when_dropout_sits_before_the_last_layer(ima
             lambda _, inputs, output, name=name: rows.update({name: rows[name] + len(output)})
         )
     source.scores(images, NAMES)
-    assert rows == {"conv1": len(NAMES), "fc": 10 * len(NAMES)}
+    assert rows == {"conv1": len(NAMES), "fc": (1 + 10) * len(NAMES)}  # once for the embedding itself
+
+
+class Untraceable(TinyNet):
+    """Look at values on the way: the network cannot be cut in two without running it."""
+
+    def forward(self, x):
+        return super().forward(x if x.abs().max() >= 0 else -x)
+
+
+def test_ser_fiq_runs_the_trunk_once_where_the_network_cannot_be_cut_in_two(images):
+    network, cut = randomised(Untraceable(dropout=0.4)), tiny_net(dropout=0.4)
+    rows = []
+    source = SerFiq(frozen(network), SerFiqConfig(passes=10), SEED)
+    network.conv1.register_forward_hook(lambda _, __, output: rows.append(len(output)))
+    found = source.scores(images, NAMES)
+    assert source.behind is None and sum(rows) == len(NAMES)
+    np.testing.assert_allclose(
+        found, SerFiq(frozen(cut), SerFiqConfig(passes=10), SEED).scores(images, NAMES), atol=1e-6
+    )
 
 
 def test_ser_fiq_runs_the_whole_network_when_a_shortcut_leads_around_the_dropout(images):

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from data.tables.names import Names
-from model.frozen.load import NetworkLoader, NetworkSpec
+from model.frozen.load import NetworkLoader, NetworkSpec, onnx_spec
 from model.frozen.onnx_network import is_onnx
 from utils.config.evaluate import RecognitionConfig
 from utils.config.sections import ModelConfig, NetworkConfig
@@ -97,26 +97,36 @@ class Recogniser:
 
     reason = None
 
-    def __init__(self, cfg: RecognitionConfig, loader: NetworkLoader):
-        self.flip = cfg.flip
-        self.network = loader.load(recogniser_spec(cfg))
+    def __init__(self, cfg: RecognitionConfig, precision: str = "fp32"):
+        """Describe the model; `precision` where its section names none."""
+        self.flip, self.spec = cfg.flip, _recogniser_spec(cfg, cfg.precision or precision)
         keys = {"module", "params", "channels", "flip"}
-        self.fingerprint = {**cfg.model_dump(mode="json", include=keys), "weights": sha256_file(cfg.weights)}
+        self.fingerprint = {
+            **cfg.model_dump(mode="json", include=keys),
+            "weights": sha256_file(cfg.weights),
+            "precision": self.spec.precision,
+        }
+
+    def load(self, loader: NetworkLoader) -> None:
+        """Load the network."""
+        self.network = loader.load(self.spec)
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the embeddings (B, D) float32; with `flip` the sum of those of the crop and its mirror image."""
-        embedding = self.network.embeddings(images_BHW3)
-        return embedding + self.network.embeddings(images_BHW3.flip(2)) if self.flip else embedding
+        embedding_BD = self.network.embeddings(images_BHW3)
+        if self.flip:  # not remembered: other methods go on with the crops themselves
+            embedding_BD = embedding_BD + self.network.run(images_BHW3.flip(2)).embedding.cpu().numpy()
+        return embedding_BD
 
     def finish(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Return the values: an embedding depends on no other image."""
         return values
 
 
-def recogniser_spec(cfg: RecognitionConfig) -> NetworkSpec:
+def _recogniser_spec(cfg: RecognitionConfig, precision: str) -> NetworkSpec:
     """Describe the network of a recognition model."""
     contract = InputContract(channels=cfg.channels)
     if is_onnx(cfg.weights):
-        return NetworkSpec(None, cfg.weights, contract)
+        return onnx_spec(cfg.weights, contract, precision)
     features = NetworkConfig(module=cfg.module, params=cfg.params, weights=cfg.weights)
-    return NetworkSpec(ModelConfig(features=features), cfg.weights, contract)
+    return NetworkSpec(ModelConfig(features=features), cfg.weights, contract, precision=precision)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from model.frozen.load import NetworkLoader, scorer_spec
-from model.label_sources import PopulationSource, build_source, label_schema
+from model.label_sources import PopulationSource, build_source, label_schema, source_class, source_spec
 from utils.config import beside, load_config
 from utils.config.evaluate import ScoresConfig
 from utils.config.sections import ModelConfig
@@ -20,14 +20,22 @@ class QualityModel:
 
     reason = None
 
-    def __init__(self, cfg: ScoresConfig, place: str, loader: NetworkLoader):
-        """`place`: the configuration file, beside which `cfg.config` is looked for too."""
+    def __init__(self, cfg: ScoresConfig, place: str, precision: str = "fp32"):
+        """Describe the model. `place`: the configuration file, beside which `cfg.config` is looked for too."""
         model = load_config(ModelConfig, beside(cfg.config, place))
-        self.scorer = loader.load(scorer_spec(model, cfg.weights))
-        self.remark = self.scorer.remark or None
+        self.spec = scorer_spec(model, cfg.weights, cfg.precision or precision)
         network = model.model_dump(mode="json", include={"features", "head", "transform"})
         network["features"].pop("weights")
-        self.fingerprint: dict[str, Any] = {"network": network, "weights": sha256_file(cfg.weights)}
+        self.fingerprint: dict[str, Any] = {
+            "network": network,
+            "weights": sha256_file(cfg.weights),
+            "precision": self.spec.precision,
+        }
+
+    def load(self, loader: NetworkLoader) -> None:
+        """Load the network."""
+        self.scorer = loader.load(self.spec)
+        self.remarks = [self.scorer.remark]
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the qualities (B,)."""
@@ -41,21 +49,25 @@ class QualityModel:
 class SourceModel:
     """Score crops with a label source (`source`: its label_config.yaml; dataset and output keys have no effect)."""
 
-    def __init__(self, cfg: ScoresConfig, place: str, loader: NetworkLoader):
-        label = load_config(label_schema(), beside(cfg.source, place))
-        model = load_config(ModelConfig, beside(label.model.config, cfg.source))
-        self.source = build_source(label, model, loader)
-        self.remark = self.source.remark or None
-        self.reason = getattr(self.source, "reason", None)
-        weights = label.model.weight or model.features.weights
-        settings = label.source.settings
+    def __init__(self, cfg: ScoresConfig, place: str):
+        """Describe the source. `place`: the configuration file, beside which `cfg.source` is looked for too."""
+        self.label = load_config(label_schema(), beside(cfg.source, place))
+        self.model = load_config(ModelConfig, beside(self.label.model.config, cfg.source))
+        self.spec = source_spec(self.label, self.model)
+        self.reason = getattr(source_class(self.label.source.name), "reason", None)
+        settings = self.label.source.settings
         self.fingerprint: dict[str, Any] = {
-            "source": label.source.name,
+            "source": self.label.source.name,
             "params": settings.model_dump(mode="json") if settings is not None else None,
-            "seed": label.base.seed,
-            "network": model.model_dump(mode="json", exclude={"teacher"}),
-            "weights": sha256_file(weights) if weights else None,
+            "seed": self.label.base.seed,
+            "network": self.model.model_dump(mode="json", exclude={"teacher"}),
+            "weights": sha256_file(self.spec.weight) if self.spec.weight else None,
         }
+
+    def load(self, loader: NetworkLoader) -> None:
+        """Load the network and build the source over it."""
+        self.source = build_source(self.label, self.model, loader)
+        self.remarks = [self.source.network.remark, self.source.remark]
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return labels (B,), or embeddings (B, D) where labels need the whole population."""
@@ -71,7 +83,6 @@ class SourceModel:
         return self.source.finish(values, np.unique(folders, return_inverse=True)[1], names)
 
 
-def build_method(cfg: ScoresConfig, place: str, loader: NetworkLoader) -> QualityModel | SourceModel:
-    """Build a method that runs here."""
-    kind = QualityModel if cfg.weights is not None else SourceModel
-    return kind(cfg, place, loader)
+def describe_method(cfg: ScoresConfig, place: str, precision: str) -> QualityModel | SourceModel:
+    """Describe a method that runs here; its network is loaded later."""
+    return QualityModel(cfg, place, precision) if cfg.weights is not None else SourceModel(cfg, place)

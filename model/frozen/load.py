@@ -59,12 +59,6 @@ class NetworkLoader:
         return TorchNetwork(module, spec.contract, self.device, spec.precision, spec.folded)
 
     def _onnx(self, spec: NetworkSpec) -> OnnxNetwork:
-        if not Path(spec.weight).is_file():
-            raise WeightsError(f"{spec.weight}: no such weights file; check the path")
-        if spec.precision != "fp32":
-            raise ConfigError(
-                f"{spec.weight}: an ONNX file computes in fp32, not {spec.precision}; set base.precision=fp32"
-            )
         return OnnxNetwork(Path(spec.weight).read_bytes(), spec.weight, self.device, spec.contract)
 
 
@@ -74,9 +68,18 @@ def scorer_spec(model_cfg: ModelConfig | None, weight: str, precision: str = "fp
     An ONNX file holds network and contract and takes no `model_cfg`.
     """
     if model_cfg is None or is_onnx(weight):
-        return NetworkSpec(None, weight, None, quality=True, precision=precision)
+        return onnx_spec(weight, None, precision)
     contract, remark = checked_contract(model_cfg, weight)
     return NetworkSpec(model_cfg, weight, contract, True, folded=True, precision=precision, remark=remark or "")
+
+
+def onnx_spec(weight: str, contract: InputContract | None, precision: str = "fp32") -> NetworkSpec:
+    """Describe the network of an ONNX file; its contract, where the file does not carry one."""
+    if not Path(weight).is_file():
+        raise WeightsError(f"{weight}: no such weights file; check the path")
+    if precision != "fp32":
+        raise ConfigError(f"{weight}: an ONNX file computes in fp32, not {precision}; set base.precision=fp32")
+    return NetworkSpec(None, weight, contract)
 
 
 def checked_contract(model_cfg: ModelConfig, weight: str | Path) -> tuple[InputContract, str | None]:

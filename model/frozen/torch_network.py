@@ -83,10 +83,13 @@ class TorchNetwork(FrozenNetwork):
         """Turn uint8 crops into network input (B, 3, S, S) on the device."""
         return normalise(images_BHW3, self.contract, self.device)
 
-    def embed(self, x_BCHW: Tensor) -> Tensor:
-        """Map network input to embeddings (B, D) float32, gradients allowed."""
+    def embed(self, x_BCHW: Tensor, behind: nn.Module | None = None) -> Tensor:
+        """Map network input, or what a tail of the network (`behind`) takes, to embeddings (B, D) float32.
+
+        Gradients are allowed.
+        """
         with self.autocast():
-            return first_output(self.backbone(x_BCHW)).float()
+            return first_output((behind or self.backbone)(x_BCHW)).float()
 
     def blank(self, count: int) -> Tensor:
         """Return `count` grey inputs, for passes that only look at the network."""

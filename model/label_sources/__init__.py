@@ -8,13 +8,16 @@ from typing import Literal
 
 from pydantic import create_model, model_validator
 
-from model.frozen.load import NetworkLoader, NetworkSpec, checked_contract
+from model.frozen.load import NetworkLoader, NetworkSpec, checked_contract, onnx_spec
+from model.frozen.onnx_network import is_onnx
+from model.frozen.torch_network import TorchNetwork
 from model.label_sources.base import LabelSource, PopulationSource
 from utils.config.label import LabelConfig, SourceConfig
 from utils.config.sections import ModelConfig
 from utils.contract import InputContract
+from utils.errors import ConfigError
 
-__all__ = ["SOURCES", "LabelSource", "PopulationSource", "build_source", "label_schema", "source_class"]
+__all__ = ["SOURCES", "LabelSource", "PopulationSource", "build_source", "label_schema", "source_class", "source_spec"]
 
 SOURCES = {
     "ser_fiq": "model.label_sources.ser_fiq.SerFiq",
@@ -49,8 +52,11 @@ def label_schema() -> type[LabelConfig]:
 
 def build_source(cfg: LabelConfig, model: ModelConfig, loader: NetworkLoader) -> LabelSource:
     """Build the source `cfg.source.name` over the network of `model`, with weights loaded, on the device."""
-    source = source_class(cfg.source.name)
-    network = loader.load(source_spec(cfg, model))
+    source, network = source_class(cfg.source.name), loader.load(source_spec(cfg, model))
+    if source.looks_inside and not isinstance(network, TorchNetwork):
+        raise ConfigError(
+            f"source.name: {cfg.source.name} needs layers and gradients, an ONNX file has none; name other weights"
+        )
     return source(network, cfg.source.settings, cfg.base.seed, cfg.source.rows_per_pass)
 
 
@@ -60,6 +66,8 @@ def source_spec(cfg: LabelConfig, model: ModelConfig) -> NetworkSpec:
     if source.head is not None:
         model = model.model_copy(update={"head": source.head})
     weight = cfg.model.weight or model.features.weights
+    if weight is not None and is_onnx(weight):
+        return onnx_spec(weight, None)
     if weight is None:
         contract = InputContract.from_transform(model.transform)
         remark = "the network has random weights: for trials only"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.base import FrozenNetwork
 from utils.config.loading import StrictModel
 from utils.config.sections import ModuleSpec
 
@@ -24,12 +24,14 @@ class LabelSource:
     """Whether its network is a trained quality model, backbone and head, read from `model.weight`."""
     head: ClassVar[ModuleSpec | None] = None
     """The quality head its weights have; None: the one of the model configuration."""
+    looks_inside: ClassVar[bool] = False
+    """Whether it needs the network's layers or gradients, which only a network in torch has."""
     draws_on_device: ClassVar[bool] = False
     """Whether the network's device makes random numbers; the CPU's are others than a GPU's."""
     remark: str = ""
     """One sentence the user should read once, or nothing."""
 
-    def __init__(self, network: TorchNetwork, cfg: Any = None, seed: int = 0, rows: int = 32):
+    def __init__(self, network: FrozenNetwork, cfg: Any = None, seed: int = 0, rows: int = 32):
         """Take the network, the settings, the seed of every draw and the most images a pass with gradients may hold."""
         self.network, self.cfg, self.seed, self.rows = network, cfg, seed, rows
 
@@ -49,10 +51,10 @@ class PopulationSource(LabelSource):
     verbose: bool = True
     """Show a bar while comparing."""
 
-    @torch.no_grad()
     def embedding_dim(self) -> int:
         """Return D."""
-        return self.network.embed(self.network.blank(1)).shape[1]
+        size = self.network.contract.size_px
+        return self.network.embeddings(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[1]
 
     def embed(self, images_BHW3: Tensor) -> np.ndarray:
         """Return the embeddings (B, D) float32 of uint8 crops."""

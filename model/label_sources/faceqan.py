@@ -38,6 +38,8 @@ class FaceQan(LabelSource):
     """
 
     config = FaceQanConfig
+    looks_inside = True
+    network: TorchNetwork
     range = "[-1, 1], mostly above 0"
     draws_on_device = True
 
@@ -53,7 +55,7 @@ class FaceQan(LabelSource):
         for part in pieces(len(names), size):
             places = np.arange(len(names))[part]
             filled = np.pad(places, (0, size - len(places)), mode="edge")
-            score_G = self._score(images_BHW3[filled], [names[place] for place in filled])
+            score_G = self._score(images_BHW3[filled], [names[place] for place in filled.tolist()])
             parts.append(score_G[: len(places)])
         return torch.cat(parts).cpu().numpy()
 

@@ -31,6 +31,8 @@ class Grafiqs(LabelSource):
     """
 
     config = GrafiqsConfig
+    looks_inside = True
+    network: TorchNetwork
     range = "(-inf, 0]"
 
     def __init__(self, network: TorchNetwork, cfg: GrafiqsConfig, seed: int = 0, rows: int = 32):

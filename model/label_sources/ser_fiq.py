@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from model.frozen.cut import tail
 from model.frozen.torch_network import TorchNetwork, before
 from model.label_sources.base import LabelSource, named_generator, pieces
 from utils.config.loading import StrictModel
@@ -45,11 +46,14 @@ class SerFiqConfig(StrictModel):
 class SerFiq(LabelSource):
     """Embed an image T times with dropout; q = 2 / (1 + exp(d)), d the mean distance between two embeddings.
 
-    The batch is repeated T times where the first dropout sits, so that what comes before, the trunk, runs once.
-    Where that is impossible (a shortcut leads around the dropout) the whole network runs T times.
+    The batch is repeated T times where the first dropout sits, so that what comes before, the trunk, runs once: as
+    part of the network's answer, which other methods may share, or, where the network cannot be cut in two there, in
+    a pass of its own. Where a shortcut leads around the dropout the whole network runs T times.
     """
 
     config = SerFiqConfig
+    looks_inside = True
+    network: TorchNetwork
     range = "[0.38, 1]"
     draws_on_device = True
 
@@ -63,17 +67,23 @@ class SerFiq(LabelSource):
                 "labels are meaningful only as far as the network was trained with such dropout"
             )
         self.first = _execution_order(network, list(self.rates))[0]
-        self.runs_trunk_once = self._can_repeat_at_first()
+        self.behind = tail(network.backbone, self.first)
+        if self.behind is not None:
+            network.tap(self.first)
+        self.runs_trunk_once = self.behind is not None or self._can_repeat_at_first()
         self.images_per_pass = self._images_per_pass()
 
     @torch.no_grad()
     def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return 2 / (1 + exp(d)) for each image (B,)."""
-        parts = [self._score(images_BHW3[part], names[part]) for part in pieces(len(names), self.images_per_pass)]
+        inputs = images_BHW3 if self.behind is None else self.network(images_BHW3).taps[self.first]
+        parts = [self._score(inputs[part], names[part]) for part in pieces(len(names), self.images_per_pass)]
         return torch.cat(parts).cpu().numpy()
 
-    def _score(self, images_BHW3: Tensor, names: Sequence[str]) -> Tensor:
-        embedding_BTD = self._embed_dropped(self.network.prepare(images_BHW3), names, self.runs_trunk_once)
+    def _score(self, inputs: Tensor, names: Sequence[str]) -> Tensor:
+        """Score images given as crops, or as what the first dropout is given."""
+        x = self.network.prepare(inputs) if self.behind is None else inputs
+        embedding_BTD = self._embed_dropped(x, names, self.runs_trunk_once)
         unit_BTD = F.normalize(embedding_BTD.double(), dim=2)
         # |a - b|^2 = 2 - 2 cos for unit vectors; float64 keeps eight digits of the distance of near twins
         squared_BTT = 2 - 2 * unit_BTD @ unit_BTD.transpose(1, 2)
@@ -82,12 +92,12 @@ class SerFiq(LabelSource):
         mean_B = distance_BTT.triu(diagonal=1).sum(dim=(1, 2)) / pairs
         return 2 / (1 + mean_B.exp())
 
-    def _embed_dropped(self, x_BCHW: Tensor, names: Sequence[str], share_trunk: bool) -> Tensor:
+    def _embed_dropped(self, x: Tensor, names: Sequence[str], share_trunk: bool) -> Tensor:
         """Return T embeddings of each image (B, T, D), with the masks of its own generator."""
-        generators = [named_generator(self.seed, name, x_BCHW.device) for name in names]
+        generators = [named_generator(self.seed, name, x.device) for name in names]
         with before(self.network.backbone, {name: self._drop(name, generators) for name in self.rates}):
-            x = x_BCHW if share_trunk else x_BCHW.repeat_interleave(self.passes, dim=0)
-            return self.network.embed(x).unflatten(0, (len(names), self.passes))
+            x = x if share_trunk else x.repeat_interleave(self.passes, dim=0)
+            return self.network.embed(x, self.behind).unflatten(0, (len(names), self.passes))
 
     def _drop(self, name: str, generators: list[torch.Generator]) -> Callable:
         """Return the hook that drops out the input of module `name`, for each image with its own generator."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import DecodeConfig
+from utils.config.sections import DecodeConfig, Precision
 
 
 def _several(value: Any) -> Any:
@@ -26,6 +26,8 @@ class EvaluateBase(StrictModel):
     """Seed of the bootstrap and of drawn pairs."""
     device: str = "cuda:0"
     """cpu, cuda or cuda:N; only used when a network has to run."""
+    precision: Precision = "fp32"
+    """Number format of recognition and quality models; label sources compute in fp32."""
 
 
 class EvaluationSection(StrictModel):
@@ -108,6 +110,8 @@ class RecognitionConfig(StrictModel):
     """Channel order the model was trained with; AdaFace: BGR."""
     flip: Flag = False
     """1: add the embedding of the mirrored crop."""
+    precision: Precision | None = None
+    """Its number format; null: base.precision."""
 
     @property
     def runs(self) -> bool:
@@ -118,6 +122,8 @@ class RecognitionConfig(StrictModel):
     def _check(self) -> "RecognitionConfig":
         if self.weights is None and not self.embeddings:
             raise ValueError("expected embeddings, or weights with module")
+        if self.precision is not None and self.weights is None:
+            raise ValueError("precision goes with weights; remove it")
         onnx = self.weights is not None and self.weights.lower().endswith(".onnx")
         if self.weights is not None and not onnx and self.module is None:
             raise ValueError("module is needed with weights; name the backbone, e.g. model.iresnet.iresnet100")
@@ -135,6 +141,8 @@ class ScoresConfig(StrictModel):
     """Weights of a trained quality model; runs on every data set with images, and on perturbed crops."""
     config: UserPath | None = None
     """Its model_config.yaml."""
+    precision: Precision | None = None
+    """Its number format; null: base.precision."""
     source: UserPath | None = None
     """label_config.yaml of a label source, run here as a scorer."""
 
@@ -156,6 +164,8 @@ class ScoresConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> "ScoresConfig":
+        if self.precision is not None and self.weights is None:
+            raise ValueError("precision goes with weights; remove it")
         if (self.weights is None) != (self.config is None):
             raise ValueError("weights and config belong together; give both")
         if (self.weights is not None) + (self.source is not None) + bool(self.files) != 1:

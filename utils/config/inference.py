@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig
+from utils.config.sections import CropInputConfig, Precision
 
 
 class InferenceBase(StrictModel):
@@ -19,7 +19,7 @@ class InferenceBase(StrictModel):
     """Accepted; scoring draws no random number."""
     device: str = "cuda:0"
     """cpu, cuda or cuda:N."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Number format of the network; fp32 means full fp32, TF32 off."""
     strict: Flag = False
     """1: exit 3 when an image got no score."""

@@ -6,6 +6,9 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from utils.config.loading import Flag, StrictModel, UserPath
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Number format of a network that only answers; fp32 means full fp32, TF32 off."""
+
 
 class ModuleSpec(StrictModel):
     """Name a class or function and its keyword arguments."""

@@ -1,0 +1,74 @@
+"""One network, and one pass over a batch, for all methods that ask the same trunk with the same weights."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from model.frozen.base import FrozenNetwork
+from model.frozen.load import NetworkLoader, NetworkSpec
+from model.registry import BACKBONES, NOT_FELT_FROZEN, full_name
+from utils.config.sections import NetworkConfig
+from utils.files import sha256_file
+
+
+@dataclass(frozen=True)
+class SharedLoader(NetworkLoader):
+    """Load what several methods need; those that may share a network get the same one, and it remembers its answer.
+
+    Methods share a network when backbone, weights, preprocessing, precision and folding are the same. It has the
+    quality head and the dropout that one of them needs: neither changes the embedding.
+    """
+
+    specs: Sequence[NetworkSpec] = ()
+    """All that will be asked for."""
+    loaded: dict[str, FrozenNetwork] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Weights file -> SHA-256."""
+
+    def load(self, spec: NetworkSpec) -> FrozenNetwork:
+        """Return the network that answers what `spec` asks."""
+        if spec.weight is None:  # random weights: each network has its own
+            return super().load(spec)
+        own = self._identity(spec)
+        fullest = _fullest(spec, [one for one in self.specs if one.weight and self._identity(one) == own])
+        key = json.dumps(
+            [own, fullest.quality and fullest.model and fullest.model.head.model_dump(), _dropout(fullest)]
+        )
+        if key not in self.loaded:
+            self.loaded[key] = super().load(fullest)
+            self.loaded[key].remembers = True
+        return self.loaded[key]
+
+    def _identity(self, spec: NetworkSpec) -> str:
+        """Return what networks must have in common to be one."""
+        weight = spec.weight or ""
+        if weight not in self.hashes:
+            self.hashes[weight] = sha256_file(weight)
+        backbone = None if spec.model is None else _felt(spec.model.features)
+        contract = None if spec.contract is None else spec.contract.to_dict()
+        facts = [backbone, self.hashes[weight], contract, spec.precision, spec.folded]
+        return json.dumps(facts, sort_keys=True, default=repr)
+
+
+def _felt(features: NetworkConfig) -> tuple[str, dict[str, Any]]:
+    """Return a backbone's name and those of its parameters that a frozen network feels."""
+    name = full_name(BACKBONES, features.module)
+    if name is None:
+        return features.module, features.params
+    return name, {key: value for key, value in features.params.items() if key not in NOT_FELT_FROZEN}
+
+
+def _fullest(spec: NetworkSpec, alike: Sequence[NetworkSpec]) -> NetworkSpec:
+    """Return `spec` with the quality head and the dropout of the first of those alike that has one."""
+    headed = next((one for one in (spec, *alike) if one.quality), spec)
+    if headed.model is None:
+        return headed
+    features = headed.model.features
+    if rate := next((rate for one in (spec, *alike) if (rate := _dropout(one))), 0):
+        features = features.model_copy(update={"params": {**features.params, "dropout": rate}})
+    return replace(headed, model=headed.model.model_copy(update={"features": features}))
+
+
+def _dropout(spec: NetworkSpec) -> Any:
+    return None if spec.model is None else spec.model.features.params.get("dropout")
