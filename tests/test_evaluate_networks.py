@@ -20,6 +20,8 @@ from tests.helpers.evaluation import run_evaluate as run
 from tests.helpers.evaluation import write_population
 from tests.helpers.faces import spoil_landmarks
 from tests.helpers.inference import STUDENT, TINY
+from utils import cli
+from utils.allowed import NOTHING_MORE
 from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 
@@ -289,3 +291,35 @@ def test_methods_of_one_trunk_share_one_pass(tmp_path, monkeypatch):
     assert passes == {"shared": 1 + 1, "each": 5 + 1}  # the mirror image is a pass of its own
     for name in ("pauc.csv", "edc.csv", "correlation.csv"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+
+
+def test_precision_is_fp32_unless_it_is_asked_for(tmp_path, capsys):
+    write_population(tmp_path, identities=6, images=4)
+    torch.save(STUDENT.state_dict(), tmp_path / "student.pth")
+    model = {
+        "features": {"module": "model.compact.CompactNet", "weights": None, "params": TINY},
+        "head": {"module": "model.mlp.MLP", "params": {"hidden_dim": 16}},
+    }
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(model))
+    images = {"root": str(tmp_path / "images"), "landmarks": str(tmp_path / "landmarks.csv")}
+    config = {
+        "base": {"device": "cpu", "verbose": 0, "save_path": str(tmp_path / "out")},
+        "evaluation": {"fmr": 0.1, "bootstrap": 0},
+        "datasets": {"toy": {**images, "format": "identities", "non_mated": 60}},
+        "recognition": {"net": {"module": "CompactNet", "params": TINY, "weights": str(tmp_path / "student.pth")}},
+        "scores": {"q": {"weights": str(tmp_path / "student.pth"), "config": "model.yaml"}},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(config))
+    crops, found = torch.randint(0, 256, (6, 112, 112, 3), dtype=torch.uint8), {}
+    for overrides in ((), ("base.precision=bf16",), ("base.precision=bf16", "scores.q.precision=fp32")):
+        cfg = load_config(EvaluateConfig, tmp_path / "evaluate.yaml", overrides)
+        models = evaluate.build_models(cfg, cli.Command(str(tmp_path / "evaluate.yaml"), [], NOTHING_MORE))
+        measured = [one(crops, [""] * 6) for one in (models.methods["q"], models.recognisers["net"])]
+        found[overrides] = measured, [one.fingerprint["precision"] for one in (*models.methods.values(),)]
+    plain, half, mixed = found.values()
+    assert [one[1] for one in (plain, half, mixed)] == [["fp32"], ["bf16"], ["fp32"]]
+    assert 0 < np.abs(half[0][0] - plain[0][0]).max() < 0.1 and 0 < np.abs(half[0][1] - plain[0][1]).max() < 0.1
+    assert np.array_equal(mixed[0][0], plain[0][0]) and np.array_equal(mixed[0][1], half[0][1])
+    (tmp_path / "label.yaml").write_text("{}")
+    assert run(tmp_path, "scores.q={source: label.yaml, precision: bf16}") == 2
+    assert "scores.q: precision goes with weights" in capsys.readouterr().err
