@@ -12,6 +12,7 @@ import yaml
 
 from data.samples.crops import open_crops
 from data.samples.loader import crop_batches
+from jobs.methods import title
 from model.frozen.base import FrozenNetwork
 from model.frozen.load import checked_contract
 from model.frozen.onnx_network import OnnxNetwork
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     save_contract(contract, Path(cfg.base.save_path) / f"{weight.stem}.json", **facts)
     hashes = {name: sha256_file(Path(cfg.base.save_path) / name) for name in contents}
     parameters = sum(p.numel() for p in student.parameters())
-    export = Export(weight.stem, record, hashes, parameters, parity)
+    export = Export(weight.stem, record, title(run.method), hashes, parameters, parity)
     with atomic_write(Path(cfg.base.save_path) / "README.md", "w") as stream:
         stream.write(model_card(run, export, cfg.card.licence, cfg.card.notes))
     logger.info(f"exported to {cfg.base.save_path}: {', '.join(contents)}, README.md")

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from data.samples.sampler import Shard
 from data.samples.training import TrainingData
-from jobs.methods import METHODS
+from jobs.methods import METHODS, load_training
 from model.objectives.base import Objective
 from model.registry import NetworkBuilder
 from utils import cli, distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config import beside, is_default, load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import UNUSED, TrainConfig
+from utils.config.train import TrainConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError, DataError, UserError
 from utils.progress import progress
@@ -95,7 +95,7 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the configuration, check everything, train."""
     command = cli.parse_command(__doc__, argv)
-    cfg = load_config(TrainConfig, command.config, command.overrides)
+    cfg = load_training(command.config, command.overrides)
     model_cfg = load_config(ModelConfig, beside(cfg.model.config, command.config))
     device = pick_device(distributed.local_device(cfg.base.device))
     with distributed.process_group(device):
@@ -221,9 +221,11 @@ def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
         lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")
     if precision.name != "fp16" and cfg.grad_scaler.params:
         lines.append("grad_scaler.params: without effect; losses are scaled in fp16 only")
-    reasons = dict.fromkeys(UNUSED[cfg.base.method], f"base.method: {cfg.base.method}")
-    reasons["ema.decay" if cfg.ema.every == "validation" else "ema.ema_alpha"] = f"ema.every: {cfg.ema.every}"
-    lines += [f"{key}: without effect with {why}" for key, why in reasons.items() if not is_default(cfg, key)]
+    idle = "ema.decay" if cfg.ema.every == "validation" else "ema.ema_alpha"
+    if not is_default(cfg, idle):
+        lines.append(f"{idle}: without effect with ema.every: {cfg.ema.every}")
+    if cfg.dataloader.val.params.shuffle:
+        lines.append("dataloader.val.params.shuffle: without effect; every validation has the same order")
     return lines
 
 

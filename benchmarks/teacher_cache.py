@@ -24,12 +24,12 @@ import yaml
 import train_main
 from data.sources.folder import list_folder
 from data.tables.scores import write_scores_csv
+from jobs.methods import load_training
 from model.registry import NetworkBuilder
 from synthetic.population import Task, render_population
 from utils.config import load_config
 from utils.config.sections import ModelConfig, ModuleSpec
 from utils.config.synthetic import PopulationConfig
-from utils.config.train import TrainConfig
 from utils.training.optim import set_lr, set_train_mode
 from utils.training.precision import to_device
 
@@ -68,7 +68,7 @@ def write_inputs(folder: Path, options: argparse.Namespace, images: int) -> None
 
 def build(folder: Path, *overrides: str) -> train_main.Run:
     """Build a run as train_main.py does."""
-    cfg = load_config(TrainConfig, folder / "train.yaml", overrides)
+    cfg = load_training(folder / "train.yaml", overrides)
     run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
     set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     return run

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import Report, Timing, alternate, network_module, parser, timed
+from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.objectives.distillation import AIKDObjective
 from utils.config import load_config
@@ -114,7 +115,7 @@ def read_recipe(options: argparse.Namespace, *more: str) -> tuple[TrainConfig, M
     overrides = [f"base.device={options.device}", "base.allow_random_init=1", *more]
     if options.limit is not None:
         overrides.append(f"optimizer.group_2.limit={options.limit}")
-    cfg = load_config(TrainConfig, CONFIGS / "train_config.yaml", overrides)
+    cfg = load_training(CONFIGS / "train_config.yaml", overrides)
     model = [f"features.module={network_module(options.network)}", "features.weights=null"]
     return cfg, load_config(ModelConfig, CONFIGS / "model_config.yaml", model)
 

@@ -11,7 +11,7 @@ from data.samples.loader import BatchLoader, train_loader, validation_loader
 from data.samples.sampler import Shard
 from data.samples.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
 from data.samples.training import TrainingData, digest, index_remarks
-from utils.config.train import TrainConfig
+from utils.config.train_aikd import AIKDConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DistillationData(TrainingData):
     """The aligned crops of these images."""
 
 
-def distillation_data(cfg: TrainConfig, shard: Shard) -> DistillationData:
+def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
     """Join images, landmarks and labels for AI-KD and split them; raises DataError when nothing fits."""
     dataset_cfg, seed = cfg.dataset, cfg.base.seed
     index, coverage = build_index(dataset_cfg)
@@ -68,7 +68,7 @@ def distillation_data(cfg: TrainConfig, shard: Shard) -> DistillationData:
     )
 
 
-def _centre_lines(centres: CentreImages | None, cfg: TrainConfig) -> list[str]:
+def _centre_lines(centres: CentreImages | None, cfg: AIKDConfig) -> list[str]:
     if centres is None:
         return []
     return [

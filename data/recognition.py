@@ -20,7 +20,7 @@ from data.sources.recordio import open_records
 from data.tables.join import join
 from data.tables.names import Names
 from utils.config.sections import CropInputConfig
-from utils.config.train import DatasetConfig, TrainConfig
+from utils.config.train_recognition import RecognitionConfig, RecognitionDataset
 from utils.errors import DataError
 from utils.files import sha256_arrays
 
@@ -54,7 +54,7 @@ class _Images(NamedTuple):
     sha256: str
 
 
-def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = None) -> RecognitionData:
+def recognition_data(cfg: RecognitionConfig, shard: Shard, pairs: PairImages | None = None) -> RecognitionData:
     """Find the images of each identity; validate on pairs, or on a held-out share of the images.
 
     Identities of which an image occurs in the pairs are not trained on.
@@ -88,12 +88,12 @@ def recognition_data(cfg: TrainConfig, shard: Shard, pairs: PairImages | None = 
     )
 
 
-def _folders(cfg: DatasetConfig) -> _Images:
+def _folders(cfg: RecognitionDataset) -> _Images:
     index, coverage = build_identity_index(cfg)
     return _Images(index, [*coverage.lines(), *index_remarks(index, cfg)], digest(index))
 
 
-def _records(cfg: DatasetConfig) -> _Images:
+def _records(cfg: RecognitionDataset) -> _Images:
     if cfg.landms_location not in (None, TEMPLATE):
         raise DataError(f"{cfg.image_location}: records hold aligned crops; set dataset.landms_location: template")
     source = open_records(cfg.image_location)
@@ -102,7 +102,7 @@ def _records(cfg: DatasetConfig) -> _Images:
     return _Images(index, report, sha256_arrays(source.file.offsets, source.identities))
 
 
-def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex) -> FaceIndex:
+def _pair_index(cfg: RecognitionDataset, pairs: PairImages, index: FaceIndex) -> FaceIndex:
     """Return the images of the pairs, row by row as `pairs.names` lists them; identities where they are known."""
     if pairs.images is not None:
         source = MemorySource(str(cfg.val_pairs), pairs.names, pairs.images)
@@ -129,11 +129,11 @@ def _pair_index(cfg: DatasetConfig, pairs: PairImages, index: FaceIndex) -> Face
     return FaceIndex(index.source.take(rows), landmarks, identities=index.identities[rows])
 
 
-def _same_place(cfg: DatasetConfig) -> bool:
+def _same_place(cfg: RecognitionDataset) -> bool:
     return cfg.val_location is None or os.path.abspath(cfg.val_location) == os.path.abspath(cfg.image_location)
 
 
-def _input_config(cfg: DatasetConfig) -> CropInputConfig:
+def _input_config(cfg: RecognitionDataset) -> CropInputConfig:
     aligned = cfg.val_landms_location in (None, TEMPLATE)
     return CropInputConfig(
         loc=cfg.val_location,

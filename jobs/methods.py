@@ -1,7 +1,11 @@
-"""The training methods: what base.method may name. A method of your own is one line here, beside its two files."""
+"""The training methods: what base.method may name, and what belongs to each.
 
-from collections.abc import Callable
+A further method is one line of METHODS, beside a file with its objective and one with its configuration and data.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.distillation import distillation_data
@@ -13,6 +17,10 @@ from model.objectives.base import Objective
 from model.objectives.cosface import CosFaceObjective
 from model.objectives.cr_fiqa import CRFIQAObjective
 from model.objectives.distillation import AIKDObjective
+from utils.config import load_variant
+from utils.config.train import TrainConfig
+from utils.config.train_aikd import AIKDConfig
+from utils.config.train_recognition import CosFaceConfig, CRFIQAConfig, RecognitionConfig
 
 
 @dataclass(frozen=True)
@@ -21,20 +29,33 @@ class Method:
 
     title: str
     """Its name, for readers."""
+    config: type[TrainConfig]
+    """Its configuration."""
     data: Callable[[Any, Shard], TrainingData]
     """From the configuration to what one process reads."""
     objective: type[Objective]
     """Networks and loss terms."""
 
 
-def recognition_with_pairs(cfg: Any, shard: Shard) -> RecognitionData:
+def recognition_with_pairs(cfg: RecognitionConfig, shard: Shard) -> RecognitionData:
     """Return the data of a recognition method; the pairs, if any, are read here: data does not see evaluation."""
     pairs = read_verification(cfg.dataset.val_pairs) if cfg.dataset.val_pairs else None
     return recognition_data(cfg, shard, pairs)
 
 
 METHODS = {
-    "aikd": Method("AI-KD", distillation_data, AIKDObjective),
-    "cosface": Method("CosFace", recognition_with_pairs, CosFaceObjective),
-    "crfiqa": Method("CR-FIQA", recognition_with_pairs, CRFIQAObjective),
+    "aikd": Method("AI-KD", AIKDConfig, distillation_data, AIKDObjective),
+    "cosface": Method("CosFace", CosFaceConfig, recognition_with_pairs, CosFaceObjective),
+    "crfiqa": Method("CR-FIQA", CRFIQAConfig, recognition_with_pairs, CRFIQAObjective),
 }
+"""The first is what a configuration without base.method trains."""
+
+
+def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a training configuration: base.method says which keys there are; others are refused."""
+    return load_variant({name: method.config for name, method in METHODS.items()}, "base.method", path, overrides)
+
+
+def title(method: str) -> str:
+    """Return the name of a method for readers; that of one which is not here stays as it is."""
+    return METHODS[method].title if method in METHODS else method

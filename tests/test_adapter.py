@@ -7,12 +7,12 @@ from torch.nn import functional
 
 import train_main
 from data.samples.datasets import DistillationBatch
+from jobs.methods import load_training
 from model.compact import CompactNet
 from model.registry import NetworkBuilder
 from tests.helpers.training import TINY, same_bytes, tensors, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
 from utils.errors import ConfigError
 
 ADAPTER = "optimizer.group_3={params: adapter, lr: 0.05, momentum: 0.9}"
@@ -20,7 +20,7 @@ WIDE = {**TINY, "num_features": 12}
 
 
 def make_run(config, *overrides):
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
@@ -99,5 +99,5 @@ def test_methods_without_a_teacher_have_no_adapter(tmp_path):
     with pytest.raises(ConfigError, match="no part 'adapter'"):
         make_run(
             config, "base.method=cosface", "loss.recognition={module: model.margins.CosFaceHead}",
-            "optimizer.group_1={params: margin, lr: 0.1}", ADAPTER,
+            "optimizer.group_1={params: margin, lr: 0.1}", ADAPTER, "dataset.quality_location=null",
         )  # fmt: skip

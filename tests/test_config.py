@@ -3,16 +3,17 @@
 import pytest
 import yaml
 
+from jobs.methods import METHODS, load_training
 from model.label_sources import label_schema
 from tests.helpers.training import ROOT
-from utils.config import dump_config, load_config
+from utils.config import dump_config
 from utils.config.evaluate import EvaluateConfig, ScoresConfig
 from utils.config.export import ExportConfig
 from utils.config.inference import InferenceConfig
 from utils.config.loading import _models, validate
 from utils.config.prepare import PrepareConfig
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
+from utils.config.train_aikd import AIKDConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError, ContractError
 
@@ -33,11 +34,11 @@ def yaml_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["train_config", "cosface_config", "crfiqa_config"])
 def test_shipped_training_configurations_load(name):
-    assert load_config(TrainConfig, ROOT / f"configs/{name}.yaml").base.save_path.startswith("runs/")
+    assert load_training(ROOT / f"configs/{name}.yaml").base.save_path.startswith("runs/")
 
 
 def test_released_recipe_is_the_shipped_one():
-    cfg = load_config(TrainConfig, ROOT / "configs/train_config.yaml")
+    cfg = load_training(ROOT / "configs/train_config.yaml")
     assert (cfg.base.epochs, cfg.base.seed, cfg.base.validate_every) == (1, 42069, 0.1)
     assert (cfg.base.pretrain, cfg.base.warmup, cfg.base.amp) == (0.3, 0.5, True)
     assert cfg.dataloader.train.params.batch_size == 64 and cfg.dataloader.train.params.num_workers == 10
@@ -63,6 +64,8 @@ def test_released_recipe_is_the_shipped_one():
         ("dataset.val_percent=1.5", "dataset.val_percent: input should be less than 1"),
         ("dataset.quality_location=null", "dataset.quality_location is needed by method aikd"),
         ("optimizer.group_1=null", "optimizer has no group_1"),
+        ("optimizer.group_1.params=feature_extractor", "optimizer: no group trains quality_head; add one with params"),
+        ("optimizer.group_1.params=margin", "optimizer.group_1.params: method aikd has no part 'margin'; known: qual"),
         ("scheduler.module=torch.optim.lr_scheduler.StepLR", "scheduler.module: input should be"),
         ("scheduler.milestones=[1]", "scheduler: milestones and gamma need module: torch.optim.lr_scheduler.Mul"),
         ("scheduler.gamma=0.5", "scheduler: milestones and gamma need module: torch.optim.lr_scheduler.Mul"),
@@ -71,8 +74,94 @@ def test_released_recipe_is_the_shipped_one():
 )
 def test_mistakes_are_named(yaml_file, override, sentence):
     with pytest.raises(ConfigError) as error:
-        load_config(TrainConfig, yaml_file, [override])
+        load_training(yaml_file, [override])
     assert str(error.value).startswith(f"{yaml_file}: {sentence}")
+
+
+MARGIN = {"module": "model.margins.CosFaceHead", "params": {}}
+RECOGNITION = {
+    "base": {"save_path": "out"},
+    "dataset": {"image_location": "i"},
+    "model": {"config": "m.yaml"},
+    "optimizer": {
+        f"group_{i}": {"params": params, "lr": 0.1} for i, params in enumerate(("margin", "quality_head"), start=1)
+    },
+    "loss": {"recognition": MARGIN},
+}
+
+
+@pytest.fixture
+def recognition_file(tmp_path):
+    def written(method):
+        values = {**RECOGNITION, "base": {**RECOGNITION["base"], "method": method}}
+        if method == "cosface":
+            values["optimizer"] = {"group_1": RECOGNITION["optimizer"]["group_1"]}
+        (tmp_path / f"{method}.yaml").write_text(yaml.safe_dump(values))
+        return tmp_path / f"{method}.yaml"
+
+    return written
+
+
+FOREIGN = {
+    "aikd": {
+        "dataset.format=recordio": "cosface and crfiqa; known here: cache, exif, ",
+        "dataset.flip=1": "cosface and crfiqa; known here: ",
+        "dataset.val_pairs=pairs.txt": "cosface and crfiqa; did you mean 'val_percent'?",
+        "dataset.val_location=x": "cosface and crfiqa",
+        "dataset.val_landms_location=y": "cosface and crfiqa; did you mean 'landms_location'?",
+        "loss.recognition={module: model.margins.CosFaceHead}": "cosface and crfiqa",
+        "loss.ratio=released": "crfiqa",
+    },
+    "cosface": {
+        "base.select_on=aligned": "aikd",
+        "dataset.quality_location=q.csv": "aikd",
+        "dataset.misalign=0": "aikd",
+        "dataset.perturbation.radius_px=5": "aikd",
+        "dataset.label_scaling=rank": "aikd",
+        "dataset.higher_is_better=0": "aikd",
+        "loss.consistency={module: torch.nn.L1Loss}": "aikd",
+        "loss.quality={module: torch.nn.L1Loss}": "aikd and crfiqa",
+        "loss.ratio=released": "crfiqa",
+        "loss.refinement={}": "aikd",
+        "model.teacher_cache=folder": "aikd",
+    },
+    "crfiqa": {
+        "base.select_on=misaligned": "aikd",
+        "dataset.perturbation.unit=template": "aikd",
+        "dataset.perturbation={radius: 3}": "aikd",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "override"), [(method, override) for method, keys in FOREIGN.items() for override in keys]
+)
+def test_keys_of_another_method_are_refused(yaml_file, recognition_file, method, override):
+    path = yaml_file if method == "aikd" else recognition_file(method)
+    assert load_training(path).base.method == method
+    with pytest.raises(ConfigError) as error:
+        load_training(path, [override])
+    key = override.partition("=")[0]
+    shown = key if key.count(".") == 1 else key.rpartition(".")[0]
+    wanted = f"{path}: unknown key '{shown}' with base.method: {method}, it belongs to {FOREIGN[method][override]}"
+    assert str(error.value).startswith(wanted)
+    assert "; did you mean '" in str(error.value) or "; known here: " in str(error.value)
+
+
+def test_several_foreign_keys_are_counted(yaml_file):
+    with pytest.raises(ConfigError, match=r"unknown key 'dataset\.flip' .* \(and 2 more\)$"):
+        load_training(yaml_file, ["dataset.flip=1", "dataset.val_pairs=x", "loss.ratio=released"])
+
+
+def test_foreign_keys_without_a_value_of_their_own_are_left_out(yaml_file, recognition_file):
+    idle = ["dataset.flip=0", "dataset.format=folders", "dataset.val_pairs=null", "loss.recognition=null"]
+    assert load_training(yaml_file, idle) == load_training(yaml_file)
+    path = recognition_file("cosface")
+    idle = [
+        "dataset.perturbation={radius_px: 3}", "dataset.quality_location=null", "loss.refinement=null",
+        "loss.quality={module: torch.nn.SmoothL1Loss, params: {beta: 0.5}}", "base.select_on=mean",
+    ]  # fmt: skip
+    assert load_training(path, idle) == load_training(path)
 
 
 @pytest.mark.parametrize(
@@ -88,18 +177,18 @@ def test_broken_files_are_named(tmp_path, text, sentence):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"x\.yaml") as error:
-        load_config(TrainConfig, path)
+        load_training(path)
     assert sentence in str(error.value)
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml: no such configuration file"):
-        load_config(TrainConfig, tmp_path / "none.yaml")
+        load_training(tmp_path / "none.yaml")
 
 
 def test_overrides_reach_deep_and_parse_yaml(yaml_file):
-    cfg = load_config(
-        TrainConfig, yaml_file, ["dataset.perturbation.radius_px=1e0", "optimizer.group_1.lr=1e-3", "base.resume=auto"]
+    cfg = load_training(
+        yaml_file, ["dataset.perturbation.radius_px=1e0", "optimizer.group_1.lr=1e-3", "base.resume=auto"]
     )
     assert cfg.dataset.perturbation.radius_px == 1.0
     assert cfg.optimizer.group_1.lr == 0.001
@@ -110,7 +199,7 @@ def test_overrides_reach_deep_and_parse_yaml(yaml_file):
 @pytest.mark.parametrize("override", ["base.seed", "=3", "base..seed=3", "base.seed.x=1"])
 def test_malformed_overrides_are_named(yaml_file, override):
     with pytest.raises(ConfigError, match="override"):
-        load_config(TrainConfig, yaml_file, [override])
+        load_training(yaml_file, [override])
 
 
 def transform(*steps):
@@ -155,11 +244,15 @@ def test_another_contract_is_refused():
 
 
 PATHS_BY_NAME = {"files", "embeddings", "second_landmarks"}
-NO_PATHS = {"device", "project", "module", "key_root", "before", "tap", "licence", "notes"}
+NO_PATHS = {"device", "project", "module", "method", "params", "key_root", "before", "tap", "licence", "notes"}
 
 
 @pytest.mark.parametrize(
-    "schema", [TrainConfig, ModelConfig, InferenceConfig, label_schema(), EvaluateConfig, ExportConfig, PrepareConfig]
+    "schema",
+    [
+        *(method.config for method in METHODS.values()),
+        *(ModelConfig, InferenceConfig, label_schema(), EvaluateConfig, ExportConfig, PrepareConfig),
+    ],
 )
 def test_every_path_knows_the_home_folder(schema):
     """A key that holds text is a path, or is listed as none."""
@@ -178,7 +271,7 @@ def test_the_home_folder_is_filled_in(tmp_path, monkeypatch):
         "base": {"save_path": "~/runs/x"},
         "dataset": {"image_location": "~", "quality_location": "a~b", "landms_location": "template", "key_root": "~/k"},
     }
-    cfg = validate(TrainConfig, values, "here")
+    cfg = validate(AIKDConfig, values, "here")
     assert cfg.base.save_path == f"{tmp_path}/runs/x" and cfg.dataset.image_location == str(tmp_path)
     assert (cfg.dataset.quality_location, cfg.dataset.landms_location) == ("a~b", "template")
     assert cfg.dataset.key_root == "~/k"  # begins names in a file

@@ -11,24 +11,23 @@ import train_main
 from data.recognition import recognition_data
 from data.samples.sampler import Shard
 from evaluation.measure.verification import read_verification
-from jobs.methods import recognition_with_pairs
+from jobs.methods import load_training, recognition_with_pairs
 from model.registry import NetworkBuilder
 from tests.helpers.recognition import TINY, write_face_records, write_identities, write_run
 from tests.helpers.training import same_bytes, tensors
 from utils.config import load_config
 from utils.config.sections import ModelConfig, NetworkConfig
-from utils.config.train import TrainConfig
 from utils.errors import ConfigError, DataError
 from utils.training.run_log import read_metrics
 
 
 def make_run(config, *overrides):
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
 def make_data(config, *overrides):
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     return recognition_with_pairs(cfg, Shard())
 
 
@@ -230,5 +229,5 @@ def test_verification_reads_every_kind_and_leaves_missing_images_out(tmp_path):
 
 def test_data_reads_no_pairs_by_itself(tmp_path):
     write_identities(tmp_path / "faces", identities=3)
-    cfg = load_config(TrainConfig, write_run(tmp_path, "cosface"), ())
+    cfg = load_training(write_run(tmp_path, "cosface"), ())
     assert recognition_data(cfg, Shard()).judge is None

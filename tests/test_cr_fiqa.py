@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train_main
+from jobs.methods import load_training
 from model.objectives.cr_fiqa import Certainty, certainty
 from model.registry import NetworkBuilder
 from tests.helpers.processes import Child, kill_after
@@ -14,12 +15,11 @@ from tests.helpers.recognition import TINY, write_identities, write_run
 from tests.helpers.training import ROOT, same_bytes, tensors
 from utils.config import load_config
 from utils.config.sections import ModelConfig, NetworkConfig
-from utils.config.train import TrainConfig
 from utils.training.run_log import read_metrics
 
 
 def make_run(config, *overrides):
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
@@ -201,7 +201,7 @@ def test_shipped_configurations_name_the_published_networks(name, depth):
 
 
 def test_shipped_recipe_is_the_published_one():
-    cfg = load_config(TrainConfig, ROOT / "configs/crfiqa_config.yaml")
+    cfg = load_training(ROOT / "configs/crfiqa_config.yaml")
     assert (cfg.base.epochs, cfg.scheduler.milestones, cfg.scheduler.gamma) == (34, [20, 28, 32], 0.1)
     assert cfg.dataloader.train.params.batch_size == 512 and cfg.dataset.flip and cfg.loss.ratio == "paper"
     for group in cfg.optimizer.groups.values():

@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_main
 from data.samples.datasets import DistillationBatch
+from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP
 from tests.helpers.training import TINY, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
 from utils.training.run_log import read_metrics
 
 STEPS, BATCH, LIMIT = 5, 4, 9
@@ -75,7 +75,7 @@ class DrawnBatches:
 def make_run(folder, *overrides):
     config = write_setup(folder, 12)
     overrides = ("base.epochs=1", "base.validate_every=1", *overrides)
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
     run.objective.student.load_state_dict(drawn_state(run.objective.student, 0))
     run.objective.teacher.backbone.load_state_dict(drawn_state(run.objective.teacher.backbone, 1))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import train_main
+from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.frozen.torch_network import TorchNetwork
 from model.iresnet import iresnet18
@@ -12,7 +13,6 @@ from model.mlp import MLP
 from tests.helpers.training import write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
 from utils.contract import InputContract
 from utils.rank_correlation import spearman
 from utils.training.precision import to_device
@@ -23,7 +23,7 @@ CUDA = torch.device("cuda", 0)
 
 
 def make_run(folder, device, *overrides):
-    cfg = load_config(TrainConfig, write_setup(folder), (f"base.device={device}", *overrides))
+    cfg = load_training(write_setup(folder), (f"base.device={device}", *overrides))
     return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device(device))
 
 

@@ -5,10 +5,10 @@ import torch
 import yaml
 
 import train_main
+from jobs.methods import load_training
 from tests.helpers.training import ROOT, tensors, write_faces
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
 
 
 def cancelled_biases(network) -> set[str]:
@@ -33,8 +33,7 @@ def run(tmp_path_factory):
     model = yaml.safe_load((ROOT / "configs/model_config.yaml").read_text())
     model["features"]["weights"] = None
     (folder / "model_config.yaml").write_text(yaml.safe_dump(model))
-    cfg = load_config(
-        TrainConfig,
+    cfg = load_training(
         ROOT / "configs/train_config.yaml",
         [
             f"base.save_path={folder / 'run'}",

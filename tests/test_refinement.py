@@ -16,7 +16,7 @@ from data.tables.names import Names
 from model.frozen.preprocess import normalise
 from model.objectives.refinement import CentreSums, LabelRefinement
 from tests.helpers.training import observed_run, same_bytes, tensors, write_setup
-from utils.config.train import RefinementConfig
+from utils.config.train_aikd import RefinementConfig
 from utils.errors import ConfigError, DataError
 from utils.training.run_log import read_metrics
 
@@ -178,8 +178,9 @@ def test_mistakes_are_one_sentence(setup, tmp_path):
     for override, sentence in cases.items():
         with pytest.raises((ConfigError, DataError), match=sentence):
             make_run(config, override, out)
-    with pytest.raises(ConfigError, match="has no labels to refine"):
-        make_run(config, "base.method=cosface", "loss.recognition={module: CosFaceHead}", "loss.refinement={}")
+    recognition = ("base.method=cosface", "loss.recognition={module: CosFaceHead}", "dataset.quality_location=null")
+    with pytest.raises(ConfigError, match=r"unknown key 'loss\.refinement' with base\.method: cosface, .* aikd"):
+        make_run(config, *recognition, "loss.refinement={}")
     rows = list(csv.reader((folder / "labels.csv").open()))
     with open(tmp_path / "raw.csv", "w", newline="") as stream:
         csv.writer(stream).writerows((name, 3 * float(label)) for name, label in rows)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import train_main
+from jobs.methods import load_training
 from tests.helpers.processes import forkserver
 from tests.helpers.training import run_script, same_bytes, tensors, write_setup
 from utils.errors import ConfigError
@@ -77,6 +78,10 @@ def test_kill_at_any_moment_and_resume(setup, tmp_path, moment):
     again.join()
     assert again.exitcode == 0
     assert_same_run(out, folder / "whole")
+    left = {path.name for path in out.iterdir()}
+    temporary = {name for name in left if name.endswith(".tmp")}
+    assert len(temporary) <= 1  # of the killed write; under its own name no file is ever half written
+    assert left - temporary == {path.name for path in (folder / "whole").iterdir()}
 
 
 def test_worker_count_changes_nothing(setup, tmp_path):
@@ -293,7 +298,6 @@ def test_a_broken_resume_file_is_named(tmp_path):
 def _configs(config, *overrides):
     from utils.config import load_config
     from utils.config.sections import ModelConfig
-    from utils.config.train import TrainConfig
 
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     return cfg, load_config(ModelConfig, cfg.model.config)

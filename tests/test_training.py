@@ -10,6 +10,7 @@ import yaml
 
 import train_main
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
+from jobs.methods import load_training
 from model.compact import CompactNet
 from model.registry import NetworkBuilder
 from tests.helpers import processes
@@ -18,13 +19,12 @@ from tests.helpers.recognition import write_run
 from tests.helpers.training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
 from utils.errors import ConfigError, DataError, UserError
 from utils.training.run_log import read_metrics
 
 
 def make_run(config, *overrides):
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
@@ -354,32 +354,10 @@ def test_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
     assert (home / "runs/x/aikd-last.pth").is_file() and not (tmp_path / "~").exists()
 
 
-MARGIN = "{module: model.margins.CosFaceHead}"
-
-
-@pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        ("aikd", ["dataset.format=recordio", "dataset.flip=1", "dataset.val_pairs=pairs.txt", "dataset.val_location=x",
-                  "dataset.val_landms_location=y", f"loss.recognition={MARGIN}", "loss.ratio=released"]),
-        ("cosface", ["base.select_on=aligned", "dataset.quality_location=q.csv", "dataset.misalign=0",
-                     "dataset.perturbation.radius_px=5", "dataset.label_scaling=rank", "dataset.higher_is_better=0",
-                     "loss.consistency={module: torch.nn.L1Loss}", "loss.quality={module: torch.nn.L1Loss}",
-                     "loss.ratio=released"]),
-        ("crfiqa", ["base.select_on=misaligned", "dataset.misalign=0", "dataset.perturbation.unit=template"]),
-    ],
-)  # fmt: skip
-def test_settings_without_effect_are_said_one_line_each(tmp_path, method, settings):
-    base = [f"base.method={method}", "grad_scaler.params={}"]
-    if method != "aikd":
-        base += [f"loss.recognition={MARGIN}", "dataset.quality_location=null"]
-    config = write_setup(tmp_path)
-    precision = make_run(config).precision
-    assert train_main.ignored(load_config(TrainConfig, config, base), precision) == []
-    lines = train_main.ignored(load_config(TrainConfig, config, base + settings), precision)
-    for line, setting in zip(lines, settings, strict=True):
-        key, _, rest = line.partition(": ")
-        assert setting.startswith(key) and rest == f"without effect with base.method: {method}"
+def test_the_order_of_validation_cannot_be_chosen(tmp_path):
+    run = make_run(write_setup(tmp_path, count=20), "dataloader.val.params.shuffle=1", "grad_scaler.params={}")
+    said = ["dataloader.val.params.shuffle: without effect; every validation has the same order"]
+    assert train_main.ignored(run.cfg, run.precision) == said
 
 
 @pytest.mark.parametrize(("every", "unused"), [("step", "ema_alpha"), ("validation", "decay")])

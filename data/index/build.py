@@ -18,7 +18,7 @@ from data.tables.join import join
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from data.tables.scores import read_scores
-from utils.config.train import DatasetConfig
+from utils.config.train import DatasetConfig, ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_file
 from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
@@ -73,7 +73,7 @@ def build_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
     return _complete(cfg, *_cached(cfg, identities=False))
 
 
-def build_identity_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
+def build_identity_index(cfg: ImagesConfig) -> tuple[FaceIndex, Coverage]:
     """Join images, landmarks if there are any, and identities: the class is the parent folder.
 
     Classes are numbered from 0 in the order of their folders' names; quality labels are not read.
@@ -81,13 +81,13 @@ def build_identity_index(cfg: DatasetConfig) -> tuple[FaceIndex, Coverage]:
     return _complete(cfg, *_cached(cfg, identities=True))
 
 
-def _complete(cfg: DatasetConfig, index: FaceIndex, coverage: Coverage) -> tuple[FaceIndex, Coverage]:
+def _complete(cfg: ImagesConfig, index: FaceIndex, coverage: Coverage) -> tuple[FaceIndex, Coverage]:
     if cfg.on_missing == "error":
         coverage.require_complete()
     return index, coverage
 
 
-def _cached(cfg: DatasetConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
+def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     root = os.path.abspath(cfg.image_location)
     files = [path for path in (_landmark_file(cfg), None if identities else cfg.quality_location) if path]
     for path in files:
@@ -142,7 +142,7 @@ def _settled(path: str) -> bool:
     return status.st_size <= _SMALL_BYTES or status.st_mtime_ns + _TICK_NS < time.time_ns()
 
 
-def _landmark_file(cfg: DatasetConfig) -> str | None:
+def _landmark_file(cfg: ImagesConfig) -> str | None:
     return None if cfg.landms_location in (None, TEMPLATE) else cfg.landms_location
 
 
@@ -174,7 +174,7 @@ def _open_index(root: str, folder: str) -> FaceIndex:
         raise DataError(f"{folder}: the stored index is gone while it is in use; start again") from None
 
 
-def _build(cfg: DatasetConfig, source: ImageSource, identities: bool) -> tuple[FaceIndex, Coverage]:
+def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[FaceIndex, Coverage]:
     place, names = source.location, source.names
     if not len(source):
         raise DataError(
@@ -183,7 +183,7 @@ def _build(cfg: DatasetConfig, source: ImageSource, identities: bool) -> tuple[F
     facts: dict[str, Any] = {"root": place, "images": len(source), "other_files": source.other_files}
     keep = np.ones(len(source), bool)
     labels = landmarks = None
-    if cfg.quality_location and not identities:
+    if not identities and cfg.quality_location:
         labels, facts["labels"] = _joined(cfg, names, cfg.quality_location, "quality label")
         keep &= np.isfinite(labels)
     if path := _landmark_file(cfg):
@@ -213,7 +213,7 @@ def _build(cfg: DatasetConfig, source: ImageSource, identities: bool) -> tuple[F
     return FaceIndex(source, landmarks, labels, classes_of, classes), coverage
 
 
-def _joined(cfg: DatasetConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
+def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
     keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it

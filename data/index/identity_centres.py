@@ -7,7 +7,7 @@ import numpy as np
 from data.index.build import FaceIndex
 from data.index.identities import folder_identities
 from data.index.split import Split
-from utils.config.train import RefinementConfig
+from utils.config.train_aikd import RefinementConfig
 from utils.errors import DataError
 
 

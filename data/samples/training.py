@@ -7,7 +7,7 @@ from typing import Any
 from data.index.build import FaceIndex
 from data.index.landmark_check import require_faces
 from data.samples.loader import BatchLoader
-from utils.config.train import DatasetConfig
+from utils.config.train import ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_arrays
 
@@ -49,7 +49,7 @@ class TrainingData:
         return iter(self.validation or ())
 
 
-def index_remarks(index: FaceIndex, cfg: DatasetConfig) -> list[str]:
+def index_remarks(index: FaceIndex, cfg: ImagesConfig) -> list[str]:
     """Return a line on landmarks unlike faces, if there are many; DataError where their order or unit is wrong."""
     return [] if index.landmarks is None else require_faces(cfg.landms_location, index.landmarks)
 

@@ -14,9 +14,9 @@ from model.frozen.preprocess import normalise
 from model.objectives.base import Objective
 from model.registry import NetworkBuilder, build_margin
 from utils.config.sections import ModelConfig
-from utils.config.train import LossConfig, OptimizerConfig, TrainConfig
+from utils.config.train_recognition import CosFaceConfig, MarginLoss
 from utils.contract import InputContract
-from utils.errors import ConfigError, DataError
+from utils.errors import DataError
 
 Judge = Callable[[Mapping[str, Tensor]], dict[str, float]]
 """Turns the embeddings (`embedding`, `row`) of the validation pairs' images into metrics, `accuracy` among them."""
@@ -35,7 +35,7 @@ class CosFaceObjective(Objective):
     terms = RecognitionTerms
     weights: tuple[float, ...] = (1.0,)
 
-    def __init__(self, student: nn.Module, loss: LossConfig, contract: InputContract):
+    def __init__(self, student: nn.Module, loss: MarginLoss, contract: InputContract):
         """Take the backbone to train; `attach` adds the margin head."""
         super().__init__(student, loss, contract)
         self.margin_spec = loss.recognition
@@ -43,10 +43,9 @@ class CosFaceObjective(Objective):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
+        cls, cfg: CosFaceConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "CosFaceObjective":
         """Build the backbone."""
-        require_margin_group(cfg.optimizer)
         student = builder.pretrained(model_cfg.features)
         return cls(student, cfg.loss, contract)
 
@@ -104,9 +103,3 @@ class CosFaceObjective(Objective):
         metrics = {name: values[name].double().mean().item() for name in self.terms._fields}
         total = sum(weight * metrics[name] for weight, name in zip(self.weights, self.terms._fields, strict=True))
         return {**metrics, "selection": total}
-
-
-def require_margin_group(optimizer: OptimizerConfig) -> None:
-    """Refuse a recognition recipe that leaves the class centres untrained."""
-    if "margin" not in {group.params for group in optimizer.groups.values()}:
-        raise ConfigError("optimizer: no group trains the margin head; add one with params: margin")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
 from model.frozen.preprocess import normalise
-from model.objectives.cosface import CosFaceObjective, require_margin_group
+from model.objectives.cosface import CosFaceObjective
 from model.objectives.losses import build_loss
 from model.registry import NetworkBuilder
 from utils.config.sections import ModelConfig
-from utils.config.train import LossConfig, TrainConfig
+from utils.config.train_recognition import CertaintyLoss, CRFIQAConfig
 from utils.contract import InputContract
 from utils.rank_correlation import spearman
 
@@ -71,7 +71,7 @@ class CRFIQAObjective(CosFaceObjective):
     terms = CRFIQATerms
     weights = (1.0, 10.0)
 
-    def __init__(self, student: WrapperModel, loss: LossConfig, contract: InputContract):
+    def __init__(self, student: WrapperModel, loss: CertaintyLoss, contract: InputContract):
         super().__init__(student, loss, contract)
         self.ratio: Ratio = loss.ratio
         self.quality_loss = build_loss(loss.quality)
@@ -79,10 +79,9 @@ class CRFIQAObjective(CosFaceObjective):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
+        cls, cfg: CRFIQAConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "CRFIQAObjective":
         """Build backbone and quality head."""
-        require_margin_group(cfg.optimizer)
         return cls(builder.student(model_cfg), cfg.loss, contract)
 
     @property

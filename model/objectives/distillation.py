@@ -20,7 +20,8 @@ from model.objectives.refinement import CentreSums, LabelRefinement
 from model.registry import NetworkBuilder
 from utils import distributed
 from utils.config.sections import ModelConfig
-from utils.config.train import LossConfig, OptimizerConfig, TrainConfig
+from utils.config.train import OptimizerConfig
+from utils.config.train_aikd import AIKDConfig, AIKDLoss
 from utils.contract import InputContract
 from utils.errors import ConfigError
 from utils.progress import progress
@@ -45,7 +46,7 @@ class AIKDObjective(Objective):
     terms = DistillationTerms
     weights = (1.0, 1.0)
 
-    def __init__(self, student: WrapperModel, teacher: FrozenTeacher, loss: LossConfig, contract: InputContract):
+    def __init__(self, student: WrapperModel, teacher: FrozenTeacher, loss: AIKDLoss, contract: InputContract):
         super().__init__(student, loss, contract)
         self.teacher = teacher
         self.quality_loss = build_loss(loss.quality)
@@ -65,7 +66,7 @@ class AIKDObjective(Objective):
 
     @classmethod
     def from_config(
-        cls, cfg: TrainConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
+        cls, cfg: AIKDConfig, model_cfg: ModelConfig, builder: NetworkBuilder, contract: InputContract
     ) -> "AIKDObjective":
         """Build student and teacher; without a network of its own the teacher is a copy of the student's backbone."""
         student = builder.student(model_cfg)

@@ -12,7 +12,6 @@ from utils.contract import sidecar
 from utils.errors import ConfigError
 
 UNKNOWN = "not recorded"
-METHODS = {"aikd": "AI-KD", "crfiqa": "CR-FIQA", "cosface": "CosFace"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,11 @@ class RunRecord:
         """Return the training method, aikd where nothing says otherwise."""
         return self.facts.get("method") or (self.settings.get("base") or {}).get("method") or "aikd"
 
+    @property
+    def distilled(self) -> bool:
+        """Tell whether it learned from labels and a teacher; who learns from identities records their number."""
+        return "identities" not in self.facts
+
 
 @dataclass(frozen=True)
 class Export:
@@ -48,6 +52,8 @@ class Export:
     """Stem of the file names."""
     record: Mapping[str, Any]
     """The metadata of the files."""
+    method: str
+    """Name of the training method, for readers."""
     files: Mapping[str, str]
     """File name -> SHA-256."""
     parameters: int
@@ -58,9 +64,8 @@ class Export:
 
 def model_card(run: RunRecord, export: Export, licence: str | None, notes: str | None) -> str:
     """Return README.md of the exported folder."""
-    method = METHODS.get(run.method, run.method)
     sections = [
-        f"# {export.name}: face image quality by {method}",
+        f"# {export.name}: face image quality by {export.method}",
         f"One forward pass on an aligned {export.record['contract']['size_px']} px face crop gives a quality, higher = "
         "better, unbounded, and an embedding. Qualities of different models cannot be compared by value.",
         "## Files\n\n" + _table(("file", "SHA-256"), [(f"`{name}`", f"`{sha}`") for name, sha in export.files.items()])
@@ -136,7 +141,7 @@ def _recipe(run: RunRecord, export: Export) -> list[tuple[str, Any]]:
     base, model = settings["base"], settings.get("model_config") or {}
     trained_from, teacher = model.get("features") or {}, model.get("teacher")
     rows.append(("starts from", _file_name(trained_from.get("weights")) or "random weights"))
-    if run.method == "aikd":
+    if run.distilled:
         taught = teacher or trained_from
         rows.append(("teacher", f"{taught.get('module')}, {_file_name(taught.get('weights')) or 'random weights'}"))
         noise = settings["dataset"]["perturbation"] if settings["dataset"]["misalign"] else {"none": ""}
@@ -147,7 +152,7 @@ def _recipe(run: RunRecord, export: Export) -> list[tuple[str, Any]]:
         ("images per step", settings["dataloader"]["train"]["params"]["batch_size"]),
         ("optimiser", settings["optimizer"]["module"]),
         *((name, group) for name, group in settings["optimizer"].items() if name.startswith("group_") and group),
-        ("quality loss", settings["loss"]["quality"]),
+        ("quality loss", settings["loss"].get("quality")),
         *([("refined labels", refined)] if (refined := settings["loss"].get("refinement")) else []),
         ("BatchNorm", f"optimizer.freeze_bn {settings['optimizer']['freeze_bn']}"),
         ("average", settings["ema"]),
@@ -164,7 +169,7 @@ def _data(run: RunRecord) -> list[tuple[str, Any]]:
         ("identities", run.facts.get("identities")),
         ("index SHA-256 (names, landmarks, labels)", run.facts.get("index_sha256")),
     ]
-    if run.method == "aikd":
+    if run.distilled:
         source = labels.get("source") or {}
         rows += [
             ("label file", _file_name(dataset.get("quality_location"))),

@@ -12,10 +12,10 @@ import yaml
 
 import train_main
 from data.alignment import TEMPLATE_112
+from jobs.methods import load_training
 from model.compact import CompactNet
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"num_features": 8, "width": 4}
@@ -106,7 +106,7 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def observed_run(config: Path, *overrides: str) -> train_main.Run:
     """Build a run on the CPU whose `seen` lists how many crops each pass of the teacher takes."""
-    cfg = load_config(TrainConfig, config, overrides)
+    cfg = load_training(config, overrides)
     run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
     run.seen = []
     run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))

@@ -1,15 +1,17 @@
 """Read a YAML file plus dotted overrides into a typed schema; every mistake is one sentence."""
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from utils.errors import ConfigError
 
@@ -101,9 +103,75 @@ def load_config(schema: type[Schema], path: str | Path, overrides: Sequence[str]
 
     Raises ConfigError naming file, key and, for an unknown key, the nearest known one.
     """
+    return validate(schema, _read(schema, path, overrides), str(path))
+
+
+def load_variant(
+    schemas: Mapping[str, type[Schema]], choice: str, path: str | Path, overrides: Sequence[str] = ()
+) -> Schema:
+    """Validate the YAML at `path`, with overrides, against the schema that its value at the dotted key `choice` names.
+
+    The first schema is that of a file without this key. Keys that only other schemas have are refused, unless they are
+    null or hold their default: the config.yaml of a run of an older version names the keys of all methods.
+    """
+    name = first = next(iter(schemas))
+    values = _read(schemas[first], path, overrides)
+    *sections, key = choice.split(".")
+    node: Any = values
+    for section in sections:
+        node = node.get(section) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        name = node.get(key, first)
+    if name not in schemas:
+        *others, last = map(repr, schemas)
+        raise ConfigError(f"{path}: {choice}: input should be {', '.join(others)} or {last}, found {_shown(name)}")
+    own = schemas[name]
+    values, foreign = _own_values(values, own, {other: schema for other, schema in schemas.items() if other != name})
+    if foreign:
+        unknown, names = foreign[0]
+        belongs = f"with {choice}: {name}, it belongs to {' and '.join(names)}"
+        more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        raise ConfigError(f"{path}: unknown key {unknown!r} {belongs}{_hint(own, unknown.split('.'))}{more}")
+    return validate(own, values, str(path))
+
+
+def _read(schema: type[BaseModel], path: str | Path, overrides: Sequence[str]) -> dict:
     records = getattr(schema, "RECORDS", ())
     values = {key: value for key, value in read_yaml(path).items() if key not in records}
-    return validate(schema, apply_overrides(values, overrides), str(path))
+    return apply_overrides(values, overrides)
+
+
+def _own_values(
+    values: dict, own: type[BaseModel], others: Mapping[str, type[BaseModel]], path: str = ""
+) -> tuple[dict, list[tuple[str, list[str]]]]:
+    """Return `values` without the keys that only `others` have, and which of these are set, as (key, its owners)."""
+    kept, foreign = {}, []
+    for key, value in values.items():
+        fields = {name: schema.model_fields[key] for name, schema in others.items() if key in schema.model_fields}
+        if key not in own.model_fields and fields:
+            if not any(_left_out(value, field) for field in fields.values()):
+                foreign.append((f"{path}{key}", list(fields)))
+            continue
+        section = _section(own.model_fields.get(key))
+        if section is not None and isinstance(value, dict):
+            inner = {name: model for name, field in fields.items() if (model := _section(field)) is not None}
+            value, more = _own_values(value, section, inner, f"{path}{key}.")
+            foreign += more
+        kept[key] = value
+    return kept, foreign
+
+
+def _section(field: FieldInfo | None) -> type[BaseModel] | None:
+    return None if field is None else next(_models(field.annotation), None)
+
+
+def _left_out(value: Any, field: FieldInfo) -> bool:
+    """Tell whether a value is null, or what the key has when it is left out."""
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel) and isinstance(value, dict):
+        with contextlib.suppress(ValidationError):
+            return type(default).model_validate(value) == default
+    return value is None or value == default
 
 
 def beside(path: str, config: str | Path) -> Path:
@@ -141,10 +209,7 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     key = ".".join(loc)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if detail["type"] == "extra_forbidden":
-        known = sorted(_known_keys(schema, loc[:-1]))
-        near = difflib.get_close_matches(loc[-1], known, 1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known) or 'nothing'}"
-        return f"unknown key {key!r}{hint}{more}"
+        return f"unknown key {key!r}{_hint(schema, loc)}{more}"
     if detail["type"] == "missing":
         return f"missing key {key!r}{more}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -152,6 +217,12 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     if not key:
         return f"{message}{more}"
     return f"{key}: {message}, found {_shown(detail['input'])}{more}"
+
+
+def _hint(schema: type[BaseModel], path: Sequence[str]) -> str:
+    known = sorted(_known_keys(schema, path[:-1]))
+    near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known) or 'nothing'}"
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.synthetic import SyntheticConfig
-from utils.config.train import DatasetConfig
+from utils.config.train_aikd import AIKDDataset
+from utils.config.train_recognition import RecognitionDataset
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,11 +52,15 @@ class DetectorConfig(StrictModel):
     """Threads."""
 
 
+class PreparedDataset(RecognitionDataset, AIKDDataset):
+    """The images to train on, by whatever method."""
+
+
 class PrepareConfig(StrictModel):
     """prepare_config.yaml."""
 
     base: PrepareBase
-    dataset: DatasetConfig | None = None
+    dataset: PreparedDataset | None = None
     """The same section as in train_config.yaml; for check and landmarks."""
     convert: ConvertConfig | None = None
     landmarks: DetectorConfig | None = None

@@ -1,4 +1,4 @@
-"""train_config.yaml: the official keys, and the new ones beside them."""
+"""What the training configurations of all methods have in common; the rest is in one file for each kind of method."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from utils.config.loading import Flag, StrictModel, UserPath, is_default
-from utils.config.sections import DecodeConfig, LoaderConfig, LoaderParams, ModuleSpec, PerturbationConfig
+from utils.config.sections import DecodeConfig, LoaderConfig, LoaderParams
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -26,8 +26,8 @@ def _resume(value: Any) -> Any:
 class TrainBase(StrictModel):
     """The run."""
 
-    method: Literal["aikd", "cosface", "crfiqa"] = "aikd"
-    """What is trained: AI-KD, a CosFace teacher, or CR-FIQA."""
+    method: str = "aikd"
+    """What is trained: a method of jobs/methods.py. It decides which other keys there are."""
     epochs: PositiveInt = 1
     """Passes over the training images."""
     verbose: Flag = True
@@ -56,49 +56,38 @@ class TrainBase(StrictModel):
     """Steps between lines of metrics.jsonl."""
     max_steps: PositiveInt | None = None
     """Stop after this many steps; the schedule stays as planned for `epochs`."""
-    select_on: Literal["misaligned", "aligned", "mean"] = "mean"
-    """Crops whose validation quality loss selects the best weights."""
     allow_random_init: Flag = False
     """1: a backbone with `weights: null` starts from random weights."""
     compile: Flag = False
     """1: torch.compile the networks."""
 
 
-class DatasetConfig(DecodeConfig):
-    """The training images, their landmarks and labels."""
+class ImagesConfig(DecodeConfig):
+    """The training images and their landmarks."""
 
     image_location: UserPath
     """Root folder of the images (or a .rec file with `format: recordio`)."""
-    quality_location: UserPath | None = None
-    """Quality labels, any format of README, "Labels"; needed by AI-KD."""
     landms_location: UserPath | None = None
     """Landmark file, or `template` when the images are already aligned 112x112 crops."""
-    misalign: Flag = True
-    """1: the student sees perturbed crops; 0: the aligned ones."""
     val_percent: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """Share of the images held out for validation, evenly over the sorted labels."""
-    perturbation: PerturbationConfig = PerturbationConfig()
-    """Landmark noise of the misaligned crop."""
-    label_scaling: Literal["minmax", "rank", "none"] = "minmax"
-    """Map the labels to [0, 1] by their extremes or ranks, or leave them."""
-    higher_is_better: Flag = True
-    """0: the label file counts downwards; labels are negated first."""
+    """Share of the images held out for validation, evenly over the sorted labels or identities."""
     key_root: str | None = None
     """Prefix to strip from the names in label and landmark files; null: found automatically."""
     on_missing: Literal["error", "skip"] = "error"
     """Images without label or landmarks, or unreadable: stop, or leave them out and say so."""
     cache: UserPath | None = None
     """Folder for the checked index, reused while the inputs are unchanged; null: none."""
-    format: Literal["folders", "recordio"] = "folders"
-    """Recognition training: identity folders, or train.rec with its train.idx."""
-    flip: Flag = False
-    """1: mirror a crop with probability one half (recognition training)."""
-    val_pairs: UserPath | None = None
-    """Recognition training: pairs to validate on (`imgA imgB 1|0`, LFW's pairs.txt, CFP's Protocol, .bin)."""
-    val_location: UserPath | None = None
-    """Folder of the pairs' images; null: image_location, and their identities are not trained on."""
-    val_landms_location: UserPath | None = None
-    """Landmark file of val_location; null: its images are aligned crops."""
+
+
+class DatasetConfig(ImagesConfig):
+    """The training images with their quality labels."""
+
+    quality_location: UserPath | None = None
+    """Quality labels, any format of README, "Labels"."""
+    label_scaling: Literal["minmax", "rank", "none"] = "minmax"
+    """Map the labels to [0, 1] by their extremes or ranks, or leave them."""
+    higher_is_better: Flag = True
+    """0: the label file counts downwards; labels are negated first."""
 
 
 class TrainLoaders(StrictModel):
@@ -115,8 +104,6 @@ class ModelRef(StrictModel):
 
     config: UserPath
     """Path of model_config.yaml, from the working directory or beside this file."""
-    teacher_cache: UserPath | None = None
-    """AI-KD: folder in which the teacher's embeddings are kept, for every run on the same images; null: none."""
 
 
 class EmaConfig(StrictModel):
@@ -174,8 +161,8 @@ class GroupConfig(StrictModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    params: Literal["quality_head", "feature_extractor", "margin", "adapter"]
-    """Part of the model."""
+    params: str
+    """Part of the model: quality_head, feature_extractor, or another that the method has."""
     lr: NonNegativeFloat
     """Learning rate."""
     limit: PositiveInt | None = None
@@ -209,39 +196,11 @@ class OptimizerConfig(StrictModel):
         return {name: group for name, group in named.items() if group is not None}
 
 
-class RefinementConfig(StrictModel):
-    """Label refinement of eDifFIQA, a variant of AI-KD: `loss.refinement: {}` switches it on."""
-
-    theta: Fraction = 0.5
-    """theta * consistency + (1 - theta) * quality; multiplies loss.weights."""
-    epsilon: NonNegativeFloat = 0.5
-    """Refined label: label - epsilon * (1 - cos(student's embedding, centre of the identity)), kept in [0, 1]."""
-    top: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of an identity's images, those with the highest labels, whose embeddings make its centre."""
-    min_images: PositiveInt = 10
-    """Images of smaller identities are left out of training."""
-
-    @property
-    def shares(self) -> tuple[float, float]:
-        """Return the shares of consistency and quality."""
-        return self.theta, 1 - self.theta
-
-
 class LossConfig(StrictModel):
     """The loss terms."""
 
-    quality: ModuleSpec = ModuleSpec(module="torch.nn.SmoothL1Loss", params={"beta": 0.5})
-    """Quality regression; torch.nn.L1Loss is the paper's symbol."""
-    consistency: ModuleSpec = ModuleSpec(module="torch.nn.CosineEmbeddingLoss")
-    """AI-KD: 1 - cos(student, teacher)."""
-    recognition: ModuleSpec | None = None
-    """cosface, crfiqa: margin head, e.g. model.margins.CosFaceHead with scale and margin."""
-    ratio: Literal["paper", "released"] = "paper"
-    """crfiqa: denominator NNCCS + 1 + eps (paper) or NNCCS alone, at least -1e-12 (released code)."""
-    refinement: RefinementConfig | None = None
-    """aikd: refine the labels by the centres of the identities (eDifFIQA); null: train on the labels as given."""
     weights: list[NonNegativeFloat] | None = None
-    """Factor of each term in the order they are logged; null: the method's own (AI-KD: 1, 1)."""
+    """Factor of each term in the order they are logged; null: the method's own."""
 
 
 class WandbConfig(StrictModel):
@@ -254,13 +213,15 @@ class WandbConfig(StrictModel):
 
 
 class TrainConfig(StrictModel):
-    """The whole of train_config.yaml."""
+    """The sections of every training configuration; a method adds its keys to them."""
 
     RECORDS: ClassVar = ("model_config", "inputs")
     """What a run adds to its config.yaml; skipped when that is read."""
+    PARTS: ClassVar[dict[str, bool]]
+    """Parts of the model that groups of the optimiser may name; True: a group must train it."""
 
     base: TrainBase
-    dataset: DatasetConfig
+    dataset: ImagesConfig
     dataloader: TrainLoaders = TrainLoaders()
     model: ModelRef
     ema: EmaConfig = EmaConfig()
@@ -271,43 +232,18 @@ class TrainConfig(StrictModel):
     wandb: WandbConfig = WandbConfig()
 
     @model_validator(mode="after")
-    def _complete(self) -> "TrainConfig":
-        if self.base.method == "aikd":
-            for key in ("quality_location", "landms_location"):
-                if getattr(self.dataset, key) is None:
-                    raise ValueError(f"dataset.{key} is needed by method aikd; name the file")
-        elif self.model.teacher_cache is not None:
-            raise ValueError(f"model.teacher_cache: method {self.base.method} has no teacher; remove the key")
-        elif self.loss.recognition is None:
-            raise ValueError(f"loss.recognition is needed by method {self.base.method}; name a margin head")
-        elif self.loss.refinement is not None:
-            raise ValueError(f"loss.refinement: method {self.base.method} has no labels to refine; remove the key")
-        if not self.optimizer.groups:
+    def _groups_fit(self) -> "TrainConfig":
+        groups, method = self.optimizer.groups, self.base.method
+        if not groups:
             raise ValueError("optimizer has no group_1; nothing would be trained")
+        for name, group in groups.items():
+            if group.params not in self.PARTS:
+                known = ", ".join(self.PARTS)
+                raise ValueError(
+                    f"optimizer.{name}.params: method {method} has no part {group.params!r}; known: {known}"
+                )
+        trained = {group.params for group in groups.values()}
+        for part, needed in self.PARTS.items():
+            if needed and part not in trained:
+                raise ValueError(f"optimizer: no group trains {part}; add one with params: {part}")
         return self
-
-
-_DISTILLATION = (
-    "base.select_on",
-    "dataset.quality_location",
-    "dataset.misalign",
-    "dataset.perturbation",
-    "dataset.label_scaling",
-    "dataset.higher_is_better",
-    "loss.consistency",
-)
-_RECOGNITION = (
-    "dataset.format",
-    "dataset.flip",
-    "dataset.val_pairs",
-    "dataset.val_location",
-    "dataset.val_landms_location",
-    "loss.recognition",
-    "loss.ratio",
-)
-UNUSED = {
-    "aikd": _RECOGNITION,
-    "cosface": (*_DISTILLATION, "loss.quality", "loss.ratio"),
-    "crfiqa": _DISTILLATION,
-}
-"""METHOD: keys it does not read."""

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from utils.config.loading import validate
 from utils.config.train import TrainConfig
 from utils.contract import InputContract, save_contract
 from utils.errors import ConfigError, DataError
@@ -42,7 +43,7 @@ class RunFolder:
     def __init__(self, cfg: TrainConfig, settings: dict[str, Any]):
         """Take the run's configuration and `settings`, everything that decides its result, as plain values."""
         self.path = Path(cfg.base.save_path)
-        self.method = cfg.base.method
+        self.schema, self.method = type(cfg), cfg.base.method
         self.mode = cfg.base.resume
         self.settings = settings
 
@@ -88,6 +89,8 @@ class RunFolder:
         difference = first_difference(state["settings"], self.settings, FREE_KEYS)
         if difference:
             key, old, new = difference
+            if key != "base.method":
+                self._require_keys(state["settings"])
             raise ConfigError(
                 f"{self.path}: the run there has {key} = {old!r}, this one {new!r}; "
                 "restore the value, or name another base.save_path"
@@ -132,6 +135,17 @@ class RunFolder:
         """Write everything the next step needs."""
         with atomic_write(self.resume_path) as stream:
             torch.save({**state, "settings": json.dumps(self.settings)}, stream)
+
+    def _require_keys(self, settings: dict[str, Any]) -> None:
+        """Refuse a run whose configuration has keys that this version does not know: no value here could be its own."""
+        own = {key: value for key, value in settings.items() if key not in self.schema.RECORDS}
+        try:
+            validate(self.schema, own, str(self.resume_path))
+        except ConfigError:
+            raise ConfigError(
+                f"{self.path}: another version of this program began the run there, it cannot go on; name another "
+                "base.save_path, or remove resume.pt to start anew"
+            ) from None
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -60,9 +60,6 @@ def partition(parts: Mapping[str, nn.Module], model: nn.Module, config: Optimize
         groups.append({"params": trained, "lr": group.lr, **_arguments(kind, name, group)})
         if group.clip:
             clipped += trained
-    untrained = sorted(set(parts) - {group.params for group in config.groups.values()})
-    if "quality_head" in untrained:
-        raise ConfigError("optimizer: no group trains quality_head; add one with params: quality_head")
     keep = {id(p) for group in groups for p in group["params"]}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in keep)
