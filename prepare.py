@@ -87,6 +87,11 @@ def convert(cfg: PrepareConfig) -> None:
     logger.info(f"{target}: {len(keys):,} rows{spread}")
 
 
+def landmarks(cfg: PrepareConfig) -> None:
+    """Detect the largest face of every image; write landmarks.csv, and failures.csv for images without one."""
+    detect_landmarks(cfg.base, cfg.dataset, cfg.landmarks)
+
+
 def synthetic(cfg: PrepareConfig) -> None:
     """Render people with identities, exact landmarks and known nuisance."""
     folder = make_folder(cfg.base.save_path, "base.save_path")
@@ -104,7 +109,7 @@ READS = {
     "landmarks": ("image_location", "exif", "max_pixels"),
 }
 """Task -> keys of `dataset` that it reads."""
-TASKS = {"check": check, "convert": convert, "landmarks": detect_landmarks, "synthetic": synthetic}
+TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -53,19 +53,15 @@ class ImagePass:
         """Measure the images that no earlier session did, and wait for the other processes.
 
         A batch holds the same images as in an uninterrupted pass, so the numbers are the same to the last bit.
-        Whole batches are dealt out, the next to each process in turn.
         """
         started, size, count = time.perf_counter(), self.loader.batch_size, len(self.crops.names)
-        firsts = self.journal.progress().left(size)
-        distributed.barrier()  # nobody writes before everybody has read
-        left = sum(min(size, count - first) for first in firsts.tolist())
-        mine = firsts[distributed.rank() :: distributed.world_size()].tolist()
-        rows = np.concatenate([np.arange(first, min(first + size, count)) for first in mine] or [np.zeros(0, np.int64)])
-        self.journal.start_writing()
+        share = self.journal.share(size)
+        parts = [np.arange(first, min(first + size, count)) for first in share.firsts]
+        rows = np.concatenate(parts or [np.zeros(0, np.int64)])
         batches = crop_batches(self.crops.take(rows), size, self.loader.num_workers or 0)
         warned = False
         with progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main())) as bar:
-            for place, (first, batch) in enumerate(zip(mine, batches, strict=True)):
+            for place, (first, batch) in enumerate(zip(share.firsts, batches, strict=True)):
                 numbers = measure(batch.images, rows[batch.rows]) if batch.rows else np.zeros(0)
                 self.journal.append(_line(first, batch, numbers, place * size))
                 if batch.not_square and not warned:
@@ -74,7 +70,7 @@ class ImagePass:
                     logger.warning(f"{name!r} is not square; is it an aligned crop?")
                 bar.update(len(batch.rows) + len(batch.failures))
         distributed.barrier()
-        return Session(left, time.perf_counter() - started)
+        return Session(share.rows, time.perf_counter() - started)
 
     def counts(self, state: Progress, done: str, rows: np.ndarray) -> dict[str, int]:
         """Return what run.json counts; `done` says what became of `rows`."""

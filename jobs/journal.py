@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -98,6 +98,15 @@ class Progress:
         return firsts[~np.logical_and.reduceat(self.done, firsts)] if len(firsts) else firsts
 
 
+class Share(NamedTuple):
+    """What is left of the work."""
+
+    firsts: list[int]
+    """First rows of the batches that are this process's."""
+    rows: int
+    """Number of rows in the batches of all processes."""
+
+
 class Journal:
     """Own run.json and the partial results of one folder; `request` decides whether earlier work goes on."""
 
@@ -142,16 +151,19 @@ class Journal:
             )
         return progress
 
-    def start_writing(self) -> None:
-        """Open the partial file of this process; a line that a kill cut off is closed."""
-        with self.saving():
-            self._stream = open(self.partial / f"{distributed.rank()}.jsonl", "ab+")
-            if self._stream.seek(0, 2) and (self._stream.seek(-1, 2), self._stream.read(1))[1] != b"\n":
-                self._stream.write(b"\n")
+    def share(self, size: int) -> Share:
+        """Deal out the batches of `size` rows that are left, to each process in turn; all of them call this."""
+        firsts = self.progress().left(size)
+        distributed.barrier()  # nobody writes before everybody has read
+        mine = firsts[distributed.rank() :: distributed.world_size()]
+        return Share(mine.tolist(), int(np.minimum(size, self.count - firsts).sum()))
 
     def append(self, line: JournalLine) -> None:
         """Write down one finished batch."""
-        with self.saving(), writing(self._stream.name):
+        path = self.partial / f"{distributed.rank()}.jsonl"
+        with self.saving(), writing(path):
+            if self._stream is None:
+                self._stream = _open_behind_whole_lines(path)
             self._stream.write(line.model_dump_json().encode() + b"\n")
             self._stream.flush()
 
@@ -244,6 +256,14 @@ def versions() -> dict[str, str]:
     """Return the versions of what decides pixels and scores."""
     packages = {"torch": torch, "numpy": np, "opencv": cv2, "pillow": PIL}
     return {"python": platform.python_version(), **{name: module.__version__ for name, module in packages.items()}}
+
+
+def _open_behind_whole_lines(path: Path) -> IO[bytes]:
+    """Open a file to append lines; one that a kill cut off is closed."""
+    stream = open(path, "ab+")
+    if stream.seek(0, os.SEEK_END) and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n":
+        stream.write(b"\n")
+    return stream
 
 
 def _lines(path: Path) -> Iterator[JournalLine]:

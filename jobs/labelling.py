@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from data.samples.crops import FaceCrops, open_crops
+from data.tables.names import Names
 from data.tables.scores import FAILURES, LABELS, write_failures, write_labels
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
-from jobs.journal import Journal, list_of_images
+from jobs.journal import Journal, Progress, list_of_images
 from model.label_sources import LabelSource, PopulationSource
 from model.label_sources.base import named_seed
 from utils import distributed
@@ -29,6 +30,33 @@ OUTPUTS = (FAILURES, *LABELS)
 
 
 @dataclass(frozen=True)
+class Population:
+    """Hold a source that compares images with each other, and what it compares."""
+
+    source: PopulationSource
+    embeddings: np.ndarray
+    """(N, D) float32, on disk."""
+
+    def store(self, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Store the embeddings of a batch; return a stand-in for labels, finite where an embedding has a direction."""
+        self.embeddings[rows] = embedding_BD = self.source.embed(images_BHW3)
+        length_B = np.linalg.norm(embedding_BD, axis=1)
+        return np.where(length_B > 0, length_B, np.nan)
+
+    def compare(self, names: Names, state: Progress) -> np.ndarray:
+        """Return the labels (N,) float32 of the embedded images; note in `state` what the source leaves out."""
+        rows, labels = state.rows(), np.full(len(names), np.nan, np.float32)
+        embedded = [names[row] for row in rows]
+        folders = [os.path.dirname(name) for name in embedded]
+        identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
+        logger.info(f"compares {len(rows)} images of {len(set(folders))} identities, one per folder")
+        embeddings = self.embeddings if len(rows) == len(names) else self.embeddings[rows]
+        labels[rows] = self.source.finish(embeddings, identities, embedded)
+        state.reasons.update({int(row): self.source.reason for row in rows[np.isnan(labels[rows])]})
+        return labels
+
+
+@dataclass(frozen=True)
 class LabellingRun:
     """Hold the parts of one labelling run."""
 
@@ -36,23 +64,20 @@ class LabellingRun:
     weight: str | None
     source: LabelSource
     images: ImagePass
-    embeddings: np.ndarray | None
-    """(N, D) float32 on disk, for sources that compare images with each other."""
+    population: Population | None
+    """For sources that compare images with each other."""
 
     def measure(self, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
         """Return the labels of a batch, or, for a source that needs everything first, store its embeddings."""
         try:
-            if self.embeddings is None:
-                return self.source.scores(images_BHW3, [self.images.crops.names[row] for row in rows])
-            embedding_BD = self.source.embed(images_BHW3)
+            if self.population is not None:
+                return self.population.store(images_BHW3, rows)
+            return self.source.scores(images_BHW3, [self.images.crops.names[row] for row in rows])
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.source.network.device}: a pass does not fit into its memory; lower "
                 "dataloader.params.batch_size or source.rows_per_pass and run again"
             ) from error
-        self.embeddings[rows] = embedding_BD
-        length_B = np.linalg.norm(embedding_BD, axis=1)
-        return np.where(length_B > 0, length_B, np.nan)  # a stand-in that is finite when the embedding has a direction
 
     def conclude(self, session: Session) -> int:
         """Write the labels of all sessions, say what was done, and return the exit code."""
@@ -60,9 +85,7 @@ class LabellingRun:
             return 0
         cfg, names, journal = self.cfg, self.images.crops.names, self.images.journal
         state = journal.result()
-        labels = state.values[:, 0]
-        if self.embeddings is not None:
-            labels = self._compare(state.rows(), state.reasons)
+        labels = state.values[:, 0] if self.population is None else self.population.compare(names, state)
         rows = np.flatnonzero(np.isfinite(labels))
         with journal.saving():
             failures = write_failures(journal.folder, names, state.reasons)
@@ -84,19 +107,6 @@ class LabellingRun:
         logger.info(f"labels: {', '.join(str(journal.folder / name) for name in LABELS)}")
         return SOME_FAILED if cfg.base.strict and state.reasons else 0
 
-    def _compare(self, rows: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
-        """Let the source compare the embedded images with each other; note in `reasons` what it leaves out."""
-        names = [self.images.crops.names[row] for row in rows]
-        folders = [os.path.dirname(name) for name in names]
-        identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
-        self.source.verbose = self.cfg.base.verbose
-        logger.info(f"compares {len(rows)} images of {len(set(folders))} identities, one per folder")
-        labels = np.full(len(self.embeddings), np.nan, np.float32)
-        embeddings = self.embeddings if len(rows) == len(self.embeddings) else self.embeddings[rows]
-        labels[rows] = self.source.finish(embeddings, identities, names)
-        reasons.update({int(row): self.source.reason for row in rows[np.isnan(labels[rows])]})
-        return labels
-
     def _facts(self) -> dict[str, Any]:
         """Return what run.json records beside the request, the counts and the versions."""
         return {
@@ -115,10 +125,13 @@ def open_labelling(cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource
     journal = Journal(cfg.base.save_path, request(cfg, model_cfg, crops, source), len(crops.names))
     try:
         journal.open(OUTPUTS)
-        embeddings = open_embeddings(journal, source) if isinstance(source, PopulationSource) else None
+        population = None
+        if isinstance(source, PopulationSource):
+            source.verbose = cfg.base.verbose
+            population = Population(source, open_embeddings(journal, source))
         loader = with_workers(cfg.dataloader.params, source.network.device)
         images = ImagePass(crops, journal, loader, cfg.base.verbose)
-        yield LabellingRun(cfg, weight, source, images, embeddings)
+        yield LabellingRun(cfg, weight, source, images, population)
     finally:
         journal.close()
 
@@ -148,7 +161,7 @@ def request(cfg: LabelConfig, model_cfg: ModelConfig, crops: FaceCrops, source: 
         "weights_sha256": sha256_file(weight) if weight else None,
         "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
         "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),
-        "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if crops.landmarks is not None else None,
+        "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if cfg.dataset.landmarks else None,
         "files": list_of_images(cfg.dataset.loc, crops.names),
     }
 

@@ -3,7 +3,6 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from data.images.decode import ImageError, decode_rgb
 from data.sources.base import ImageSource
 from data.sources.registry import open_source
 from data.tables.landmarks import write_landmarks_csv
-from data.tables.names import Names
 from data.tables.scores import write_failures
 from jobs.journal import Journal, JournalLine, list_of_images
 from utils import distributed
-from utils.config.prepare import PrepareConfig
+from utils.config.prepare import DetectorConfig, PrepareBase
 from utils.config.sections import DecodeConfig
+from utils.config.train import DatasetConfig
 from utils.errors import DataError
 from utils.files import sha256_file
 from utils.progress import progress
@@ -44,20 +43,16 @@ class LandmarkRun:
 
     def detect_left(self, threads: int, verbose: bool) -> int:
         """Detect in the images that no earlier session did, one journal line each; return how many it had done."""
-        left = self.journal.progress().left(1)
-        distributed.barrier()  # nobody writes before everybody has read
-        mine = left[distributed.rank() :: distributed.world_size()]
-        self.journal.start_writing()
+        share, window = self.journal.share(1), _WINDOW * threads
         verbose = verbose and distributed.is_main()
-        size = _WINDOW * threads
-        bar = progress(total=len(mine), unit="img", desc="landmarks", verbose=verbose)
+        bar = progress(total=len(share.firsts), unit="img", desc="landmarks", verbose=verbose)
         with bar, ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(mine), size):
-                for line in pool.map(self._line, mine[start : start + size].tolist()):
+            for start in range(0, len(share.firsts), window):
+                for line in pool.map(self._line, share.firsts[start : start + window]):
                     self.journal.append(line)
                     bar.update()
         distributed.barrier()
-        return len(self.source) - len(left)
+        return len(self.source) - share.rows
 
     def _line(self, row: int) -> JournalLine:
         failures, values = {}, np.full((1, _NUMBERS), np.nan, np.float32)
@@ -89,31 +84,27 @@ class LandmarkRun:
             logger.warning(f"{failures}: {len(state.reasons):,} images without landmarks")
 
 
-def detect_landmarks(cfg: PrepareConfig) -> None:
+def detect_landmarks(base: PrepareBase, dataset: DatasetConfig, cfg: DetectorConfig) -> None:
     """Detect the largest face of every image below `dataset.image_location`; what an earlier run did is kept."""
-    root = cfg.dataset.image_location
-    detector = FaceDetector(cfg.landmarks)
+    root = dataset.image_location
+    detector = FaceDetector(cfg)
     source = open_source(root)
     if not len(source):
         raise DataError(f"{root}: no image below this folder ({source.other_files} other files)")
     with distributed.patient_group():
-        decode = DecodeConfig(exif=cfg.dataset.exif, max_pixels=cfg.dataset.max_pixels)
-        journal = Journal(cfg.base.save_path, request(cfg, source.names, decode), len(source), _NUMBERS)
+        decode = DecodeConfig(exif=dataset.exif, max_pixels=dataset.max_pixels)
+        request = {
+            "detector_sha256": sha256_file(cfg.detector),
+            "options": cfg.model_dump(mode="json", exclude={"detector", "num_workers"}),
+            "decode": decode.model_dump(mode="json"),
+            "files": list_of_images(root, source.names),
+        }
+        journal = Journal(base.save_path, request, len(source), _NUMBERS)
         try:
             journal.open()
             run = LandmarkRun(root, source, detector, decode, journal)
-            resumed = run.detect_left(cfg.landmarks.num_workers, cfg.base.verbose)
+            resumed = run.detect_left(cfg.num_workers, base.verbose)
             if distributed.is_main():
                 run.conclude(resumed)
         finally:
             journal.close()
-
-
-def request(cfg: PrepareConfig, names: Names, decode: DecodeConfig) -> dict[str, Any]:
-    """Return everything that decides the landmarks: an unfinished run goes on only where all of it is the same."""
-    return {
-        "detector_sha256": sha256_file(cfg.landmarks.detector),
-        "options": cfg.landmarks.model_dump(mode="json", exclude={"detector", "num_workers"}),
-        "decode": decode.model_dump(mode="json"),
-        "files": list_of_images(cfg.dataset.image_location, names),
-    }

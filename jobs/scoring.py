@@ -83,7 +83,6 @@ def request(
 ) -> dict[str, Any]:
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
-    with_landmarks = crops.landmarks is not None
     network: dict[str, Any] = {"format": "onnx"}
     if model_cfg is not None:
         network = {
@@ -96,8 +95,8 @@ def request(
         "preprocessing": {
             **scorer.contract.to_dict(),
             "input": source.input,
-            "landmarks_sha256": sha256_file(source.landmarks) if with_landmarks else None,
-            "key_root": source.key_root if with_landmarks else None,
+            "landmarks_sha256": sha256_file(source.landmarks) if source.landmarks else None,
+            "key_root": source.key_root if source.landmarks else None,
             "exif": source.exif,
             "max_pixels": source.max_pixels,
         },

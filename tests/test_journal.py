@@ -23,7 +23,6 @@ def opened(folder, request=None, width=1, outputs=()):
 def recorded(folder, *lines, width=1):
     """Leave unfinished work that holds these lines; return the bytes of its partial file."""
     journal = opened(folder, width=width)
-    journal.start_writing()
     for line in lines:
         journal.append(line)
     journal.close()
