@@ -66,7 +66,7 @@ class ScoringRun:
 @contextmanager
 def open_scoring(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork) -> Iterator[ScoringRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
-    if not os.path.isdir(cfg.dataset.loc):
+    if not os.path.exists(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
     crops = open_crops(cfg.dataset)
     journal = Journal(cfg.base.save_path, request(cfg, model_cfg, scorer, crops), len(crops.names))

@@ -40,6 +40,7 @@ from tests.helpers.inference import (
     scores_of,
     write_setup,
 )
+from tests.helpers.recognition import write_face_records
 from utils.contract import InputContract, save_contract
 from utils.pickles import load_restricted_pickle
 
@@ -186,6 +187,17 @@ def test_exif_rotation_can_be_ignored(setup):
     found = scores_of(setup / "out")
     assert found["turned.png"] == pytest.approx(expected(np.rot90(pixels).copy()), abs=1e-5)
     assert found["twin.bmp"] == pytest.approx(expected(pixels), abs=1e-5)
+
+
+def test_a_record_file_scores_like_the_files_in_it(setup):
+    names = write_crops(setup / "faces", 11)
+    write_face_records(setup / "train.rec", [(setup / "faces" / name, 0) for name in names])
+    assert infer(setup) == 0
+    files = scores_of(setup / "out")
+    assert infer(setup, f"dataset.loc={setup}/train.rec") == 0
+    records = scores_of(setup / "out")
+    assert list(records) == [str(key) for key in range(1, 12)]  # by number, not by text
+    assert list(records.values()) == [files[name] for name in names]
 
 
 # ---- landmarks
