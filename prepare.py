@@ -1,4 +1,4 @@
-"""Prepare data: python prepare.py -c configs/prepare_config.yaml base.task=check|convert|landmarks|synthetic."""
+"""Prepare data: python prepare.py -c configs/prepare_config.yaml base.task=check|convert|landmarks|synthetic|cache."""
 
 import json
 import logging
@@ -20,6 +20,7 @@ from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder
+from utils.store import Store
 
 logger = logging.getLogger("prepare")
 
@@ -101,6 +102,19 @@ def synthetic(cfg: PrepareConfig) -> None:
     cv2.imwrite(str(folder / "faces.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
+def cache(cfg: PrepareConfig) -> None:
+    """List what a cache folder keeps, or clear it."""
+    store, wanted = Store(cfg.cache.folder), (cfg.cache.kind, cfg.cache.unused_days)
+    if not store.folder.is_dir():
+        raise DataError(f"{store.folder}: no such folder; name in cache.folder one that keeps something")
+    if cfg.cache.clear:
+        removed = store.clear(*wanted)
+        size = sum(one.size for one in removed)
+        logger.info(f"{store.folder}: {len(removed)} entries removed, {size / 2**20:,.1f} MiB")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in store.lines(*wanted)))
+
+
 READS = {
     "check": (
         *("image_location", "landms_location", "quality_location", "label_scaling", "higher_is_better"),
@@ -109,7 +123,7 @@ READS = {
     "landmarks": ("image_location", "exif", "max_pixels"),
 }
 """Task -> keys of `dataset` that it reads."""
-TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic}
+TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic, "cache": cache}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -1,8 +1,8 @@
 """Render whole folders of people, in parallel and the same way every time."""
 
 import csv
-import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,9 @@ from utils.config.synthetic import LARGEST_POPULATION, PopulationConfig, Synthet
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.progress import progress
+from utils.store import differences
 
+logger = logging.getLogger(__name__)
 RENDERER_VERSION = 1
 """To be raised whenever the same configuration gives other images."""
 SECOND_LOOK = 0.4
@@ -48,16 +51,15 @@ class Task:
         """Return the number of the person with this place in the population, counted from 1."""
         return POPULATIONS.index(self.name) * LARGEST_POPULATION + index + 1
 
-    def fingerprint(self) -> str:
-        """Return a hash of all that decides the images."""
-        told = {
-            "version": RENDERER_VERSION,
+    def facts(self) -> dict[str, Any]:
+        """Return all that decides the images."""
+        return {
+            "renderer": RENDERER_VERSION,
             "name": self.name,
             "seed": self.seed,
             "size_px": self.size_px,
-            **self.population.model_dump(),
+            "population": self.population.model_dump(),
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -155,20 +157,24 @@ def _is_done(task: Task, folder: Path) -> bool:
         return False
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        fingerprint, count = manifest["fingerprint"], manifest["images"]
+        count = manifest["images"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(
             f"{folder} exists and holds no rendered population ({MANIFEST} is missing or damaged); "
             "remove it or name another folder in base.save_path"
         ) from None
     found = sum(1 for path in folder.glob("id_*/*.jpg"))
-    if fingerprint == task.fingerprint() and found == count:
+    facts = task.facts()
+    changed = differences({key: manifest.get(key) for key in facts}, facts)
+    if not changed and found == count:
         return True
     strange = sorted(path.name for path in folder.iterdir() if path.name not in TABLES and path.name[:3] != "id_")
     if strange:
         raise DataError(
             f"{folder} is to be replaced but holds {strange[0]}; move it away or name another base.save_path"
         )
+    reason = f"other content: {', '.join(changed)}" if changed else f"{found} of its {count} images are there"
+    logger.info(f"{folder}: rendered anew, {reason}")
     return False
 
 
@@ -212,16 +218,7 @@ def _write_tables(task: Task, folder: Path, rows: list[list[str]]) -> None:
         lines = draw_pairs(members, task.population.pairs, np.random.default_rng([task.seed, task.identity(0)]))
         with atomic_write(folder / name, "w") as stream:
             stream.writelines(f"{a} {b} {same}\n" for a, b, same in lines)
-    manifest = {
-        "fingerprint": task.fingerprint(),
-        "images": len(rows),
-        "renderer": RENDERER_VERSION,
-        "seed": task.seed,
-        "size_px": task.size_px,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-        "population": task.population.model_dump(),
-    }
+    manifest = {**task.facts(), "images": len(rows), "opencv": cv2.__version__, "numpy": np.__version__}
     with atomic_write(folder / MANIFEST, "w") as stream:
         json.dump(manifest, stream, indent=1)
         stream.write("\n")

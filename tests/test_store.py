@@ -10,6 +10,9 @@ import time
 import numpy as np
 import pytest
 
+import prepare
+from tests.helpers.training import ROOT
+from utils import cli
 from utils.store import DamagedEntry, Store, differences, facts_sha256, read_entry, save_array
 
 FACTS = {"format": 1, "images": {"names": "a" * 64, "count": 3}, "scaling": "rank"}
@@ -159,6 +162,45 @@ def test_what_is_mapped_outlives_its_entry(tmp_path):
     entry.discard()
     entry.discard()
     assert (numbers == 1).all() and store.entries() == []
+
+
+def test_a_list_tells_older_content_from_current_one(tmp_path):
+    store = Store(tmp_path)
+    older, latest, other = keep(store), keep(store, {**FACTS, "scaling": "none"}), keep(store, {}, kind="teacher")
+    for place, days in ((older, 3), (latest, 2), (other, 1)):
+        age(place, days)
+    broken = tmp_path / f"index-{'f' * 32}"
+    broken.mkdir()
+    size = f"{Store(tmp_path).entries()[0].size / 2**20:.1f} MiB"
+    lines = store.lines()
+    assert lines[0] == (f'{older.name}: {size}, unused for 3.0 days, older content: scaling (was "rank", is "none")')
+    assert lines[1:3] == [f"{latest.name}: {size}, unused for 2.0 days", f"{other.name}: {size}, unused for 1.0 days"]
+    assert lines[3].endswith("unused for 0.0 days, damaged or of another version of this program")
+    assert store.lines("t*", 0.5) == lines[2:3] and store.lines(unused_days=2.5) == lines[:1]
+
+
+def test_prepare_lists_and_clears_a_cache(tmp_path, capsys):
+    store = Store(tmp_path / "kept")
+    old, new = keep(store), keep(store, kind="teacher")
+    age(old, 9)
+
+    def run(*options):
+        shipped = ROOT / "configs/prepare_config.yaml"
+        code = cli.run(lambda: prepare.main(
+            ["-c", str(shipped), "base.task=cache", f"cache.folder={store.folder}", *options]
+        ))  # fmt: skip
+        return code, *capsys.readouterr()
+
+    code, out, _ = run()
+    assert code == 0 and [line.partition(":")[0] for line in out.splitlines()] == [old.name, new.name]
+    code, out, err = run("cache.clear=1", "cache.unused_days=7")
+    assert (code, out) == (0, "") and err.startswith(f"{store.folder}: 1 entries removed, ")
+    assert os.listdir(store.folder) == [new.name]
+    code, _, err = run("cache.folder=" + str(tmp_path / "absent"))
+    assert (
+        code == 2
+        and err == f"error: {tmp_path / 'absent'}: no such folder; name in cache.folder one that keeps something\n"
+    )
 
 
 def test_entries_are_listed_and_cleared_by_kind_and_age(tmp_path):

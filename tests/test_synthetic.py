@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -412,7 +413,8 @@ def test_kinds_take_turns():
     assert all(kinds.count(name) == 5 for name in SWEEPS)
 
 
-def test_a_second_run_reuses_and_another_configuration_renders_anew(tmp_path):
+def test_a_second_run_reuses_and_another_configuration_renders_anew(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     task = Task("train", 1, 96, PopulationConfig(identities=2, images=2, pairs=1))
     folder = tmp_path / "train"
     (tmp_path / ".train.partial" / "id_000001").mkdir(parents=True)  # left by a killed run
@@ -426,6 +428,10 @@ def test_a_second_run_reuses_and_another_configuration_renders_anew(tmp_path):
     assert not render_population(replace(task, seed=2), folder, 1).reused
     assert digests(folder) != before
     assert json.loads((folder / "manifest.json").read_text())["seed"] == 2
+    assert caplog.messages == [
+        f"{folder}: rendered anew, 3 of its 4 images are there",
+        f"{folder}: rendered anew, other content: seed (was 1, is 2)",
+    ]
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path):

@@ -154,20 +154,27 @@ class Store:
                     found.append(_stored(folder, match[1]))
         return sorted(found, key=lambda one: -one.unused_days)
 
+    def lines(self, kind: str = "*", unused_days: float = 0.0) -> list[str]:
+        """Return a line on each entry: size, age, and in what it differs from the last used one of its kind."""
+        latest = {one.kind: one for one in self.entries() if one.facts is not None}
+        return [_line(one, latest.get(one.kind)) for one in self._chosen(kind, unused_days)]
+
     def clear(self, kind: str = "*", unused_days: float = 0.0) -> list[Stored]:
-        """Remove and return the entries of a kind (`*` and `?` as in file names) that nobody opened for so many days.
+        """Remove and return the entries of a kind (`*` stands for anything) that nobody has opened for so many days.
 
         What interrupted processes left half written goes with them.
         """
-        removed = [
-            one for one in self.entries() if fnmatch.fnmatchcase(one.kind, kind) and one.unused_days >= unused_days
-        ]
+        removed = self._chosen(kind, unused_days)
         for one in removed:
             _discard(one.folder)
         for folder in _folders(self.folder):
             if _DRAFT.fullmatch(folder.name) and _unused_days(folder) >= unused_days:
                 shutil.rmtree(folder, ignore_errors=True)
         return removed
+
+    def _chosen(self, kind: str, unused_days: float) -> list[Stored]:
+        kept = self.entries()
+        return [one for one in kept if fnmatch.fnmatchcase(one.kind, kind) and one.unused_days >= unused_days]
 
 
 def read_entry(folder: str | os.PathLike, check: bool = True) -> Entry:
@@ -213,6 +220,15 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], above: str) ->
             values = json.dumps(one), json.dumps(two)
             told = f" (was {values[0]}, is {values[1]})" if max(map(len, values)) <= 40 else ""
             yield f"{above}{key}{told}"
+
+
+def _line(one: Stored, latest: Stored | None) -> str:
+    line = f"{one.folder.name}: {one.size / 2**20:,.1f} MiB, unused for {one.unused_days:.1f} days"
+    if one.facts is None:
+        return f"{line}, damaged or of another version of this program"
+    if one.folder == latest.folder:
+        return line
+    return f"{line}, older content: {', '.join(differences(one.facts, latest.facts))}"
 
 
 def _file_name(kind: str) -> str:

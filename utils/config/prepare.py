@@ -1,8 +1,8 @@
-"""prepare_config.yaml: check, convert, detect landmarks, render faces."""
+"""prepare_config.yaml: check, convert, detect landmarks, render faces, clear caches."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.synthetic import SyntheticConfig
@@ -15,9 +15,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class PrepareBase(StrictModel):
     """The run."""
 
-    task: Literal["check", "convert", "landmarks", "synthetic"]
+    task: Literal["check", "convert", "landmarks", "synthetic", "cache"]
     """check: report how landmarks and labels cover the images; convert: any landmark or label file to our CSV;
-    landmarks: detect them; synthetic: render faces."""
+    landmarks: detect them; synthetic: render faces; cache: list or clear what a cache folder keeps."""
     save_path: UserPath = "runs/prepare"
     """Folder for what the task writes."""
     verbose: Flag = True
@@ -56,6 +56,19 @@ class PreparedDataset(RecognitionDataset, AIKDDataset):
     """The images to train on, by whatever method."""
 
 
+class CacheConfig(StrictModel):
+    """A folder of what was computed once."""
+
+    folder: UserPath
+    """A folder named in dataset.cache or model.teacher_cache, or `cache` in the save_path of evaluate.py."""
+    clear: Flag = False
+    """1: remove entries; 0: list them."""
+    kind: str = "*"
+    """Only entries of this kind: index, teacher, DATASET.CONDITION.METHOD; * stands for anything."""
+    unused_days: NonNegativeFloat = 0.0
+    """Only entries that nobody has opened for so many days."""
+
+
 class PrepareConfig(StrictModel):
     """prepare_config.yaml."""
 
@@ -65,6 +78,7 @@ class PrepareConfig(StrictModel):
     convert: ConvertConfig | None = None
     landmarks: DetectorConfig | None = None
     synthetic: SyntheticConfig | None = None
+    cache: CacheConfig | None = None
 
     @model_validator(mode="after")
     def _task_has_its_sections(self) -> "PrepareConfig":
