@@ -24,7 +24,7 @@ from utils.config.synthetic import LARGEST_POPULATION, PopulationConfig, Synthet
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.progress import progress
-from utils.store import differences
+from utils.requests import difference_text
 
 logger = logging.getLogger(__name__)
 RENDERER_VERSION = 1
@@ -165,7 +165,7 @@ def _is_done(task: Task, folder: Path) -> bool:
         ) from None
     found = sum(1 for path in folder.glob("id_*/*.jpg"))
     facts = task.facts()
-    changed = differences({key: manifest.get(key) for key in facts}, facts)
+    changed = difference_text({key: manifest.get(key) for key in facts}, facts)
     if not changed and found == count:
         return True
     strange = sorted(path.name for path in folder.iterdir() if path.name not in TABLES and path.name[:3] != "id_")
@@ -173,7 +173,7 @@ def _is_done(task: Task, folder: Path) -> bool:
         raise DataError(
             f"{folder} is to be replaced but holds {strange[0]}; move it away or name another base.save_path"
         )
-    reason = f"other content: {', '.join(changed)}" if changed else f"{found} of its {count} images are there"
+    reason = f"other content: {changed}" if changed else f"{found} of its {count} images are there"
     logger.info(f"{folder}: rendered anew, {reason}")
     return False
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.files import allocate
+from utils.requests import difference_text, differences
 
 _FACTS = "facts.json"
 _FORMAT = 1
@@ -136,11 +137,13 @@ class Store:
 
     def why_not(self, kind: str, facts: Mapping[str, Any]) -> str | None:
         """Say what the nearest entry of this kind was made from instead; None when there is none of this kind."""
+        facts = json.loads(json.dumps(facts))
         known = [one for one in self.entries() if one.kind == _file_name(kind)]
-        readable = [(differences(one.facts, facts), one) for one in known if one.facts is not None]
+        readable = [one for one in known if one.facts is not None]
         if readable:
-            found, nearest = min(readable, key=lambda pair: (len(pair[0]), pair[1].unused_days))
-            return f"{nearest.folder}: not used, it was made from something else: {', '.join(found)}"
+            nearest = min(readable, key=lambda one: (len(list(differences(one.facts, facts))), one.unused_days))
+            told = difference_text(nearest.facts, facts)
+            return f"{nearest.folder}: not used, it was made from something else: {told}"
         if known:
             return f"{known[0].folder}: not used, it is of another version of this program"
         return None
@@ -206,29 +209,13 @@ def facts_sha256(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the dotted keys in which two JSON objects differ, with both values where these are short."""
-    return list(_differences(then, json.loads(json.dumps(now)), ""))
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any], above: str) -> Iterator[str]:
-    for key in sorted(then.keys() | now.keys()):
-        one, two = then.get(key), now.get(key)
-        if isinstance(one, dict) and isinstance(two, dict):
-            yield from _differences(one, two, f"{above}{key}.")
-        elif one != two or (key in then) != (key in now):
-            values = json.dumps(one), json.dumps(two)
-            told = f" (was {values[0]}, is {values[1]})" if max(map(len, values)) <= 40 else ""
-            yield f"{above}{key}{told}"
-
-
 def _line(one: Stored, latest: Stored | None) -> str:
     line = f"{one.folder.name}: {one.size / 2**20:,.1f} MiB, unused for {one.unused_days:.1f} days"
     if one.facts is None:
         return f"{line}, damaged or of another version of this program"
     if one.folder == latest.folder:
         return line
-    return f"{line}, older content: {', '.join(differences(one.facts, latest.facts))}"
+    return f"{line}, older content: {difference_text(one.facts, latest.facts)}"
 
 
 def _file_name(kind: str) -> str:
