@@ -12,8 +12,8 @@ from utils.errors import WeightsError
 class Answer(NamedTuple):
     """What a network says about a batch, on its device, in float32."""
 
-    embedding: Tensor | None
-    """(B, D); None for a network that gives none."""
+    embedding: Tensor
+    """(B, D)."""
     quality: Tensor | None
     """(B,), higher = better; None for a network without a quality head."""
     taps: dict[str, Tensor]
@@ -51,10 +51,7 @@ class FrozenNetwork:
 
     def embeddings(self, images_BHW3: Tensor) -> np.ndarray:
         """Return the embeddings (B, D) float32."""
-        embedding_BD = self(images_BHW3).embedding
-        if embedding_BD is None:
-            raise WeightsError(f"{self.name}: gives no embedding; name a recognition network")
-        return embedding_BD.cpu().numpy()
+        return self(images_BHW3).embedding.cpu().numpy()
 
     def qualities(self, images_BHW3: Tensor) -> np.ndarray:
         """Return the qualities (B,) float32, higher = better."""

@@ -35,7 +35,7 @@ class TorchNetwork(FrozenNetwork):
         fp32 means fp32: TF32 would let an image's numbers depend on its batch and is switched off for the process.
         """
         module = (fold_batchnorm(module) if folded else module).eval().requires_grad_(False)
-        self.module = module.to(device, memory_format=torch.channels_last)
+        self.module = module.to(device).to(memory_format=torch.channels_last)
         self.contract, self.device, self.precision = contract, device, precision
         self.taps: set[str] = set()
         if device.type == "cuda":
@@ -66,9 +66,9 @@ class TorchNetwork(FrozenNetwork):
                 f"{self.device}: {len(images_BHW3)} images at once do not fit into its memory; "
                 "lower dataloader.params.batch_size and run again to go on"
             ) from error
-        quality_B = None if parts[0].quality is None else torch.cat([part.quality for part in parts])
+        qualities = [part.quality for part in parts if part.quality is not None]
         taps = {name: torch.cat([part.taps[name] for part in parts]) for name in self.taps}
-        return Answer(torch.cat([part.embedding for part in parts]), quality_B, taps)
+        return Answer(torch.cat([part.embedding for part in parts]), torch.cat(qualities) if qualities else None, taps)
 
     def forward(self, images_BHW3: Tensor) -> Answer:
         """Answer in one pass."""
