@@ -96,10 +96,6 @@ def _text(name: str | bytes) -> str:
 
 
 def write_landmarks_csv(path: str | Path, names: Iterable[str], points_NK2: np.ndarray) -> None:
-    """Write landmarks.csv: a header, then path and ten pixels per row."""
-    write_csv(path, HEADER, ((name, *landmark_cells(row)) for name, row in zip(names, points_NK2, strict=True)))
-
-
-def landmark_cells(points_K2: np.ndarray) -> list[str]:
-    """Return ten numbers as text, in the shortest form that reads back as the same float32."""
-    return [str(value) for value in np.asarray(points_K2, np.float32).ravel()]
+    """Write a header, then path and ten pixels per row, in the shortest form that reads back as the same float32."""
+    numbers = np.asarray(points_NK2, np.float32).reshape(-1, len(HEADER) - 1)
+    write_csv(path, HEADER, ((name, *map(str, row)) for name, row in zip(names, numbers, strict=True)))
