@@ -11,8 +11,8 @@ from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.frozen.cut import tail
 from model.frozen.load import NetworkLoader, OnnxSpec, TorchSpec
+from model.frozen.network import TorchNetwork
 from model.frozen.shared import SharedLoader
-from model.frozen.torch_network import TorchNetwork
 from model.iresnet import IResNet
 from model.mlp import MLP
 from model.mobilefacenet import MobileFaceNet

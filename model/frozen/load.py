@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from model.frozen.base import FrozenNetwork
+from model.frozen.network import FrozenNetwork, TorchNetwork
 from model.frozen.onnx_network import OnnxNetwork, is_onnx
-from model.frozen.torch_network import TorchNetwork
 from model.registry import NetworkBuilder
 from model.sharing.files import read_record
 from utils.config.sections import ModelConfig

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.frozen.base import Answer, FrozenNetwork
-from model.frozen.preprocess import checked_crops, normalise
+from model.frozen.network import Answer, FrozenNetwork, checked_crops, normalise
 from model.sharing.files import INPUT, KEY, OUTPUTS, parse_record
 from utils.contract import InputContract
 from utils.errors import ConfigError, WeightsError

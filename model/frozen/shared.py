@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from model.frozen.base import FrozenNetwork
 from model.frozen.load import NetworkLoader, NetworkSpec, TorchSpec
+from model.frozen.network import FrozenNetwork
 from model.registry import BACKBONES, NOT_FELT_FROZEN, full_name
 from utils.config.sections import NetworkConfig
 from utils.files import sha256_file

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import create_model, model_validator
 
 from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec, checked_contract
+from model.frozen.network import TorchNetwork
 from model.frozen.onnx_network import is_onnx
-from model.frozen.torch_network import TorchNetwork
 from model.label_sources.base import LabelSource, PopulationSource
 from utils.config.label import LabelConfig, SourceConfig
 from utils.config.sections import ModelConfig

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.label_sources.base import LabelSource, named_generator, pieces
 from utils.config.loading import StrictModel
 
