@@ -12,7 +12,7 @@ from model.frozen.load import NetworkLoader
 from model.registry import NetworkBuilder
 from tests.helpers.tiny_networks import Convolutional
 from utils.allowed import AllowedModules
-from utils.config.evaluate import RecognitionConfig
+from utils.config.evaluate import RecogniserConfig
 from utils.errors import ConfigError, DataError, WeightsError
 
 LOADER = NetworkLoader(NetworkBuilder(), torch.device("cpu"))
@@ -99,7 +99,7 @@ def recogniser(cfg, loader=LOADER):
 @pytest.mark.parametrize("flip", [0, 1])
 def test_torch_backbone(tmp_path, crops, channels, flip):
     net = backbone(tmp_path)
-    cfg = RecognitionConfig(
+    cfg = RecogniserConfig(
         module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"), channels=channels, flip=flip
     )
     x = network_input(crops)[:, :: 1 if channels == "RGB" else -1]
@@ -116,7 +116,7 @@ def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
     torch.manual_seed(0)
     net = Convolutional()
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    cfg = RecognitionConfig(module="tests.helpers.tiny_networks.Convolutional", weights=str(tmp_path / "net.pth"))
+    cfg = RecogniserConfig(module="tests.helpers.tiny_networks.Convolutional", weights=str(tmp_path / "net.pth"))
     with torch.no_grad():
         want = net(torch.from_numpy(network_input(crops)).float())[0].numpy()
     allowing = NetworkLoader(NetworkBuilder(AllowedModules(("tests",))), torch.device("cpu"))
@@ -127,7 +127,7 @@ def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
 
 def test_fingerprint_tells_what_changes_the_numbers(tmp_path):
     backbone(tmp_path)
-    cfg = RecognitionConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
+    cfg = RecogniserConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
     prints = [Recogniser(c).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
     torch.manual_seed(4)
     torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
@@ -158,7 +158,7 @@ def write_onnx(path, batch, size=112):
 def test_onnx(tmp_path, crops, batch, channels):
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx", batch)
-    cfg = RecognitionConfig(weights=str(tmp_path / "net.onnx"), channels=channels)
+    cfg = RecogniserConfig(weights=str(tmp_path / "net.onnx"), channels=channels)
     x = network_input(crops)[:, :: 1 if channels == "RGB" else -1]
     np.testing.assert_allclose(recogniser(cfg)(crops, []), x.mean(axis=(2, 3)) * [1, 2, 3], atol=1e-5)
 
@@ -167,7 +167,7 @@ def test_onnx_of_another_kind_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     write_onnx(tmp_path / "net.onnx", "N", size=96)
     with pytest.raises(WeightsError, match="expected \\(B, 3, 112, 112\\)"):
-        recogniser(RecognitionConfig(weights=str(tmp_path / "net.onnx")))
+        recogniser(RecogniserConfig(weights=str(tmp_path / "net.onnx")))
     (tmp_path / "bad.onnx").write_bytes(b"no")
     with pytest.raises(WeightsError, match="not a readable ONNX"):
-        recogniser(RecognitionConfig(weights=str(tmp_path / "bad.onnx")))
+        recogniser(RecogniserConfig(weights=str(tmp_path / "bad.onnx")))

@@ -10,7 +10,7 @@ from torch import Tensor
 from data.tables.names import Names
 from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec
 from model.frozen.onnx_network import is_onnx
-from utils.config.evaluate import RecognitionConfig
+from utils.config.evaluate import RecogniserConfig
 from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
 from utils.errors import DataError
@@ -99,7 +99,7 @@ class Recogniser:
 
     reason: str | None = None
 
-    def __init__(self, cfg: RecognitionConfig, precision: str = "fp32"):
+    def __init__(self, cfg: RecogniserConfig, precision: str = "fp32"):
         """Describe the model; `precision` where its section names none."""
         self.flip, self.spec = cfg.flip, _spec(cfg, cfg.precision or precision)
         keys = {"module", "params", "channels", "flip"}
@@ -126,7 +126,7 @@ class Recogniser:
         return values
 
 
-def _spec(cfg: RecognitionConfig, precision: str) -> NetworkSpec:
+def _spec(cfg: RecogniserConfig, precision: str) -> NetworkSpec:
     """Describe the network of a recognition model."""
     contract = InputContract(channels=cfg.channels)
     if cfg.weights is not None and is_onnx(cfg.weights):

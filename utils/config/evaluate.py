@@ -95,7 +95,7 @@ class PairsConfig(DecodeConfig):
         return self
 
 
-class RecognitionConfig(StrictModel):
+class RecogniserConfig(StrictModel):
     """One recognition model, or embeddings it gave."""
 
     embeddings: dict[str, UserPath] = Field(default_factory=dict)
@@ -119,7 +119,7 @@ class RecognitionConfig(StrictModel):
         return self.weights is not None
 
     @model_validator(mode="after")
-    def _check(self) -> "RecognitionConfig":
+    def _check(self) -> "RecogniserConfig":
         if self.weights is None and not self.embeddings:
             raise ValueError("expected embeddings, or weights with module")
         if self.precision is not None and self.weights is None:
@@ -231,7 +231,7 @@ class EvaluateConfig(StrictModel):
     evaluation: EvaluationSection = EvaluationSection()
     datasets: dict[str, PairsConfig] = Field(default_factory=dict)
     """NAME: data set."""
-    recognition: dict[str, RecognitionConfig] = Field(default_factory=dict)
+    recognition: dict[str, RecogniserConfig] = Field(default_factory=dict)
     """NAME: recognition model."""
     scores: dict[str, ScoresConfig] = Field(default_factory=dict)
     """METHOD: quality method."""
