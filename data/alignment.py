@@ -23,6 +23,9 @@ TEMPLATE_112.setflags(write=False)
 MIN_SPAN_PX = 2.0
 """Landmarks closer together than this are no face; fractions of the image are."""
 
+BORDERS = {"black": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101}
+"""What a crop shows outside the image: nothing, the nearest pixel, or the image mirrored about its edge pixel."""
+
 _TINY = 1e-12
 _OPENCV_5 = int(cv2.__version__.split(".")[0]) >= 5
 _RGBA_LIMIT = 3 * 150_000
@@ -74,28 +77,36 @@ def _squared(z: complex) -> float:
 
 
 def warp(
-    image: np.ndarray, matrix_23: np.ndarray, size_px: int = CROP_SIZE_PX, out: np.ndarray | None = None
+    image: np.ndarray,
+    matrix_23: np.ndarray,
+    size_px: int = CROP_SIZE_PX,
+    out: np.ndarray | None = None,
+    border: str = "black",
 ) -> np.ndarray:
-    """Resample an image into its (size, size, C) crop: bilinear, black outside the image.
+    """Resample an image into its (size, size, C) crop: bilinear; `border` (BORDERS) is what lies outside the image.
 
     `matrix_23` maps source to crop (cv2 inverts it). `out`, when given, is filled and returned.
     """
     if _warps_faster_as_rgba(image):
-        return _warp_rgba(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix_23, size_px, out)
+        out = np.empty((size_px, size_px, 3), np.uint8) if out is None else out
+        return _warp_rgba(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix_23, out, border)
     return cv2.warpAffine(
-        image, matrix_23, (size_px, size_px), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+        image, matrix_23, (size_px, size_px), dst=out, flags=cv2.INTER_LINEAR, borderMode=BORDERS[border]
     )
 
 
-def warp_both(image: np.ndarray, matrices: tuple[np.ndarray, np.ndarray], out: np.ndarray) -> None:
-    """Resample one RGB image twice, into the (2, size, size, 3) array `out`."""
+def warp_both(
+    image: np.ndarray, matrices: tuple[np.ndarray, np.ndarray], out: np.ndarray, border: str = "black"
+) -> None:
+    """Resample one RGB image twice, into the (2, size, size, 3) array `out`; `border` is that of the second crop."""
+    borders = "black", border
     if _warps_faster_as_rgba(image):
         rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-        for matrix_23, crop in zip(matrices, out, strict=True):
-            _warp_rgba(rgba, matrix_23, len(crop), crop)
+        for matrix_23, crop, outside in zip(matrices, out, borders, strict=True):
+            _warp_rgba(rgba, matrix_23, crop, outside)
     else:
-        for matrix_23, crop in zip(matrices, out, strict=True):
-            warp(image, matrix_23, len(crop), crop)
+        for matrix_23, crop, outside in zip(matrices, out, borders, strict=True):
+            warp(image, matrix_23, len(crop), crop, outside)
 
 
 def _warps_faster_as_rgba(image: np.ndarray) -> bool:
@@ -103,9 +114,33 @@ def _warps_faster_as_rgba(image: np.ndarray) -> bool:
     return _OPENCV_5 and image.ndim == 3 and image.shape[2] == 3 and image.size <= _RGBA_LIMIT
 
 
-def _warp_rgba(rgba: np.ndarray, matrix_23: np.ndarray, size_px: int, out: np.ndarray | None) -> np.ndarray:
-    crop = cv2.warpAffine(rgba, matrix_23, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+def _warp_rgba(rgba: np.ndarray, matrix_23: np.ndarray, out: np.ndarray, border: str) -> np.ndarray:
+    crop = cv2.warpAffine(rgba, matrix_23, out.shape[:2], flags=cv2.INTER_LINEAR, borderMode=BORDERS[border])
     return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB, dst=out)
+
+
+def outside_share(matrix_23: np.ndarray, shape: tuple[int, ...], size_px: int = CROP_SIZE_PX) -> float:
+    """Return the share of a crop's pixels whose source lies outside an image of this (height, width, ...).
+
+    From geometry alone: a pixel reaches half its width around its centre, so the image ends at -0.5 and at n - 0.5.
+    """
+    back = cv2.invertAffineTransform(matrix_23)
+    last = size_px - 1
+    ends = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]]) @ back.T
+    high = np.array([shape[1], shape[0]]) - 0.5
+    if (ends >= -0.5).all() and (ends <= high).all():
+        return 0.0
+    y, x = np.mgrid[:size_px, :size_px]
+    source = np.stack([x, y, np.ones_like(x)], axis=-1) @ back.T
+    return float(np.mean(((source < -0.5) | (source > high)).any(axis=-1)))
+
+
+def outside_shares_of_aligned(radius_px: float, draws: int = 1000) -> np.ndarray:
+    """Return outside_share of `draws` crops that are misaligned from 112x112 copies which are aligned already."""
+    rng = np.random.default_rng(0)
+    moved = (jitter_landmarks(TEMPLATE_112, radius_px, rng) for _ in range(draws))
+    size = CROP_SIZE_PX, CROP_SIZE_PX
+    return np.array([outside_share(estimate_similarity(points, TEMPLATE_112), size) for points in moved])
 
 
 def align(image: np.ndarray, landmarks_52: np.ndarray, size_px: int = CROP_SIZE_PX) -> np.ndarray:

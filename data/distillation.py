@@ -3,7 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
+from data.alignment import outside_shares_of_aligned
 from data.index.build import build_index
+from data.index.coverage import Coverage
 from data.index.identity_centres import CentreImages, centre_images
 from data.index.split import split
 from data.samples.datasets import DistillationDataset
@@ -11,6 +13,7 @@ from data.samples.loader import BatchLoader, train_loader, validation_loader
 from data.samples.sampler import Shard
 from data.samples.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
 from data.samples.training import TrainingData, digest, index_remarks
+from utils.config.sections import PerturbationConfig
 from utils.config.train_aikd import AIKDConfig
 
 
@@ -53,6 +56,7 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
         place=dataset_cfg.image_location,
         report=[
             *coverage.lines(),
+            *_border_lines(coverage, perturbation),
             *remarks,
             f"{len(train_rows)} images to train on, {len(val_rows)} to validate on",
             *_centre_lines(centres, cfg),
@@ -66,6 +70,21 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
         centres=centres,
         centre_loader=centre_loader,
     )
+
+
+def _border_lines(coverage: Coverage, perturbation: PerturbationConfig | None) -> list[str]:
+    """Say how far misaligned crops reach beyond images that are aligned copies, and what they show there."""
+    if not coverage.aligned_copies or perturbation is None or perturbation.radius_px == 0:
+        return []
+    shares = 100 * outside_shares_of_aligned(perturbation.radius_px)
+    black = (
+        "black, which a student can read as misaligned; dataset.perturbation.border: replicate or reflect fills them"
+    )
+    shown = black if perturbation.border == "black" else f"filled (border: {perturbation.border})"
+    return [
+        f"misaligned crops: of a 112x112 copy {shares.mean():.1f} % of the pixels lie outside their image (up to "
+        f"{shares.max():.1f} %) and are {shown}"
+    ]
 
 
 def _centre_lines(centres: CentreImages | None, cfg: AIKDConfig) -> list[str]:

@@ -10,11 +10,14 @@ from skimage.transform import SimilarityTransform
 from skimage.transform import warp as skimage_warp
 
 from data.alignment import (
+    BORDERS,
     TEMPLATE_112,
     AlignmentError,
     align,
     estimate_similarity,
     jitter_landmarks,
+    outside_share,
+    outside_shares_of_aligned,
     perturb_landmarks,
     template_landmarks,
     warp,
@@ -163,6 +166,53 @@ def test_warp_is_black_outside():
     assert crop[31:81, 31:81].min() == 200
     crop[31:81, 31:81] = 0
     assert crop.max() == 0
+
+
+@pytest.mark.parametrize("size", [(50, 50), (500, 500)])  # as RGBA and as RGB
+@pytest.mark.parametrize("border", BORDERS)
+def test_what_lies_outside_the_image_is_shown_as_asked_for(size, border):
+    """Shifted by whole pixels: 20 columns and 30 rows of the crop lie outside, at every kind of border."""
+    image = np.random.default_rng(0).integers(1, 256, (*size, 3), dtype=np.uint8)
+    mode = {"black": "constant", "replicate": "edge", "reflect": "reflect"}[border]
+    want = np.pad(image, ((30, 0), (20, 0), (0, 0)), mode=mode)[:64, :64]
+    shift = np.array([[1.0, 0, 20], [0, 1, 30]])
+    np.testing.assert_array_equal(warp(image, shift, size_px=64, border=border), want)
+    both = np.empty((2, 64, 64, 3), np.uint8)
+    warp_both(image, (shift, shift), both, border)
+    np.testing.assert_array_equal(both[1], want)
+    np.testing.assert_array_equal(both[0], warp(image, shift, size_px=64))  # the aligned crop stays black outside
+
+
+def test_share_outside_by_hand():
+    """Half a pixel is still the image: from -0.5 to n - 0.5."""
+    shares = {
+        (0, 0): 0, (0.5, 0): 0, (0.6, 0): 1 / 112, (-0.5, -0.5): 0, (3, 0): 3 / 112, (-3, 0): 3 / 112, (0, 28): 0.25,
+        (56, 56): 0.75, (200, 0): 1,
+    }  # fmt: skip
+    for (x, y), share in shares.items():
+        shift = np.array([[1.0, 0, x], [0, 1, y]])
+        assert outside_share(shift, (112, 112, 3)) == pytest.approx(share, abs=1e-12), (x, y)
+    assert outside_share(np.array([[2.0, 0, 0], [0, 2, 0]]), (28, 200)) == 0.5  # rows 0 to 55 show the image's 28
+    assert outside_share(np.array([[1.0, 0, -40], [0, 1, -9]]), (150, 130)) == pytest.approx(22 / 112)
+
+
+def test_share_outside_is_that_of_pixels_whose_nearest_neighbour_is_none_of_the_image():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        matrix = estimate_similarity(TEMPLATE_112 + rng.uniform(-8, 8, (5, 2)), TEMPLATE_112)
+        white = np.full((120, 100), 255, np.uint8)
+        y, x = np.mgrid[:112, :112]
+        source = np.stack([x, y, np.ones_like(x)], axis=-1) @ cv2.invertAffineTransform(matrix).T
+        shown = cv2.remap(white, *np.rint(source).astype(np.float32).transpose(2, 0, 1), cv2.INTER_NEAREST)
+        assert outside_share(matrix, (120, 100, 3)) == pytest.approx(np.mean(shown == 0), abs=1e-12)
+        assert (shown == 0).any()
+
+
+@pytest.mark.parametrize(("radius_px", "mean"), [(3, 0.037), (6, 0.086)])
+def test_crops_misaligned_from_aligned_copies_reach_beyond_them(radius_px, mean):
+    shares = outside_shares_of_aligned(radius_px)
+    assert shares.mean() == pytest.approx(mean, abs=0.003) and 0 <= shares.min() < shares.max() < 0.5
+    assert (outside_shares_of_aligned(0, draws=5) == 0).all()
 
 
 @pytest.mark.parametrize("size", [(240, 200), (700, 600)])

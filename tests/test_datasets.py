@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import resize
 
-from data.alignment import TEMPLATE_112, estimate_similarity
+from data.alignment import BORDERS, TEMPLATE_112, estimate_similarity, outside_share
 from data.images.decode import decode_rgb
 from data.samples.crops import CropPerturbation, FaceCrops, resize_crop
 from data.samples.datasets import DistillationDataset, IdentityDataset
@@ -92,6 +92,21 @@ def test_misalign_off_makes_both_crops_the_aligned_one(index):
     still = DistillationDataset(index, 1, PerturbationConfig(radius_px=0), DECODE).__getitems__([(0, 0), (0, 1)])
     assert torch.equal(still.aligned, batch.aligned)
     assert torch.equal(still.misaligned, batch.aligned)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_the_misaligned_crop_shows_outside_its_image_what_is_asked_for(tmp_path, border):
+    index = face_index(tmp_path, 3, landmarks=False)
+    perturbation = PerturbationConfig(radius_px=9, border=border)
+    batch = DistillationDataset(index, 5, perturbation, DECODE).__getitems__([(0, 0), (0, 2)])
+    for crop, aligned, row in zip(batch.misaligned, batch.aligned, (0, 2), strict=True):
+        image = decode_rgb(index.source.read(row))
+        np.testing.assert_array_equal(aligned, image)
+        points = TEMPLATE_112 + np.random.default_rng([5, 0, row]).uniform(-9, 9, (5, 2))
+        matrix = estimate_similarity(points, TEMPLATE_112)
+        want = cv2.warpAffine(image, matrix, (112, 112), flags=cv2.INTER_LINEAR, borderMode=BORDERS[border])
+        np.testing.assert_array_equal(crop, want)
+        assert outside_share(matrix, image.shape) > 0.01
 
 
 def test_crops_that_are_aligned_already_use_the_template(tmp_path):
@@ -305,6 +320,22 @@ def test_noise_in_template_pixels_moves_aligned_crops_by_that_much(tmp_path):
     assert np.abs(moved - TEMPLATE_112).max() <= 6
     batch = FaceCrops(list_folder(tmp_path), aligned_cfg(tmp_path), perturb=perturb)[0]
     np.testing.assert_array_equal(batch.images[0], crop_by_hand(tmp_path / "a.png", moved))
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_an_evaluation_s_crops_tell_how_far_they_reach_beyond_their_images(tmp_path, border):
+    image = smooth_image(np.random.default_rng(0), 112, 112)
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name, image)
+    perturb = CropPerturbation(radius_px=8, unit="template", seed=3, border=border)
+    crops = FaceCrops(list_folder(tmp_path), aligned_cfg(tmp_path), perturb=perturb)
+    batch = crops.__getitems__([0, 1])
+    for crop, share, name in zip(batch.images, batch.outside, ("a.png", "b.png"), strict=True):
+        matrix = estimate_similarity(perturb(TEMPLATE_112, name), TEMPLATE_112)
+        want = cv2.warpAffine(image, matrix, (112, 112), flags=cv2.INTER_LINEAR, borderMode=BORDERS[border])
+        np.testing.assert_array_equal(crop, want)
+        assert share == outside_share(matrix, image.shape) > 0
+    assert replace(crops, perturb=None).__getitems__([0, 1]).outside == (0, 0)
 
 
 def test_crops_come_from_any_source(index):

@@ -136,6 +136,8 @@ def test_rows_without_an_image_do_no_harm(tmp_path):
 def test_aligned_crops_need_no_landmarks(faces):
     index, coverage = build_index(faces.config(landms_location="template"))
     assert index.landmarks is None and coverage.landmarks is None and len(index) == 5
+    assert coverage.aligned_copies and "the images are aligned copies" in "\n".join(coverage.lines())
+    assert Coverage.from_dict(coverage.to_dict()) == coverage and not build_index(faces.config())[1].aligned_copies
     index, coverage = build_index(faces.config(landms_location="template", quality_location=None))
     assert index.labels is None and coverage.lines() == [f"5 images in {faces.root}"]
 

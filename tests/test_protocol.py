@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from data.alignment import TEMPLATE_112, align, estimate_similarity
+from data.alignment import TEMPLATE_112, align, estimate_similarity, outside_share
 from data.tables.landmarks import write_landmarks_csv
 from data.tables.scores import write_scores_csv
 from evaluation.measure.comparisons import misalignment_loss
@@ -22,6 +22,7 @@ from evaluation.protocol.numbers import Models
 from evaluation.protocol.views import ALIGNED, View, misaligned_views
 from evaluation.report.output import Output
 from tests.helpers.evaluation import (
+    SIZE,
     Recorder,
     Thumbnails,
     crop_pass,
@@ -150,6 +151,61 @@ def test_second_landmarks_cut_other_crops(tmp_path):
     crop_pass(faces, tmp_path / "cache")(View(None), {"q": model})
     for name, landmarks in other.items():
         np.testing.assert_array_equal(model.seen[name], align(decoded(tmp_path, name), landmarks.astype(np.float32)))
+
+
+@pytest.mark.parametrize("border", ["black", "replicate", "reflect"])
+def test_how_far_crops_reach_beyond_their_images_is_tabulated_and_said(tmp_path, caplog, border):
+    """Photographs with landmarks: aligned crops end outside theirs too; the shares come from geometry."""
+    points = write_population(tmp_path)
+    cfg = config(tmp_path, misalignment={"p": [4, 9], "seeds": [1, 2], "apply": ["quality"], "border": border})
+    quality = Recorder("q")
+    faces = open_population(tmp_path)
+    with caplog.at_level("INFO", logger="evaluate"):
+        found = protocol(cfg, tmp_path, {"q": quality}, {"net": Thumbnails("n")}).evaluate(faces)
+    assert [(one.condition.p, one.condition.seed) for one in found.outside] == [
+        (0, None), (4, 1), (4, 2), (9, 1), (9, 2)
+    ]  # fmt: skip
+
+    def shares(p, seed):
+        for name, landmarks in points.items():
+            to_template = estimate_similarity(landmarks, TEMPLATE_112)[:, :2]
+            moved = landmarks + expected_offset(seed, name, p) @ np.linalg.inv(to_template).T if p else landmarks
+            yield outside_share(estimate_similarity(moved, TEMPLATE_112), SIZE)
+
+    for one in found.outside:
+        want = list(shares(one.condition.p, one.condition.seed))
+        assert (one.mean, one.most) == pytest.approx((np.mean(want), max(want)), abs=1e-6)
+        assert one.border == ("black" if one.condition.p == 0 else border)
+    share = np.mean([np.mean(list(shares(9, seed))) for seed in (1, 2)])
+    (remark,) = found.remarks
+    assert f"at p = 9 {100 * share:.1f} % of a crop's pixels lie outside its image" in remark
+    assert remark in caplog.messages and "aligned copies" not in remark
+    assert ("black, which a method can read as misaligned" in remark) == (border == "black")
+    output = Output(make_folder(tmp_path / "out", "out"), cfg)
+    output.add(found)
+    table = output.finish().split("### How far crops reach beyond their images")[1].split("###")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| toy")]
+    assert [(row[1], row[4]) for row in rows] == [("aligned", "black"), ("p = 4", border), ("p = 9", border)]
+    assert rows[2][2] == f"{100 * share:.1f}" and remark in (tmp_path / "out/pauc.md").read_text()
+    again = Recorder("q")
+    protocol(cfg, tmp_path, {"q": again}, {"net": Thumbnails("n")}).evaluate(faces)
+    assert again.calls == 0, "shares are kept beside the scores"
+    other = config(tmp_path, misalignment={"p": [9], "seeds": [1], "apply": ["quality"], "border": "reflect"})
+    protocol(other, tmp_path, {"q": again}, {"net": Thumbnails("n")}).evaluate(faces)
+    assert (again.calls == 0) == (border == "reflect"), "another border, other crops"
+
+
+def test_crops_of_aligned_copies_are_said_to_be_theirs(tmp_path):
+    write_population(tmp_path)
+    more = {"landmarks": None}
+    datasets = {"toy": population_config(tmp_path, **more).model_dump()}
+    cfg = config(tmp_path, datasets=datasets, misalignment={"p": [6], "seeds": [1, 2, 3], "apply": ["quality"]})
+    models = {"q": Recorder("q")}, {"net": Thumbnails("n")}
+    found = protocol(cfg, tmp_path, *models).evaluate(open_population(tmp_path, **more))
+    (remark,) = found.remarks
+    assert remark.startswith("toy: the images are aligned copies, so at p = 6 ")
+    assert float(remark.split("at p = 6 ")[1].split(" %")[0]) == pytest.approx(8.6, abs=1.5)
+    assert (found.outside[0].mean, found.outside[0].most) == (0, 0)
 
 
 def test_agreement_is_spearman_and_mean_absolute_change():

@@ -17,7 +17,7 @@ import train_main
 from data.samples.sampler import VALIDATION_EPOCH
 from data.samples.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
-from model.frozen.network import normalise
+from model.frozen.preprocess import normalise
 from tests.helpers.faces import write_image
 from tests.helpers.processes import finished_on_disk
 from tests.helpers.training import TINY, observed_run, tensors, write_setup
@@ -185,6 +185,15 @@ def test_training_batches_leave_the_aligned_crop_out(setup):
     assert len(batch.reference) == len(batch.row)
     copy = pickle.loads(pickle.dumps(data.validation.dataset))
     assert torch.equal(copy[VALIDATION_EPOCH, 4].reference[0], torch.from_numpy(data.cache.embeddings[4]))
+
+
+def test_what_lies_outside_an_image_is_shown_as_without_a_cache(setup):
+    far = ("dataset.perturbation.radius_px=20", "base.max_steps=1")
+    reflected = (*far, "dataset.perturbation.border=reflect")
+    runs = [again(setup, *reflected), make_run(setup[0], *reflected), make_run(setup[0], *far)]
+    batch, wanted, black = (next(run.data.train.starting_at((0, 0), 1)) for run in runs)
+    assert torch.equal(batch.misaligned, wanted.misaligned) and torch.equal(wanted.aligned, black.aligned)
+    assert (black.misaligned == 0).sum() > 10 * (wanted.misaligned == 0).sum()
 
 
 def test_without_misalignment_the_student_sees_the_aligned_crop(setup):

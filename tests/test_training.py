@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -401,6 +402,24 @@ def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(tmp_p
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}/landmarks.csv: 100% of the landmarks") and error.count("\n") == 1
     assert "x and y are exchanged" in error and not (tmp_path / "run").exists()
+
+
+def test_misaligning_aligned_copies_is_said_with_what_they_show_outside(tmp_path):
+    config = write_setup(tmp_path, count=20)
+    copies = ("dataset.landms_location=template", "dataset.perturbation.radius_px=6")
+
+    def said(*overrides):
+        return [line for line in make_run(config, *overrides).data.report if "copies" in line or "copy" in line]
+
+    coverage, line = said(*copies)
+    assert "the images are aligned copies" in coverage
+    pattern = r"of a 112x112 copy (.+) % of the pixels lie outside their image \(up to (.+) %\)"
+    found = re.search(pattern, line)
+    assert float(found[1]) == pytest.approx(8.6, abs=0.3) and 25 < float(found[2]) < 45
+    assert "black, which a student can read as misaligned; dataset.perturbation.border" in line
+    assert "filled (border: reflect)" in said(*copies, "dataset.perturbation.border=reflect")[1]
+    assert said(*copies, "dataset.misalign=0") == said(*copies[:1], "dataset.perturbation.radius_px=0") == [coverage]
+    assert said() == []
 
 
 def test_many_landmarks_unlike_faces_are_one_line_of_the_report(tmp_path):

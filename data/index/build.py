@@ -24,7 +24,7 @@ from utils.files import sha256_file
 from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
 
 TEMPLATE = "template"
-_FORMAT = 3
+_FORMAT = 4
 _SMALL_BYTES = 16 << 20
 _TICK_NS = 2_000_000_000
 _log = logging.getLogger(__name__)
@@ -189,6 +189,7 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
     if path := _landmark_file(cfg):
         landmarks, facts["landmarks"] = _joined(cfg, names, path, "landmarks")
         keep &= np.isfinite(landmarks[:, 0, 0])
+    facts["aligned_copies"] = labels is not None and landmarks is None
     if not keep.any():
         raise DataError(
             f"{place}: no image has both landmarks and a quality label; the two files name different images"
@@ -215,24 +216,24 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
 
 def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
-    table, values = (read_landmarks if what == "landmarks" else read_scores)(path)
+    keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
     try:
-        found = join(names, table, cfg.key_root)
+        found = join(names, keys, cfg.key_root)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     missing = np.flatnonzero(found.rows < 0)
     coverage = TableCoverage(
-        path=str(path), rows=len(table), matched=len(names) - len(missing),
-        unmatched=tuple(names[row] for row in missing[:3]), first_key=table[0],
+        path=str(path), rows=len(keys), matched=len(names) - len(missing),
+        unmatched=tuple(names[row] for row in missing[:3]), first_key=keys[0],
         image_folders=found.wanted_folders, key_folders=found.have_folders,
     )  # fmt: skip
     if len(missing) == len(names):
         raise DataError(
             f"{path}: none of the {len(names)} images has {_article(what)}; the first image is {names[0]!r}, "
-            f"the first name in the file {table[0]!r}; set dataset.key_root to the folder to strip from one of them"
+            f"the first name in the file {keys[0]!r}; set dataset.key_root to the folder to strip from one of them"
         )
-    del table
+    del keys
     pa.default_memory_pool().release_unused()
     joined = values[found.rows]
     joined[missing] = np.nan

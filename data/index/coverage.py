@@ -78,6 +78,8 @@ class Coverage:
     labels: TableCoverage | None = None
     scaling: LabelScaling | None = None
     classes: int | None = None
+    aligned_copies: bool = False
+    """The images have no landmarks because they are aligned crops already; to be misaligned in training."""
 
     def require_complete(self) -> None:
         """Raise DataError when an image has no landmarks or no label."""
@@ -104,6 +106,10 @@ class Coverage:
                 )
             if table.unmatched:
                 report.append(f"{name}: no row for {', '.join(map(repr, table.unmatched))}" + _more(self, table))
+        if self.aligned_copies:
+            report.append(
+                "landmarks: none, the images are aligned copies; a crop misaligned from one reaches beyond it"
+            )
         if self.scaling is not None:
             span = f"from {self.scaling.low:g} to {self.scaling.high:g}"
             direction = "higher is better" if self.scaling.higher_is_better else "lower is better (negated)"

@@ -19,6 +19,7 @@ from data.alignment import (
     AlignmentError,
     checked_landmarks,
     estimate_similarity,
+    outside_share,
     perturb_landmarks,
     warp,
 )
@@ -46,6 +47,8 @@ class CropBatch(NamedTuple):
     """Rows whose file was squeezed into a square."""
     resized: tuple[int, ...] = ()
     """Rows whose file was square, but of another size."""
+    outside: tuple[float, ...] = ()
+    """Share of each crop's pixels whose source lies outside its image."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class CropPerturbation:
     radius_px: float
     unit: str
     seed: int
+    border: str = "black"
+    """What a perturbed crop shows outside its image (data.alignment.BORDERS)."""
 
     def __call__(self, landmarks_52: np.ndarray, name: str) -> np.ndarray:
         """Return the landmarks of the named file, moved."""
@@ -102,11 +107,12 @@ class FaceCrops(Dataset):
 
     def __getitems__(self, wanted: Sequence[int]) -> CropBatch:
         crops = np.empty((len(wanted), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
-        rows, failures, not_square, resized = [], [], [], []
+        rows, failures, not_square, resized, outside = [], [], [], [], []
         for row in map(int, wanted):
             try:
-                height, width = self._cut(row, crops[len(rows)])
+                (height, width), share = self._cut(row, crops[len(rows)])
                 rows.append(row)
+                outside.append(share)
                 if height != width:
                     not_square.append(row)
                 elif height != CROP_SIZE_PX:
@@ -114,10 +120,10 @@ class FaceCrops(Dataset):
             except (ImageError, AlignmentError) as error:
                 failures.append((row, str(error)))
         images = torch.from_numpy(crops[: len(rows)])
-        return CropBatch(rows, images, tuple(failures), tuple(not_square), tuple(resized))
+        return CropBatch(rows, images, tuple(failures), tuple(not_square), tuple(resized), tuple(outside))
 
-    def _cut(self, row: int, out: np.ndarray) -> tuple[int, int]:
-        """Fill `out`; return the height and width of the crop before it was resized."""
+    def _cut(self, row: int, out: np.ndarray) -> tuple[tuple[int, int], float]:
+        """Fill `out`; return the size of the crop before it was resized, and the share of it outside the image."""
         if self.landmarks is not None and not np.isfinite(self.landmarks[row]).all():
             raise AlignmentError("no landmarks")
         image = decode_rgb(self.source.read(row), exif=self.cfg.exif, max_pixels=self.cfg.max_pixels)
@@ -126,15 +132,17 @@ class FaceCrops(Dataset):
             image = resize_crop(image)
             if self.perturb is None:
                 out[:] = image
-                return size
+                return size, 0.0
             landmarks = TEMPLATE_112
         else:
             size = CROP_SIZE_PX, CROP_SIZE_PX
             landmarks = checked_landmarks(self.landmarks[row], image)
+        border = "black"
         if self.perturb is not None:
-            landmarks = self.perturb(landmarks, self.names[row])
-        warp(image, estimate_similarity(landmarks, TEMPLATE_112), out=out)
-        return size
+            landmarks, border = self.perturb(landmarks, self.names[row]), self.perturb.border
+        matrix = estimate_similarity(landmarks, TEMPLATE_112)
+        warp(image, matrix, out=out, border=border)
+        return size, outside_share(matrix, image.shape)
 
 
 def resize_crop(image: np.ndarray) -> np.ndarray:

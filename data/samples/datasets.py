@@ -116,7 +116,7 @@ class DistillationDataset(IndexedFaces):
             out[1] = warp(image, matrix, out=out[0])
             return
         moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
-        warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out)
+        warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out, self.perturbation.border)
 
     def _offsets(self, epoch: int, row: int) -> np.ndarray | None:
         if self.perturbation is None:

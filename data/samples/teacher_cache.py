@@ -133,4 +133,4 @@ class MisalignedDataset(ReferencedDataset):
             return
         image, landmarks = self._read(row)
         moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
-        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1])
+        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1], border=self.perturbation.border)

@@ -9,6 +9,19 @@ from utils.rank_correlation import spearman
 
 
 @dataclass(frozen=True)
+class Outside:
+    """Hold how far the crops of one view reach beyond their images: shares of a crop's pixels, from geometry."""
+
+    dataset: str
+    condition: Condition
+    border: str
+    """What they show there."""
+    mean: float
+    most: float
+    """Largest share of any crop."""
+
+
+@dataclass(frozen=True)
 class Agreement:
     """Hold how far scores of perturbed crops follow those of aligned ones."""
 

@@ -11,7 +11,7 @@ from data.tables.scores import read_scores
 from evaluation.measure.correlation import Correlation, correlations
 from evaluation.measure.nuisance import Nuisance, judge
 from evaluation.measure.panel import Condition, Measure, PairScores, Panel, Place, merge_seeds, without_heights
-from evaluation.measure.robustness import Agreement, agreement
+from evaluation.measure.robustness import Agreement, Outside, agreement
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.embeddings import cosines, read_embeddings, unit_rows
 from evaluation.protocol.face_set import FaceSet, with_images
@@ -39,6 +39,8 @@ class Findings:
     panels: list[Panel] = field(default_factory=list)
     seed_panels: list[Panel] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
+    outside: list[Outside] = field(default_factory=list)
+    """How far the crops of each view reach beyond their images, where some are misaligned."""
     correlations: list[Correlation] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     nuisance: Nuisance | None = None
@@ -71,10 +73,16 @@ class Protocol:
         if path := self.cfg.datasets[faces.name].metadata:
             metadata = read_metadata(path, faces, pairs.names)
             findings.nuisance = judge(faces.name, metadata, pairs, findings.quality, similarity)
-        for group in self._views(findings, crops):
+        groups = self._views(findings, crops)
+        if groups:
+            findings.outside.append(_outside(findings, aligned, ALIGNED))
+        for group in groups:
             seen = [self._misaligned(findings, crops, view) for view in group]
             findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
             findings.seed_panels += [without_heights(panel) for panels in seen for panel in panels]
+        if remark := _beyond(findings):
+            logger.info(remark)
+            findings.remarks.append(remark)
         return findings
 
     def _views(self, findings: Findings, crops: CropPass | None) -> list[list[View]]:
@@ -117,14 +125,17 @@ class Protocol:
         for name, one in self.cfg.recognition.items():
             if faces.name in one.embeddings:
                 embedding[name] = Measured(faces.column(*read_embeddings(one.embeddings[faces.name])), {})
+        outside = None
         if crops is not None:
             computed = {name: one for name, one in self.models.recognisers.items() if name not in embedding}
             found = run_models(crops, ALIGNED, Models(self.models.methods, computed))
             quality |= found.quality
             embedding |= found.embedding
+            outside = found.outside
         return ImageNumbers(
             {name: quality[name] for name in self.cfg.scores if name in quality},
             {name: embedding[name] for name in self.cfg.recognition if name in embedding},
+            outside,
         )
 
     def _misaligned(self, findings: Findings, crops: CropPass, view: View) -> list[Panel]:
@@ -136,6 +147,7 @@ class Protocol:
         findings.remarks += [f"{view.label}: {remark}" for remark in remarks]
         pairs, quality = findings.pairs.subset(keep), _values(found.quality)
         findings.agreements += _agreements(findings, quality, pairs.used(), view)
+        findings.outside.append(_outside(findings, found, view))
         aligned = self._aligned_panels(findings, keep) if not keep.all() else findings.panels
         reference = {(one.recognition, one.fmr): one for one in aligned if one.condition == Condition()}
         panels = []
@@ -167,6 +179,30 @@ def _only_aligned(findings: Findings, models: Models, both: bool) -> list[str]:
             "where recognition sees misaligned crops; name weights to have it there"
         )
     return remarks
+
+
+def _outside(findings: Findings, found: ImageNumbers, view: View) -> Outside:
+    """Return how far the crops of a view reach beyond their images, over the images of the findings' pairs."""
+    shares = found.outside[findings.pairs.used()]
+    condition = Condition(view.alignment, view.p, view.seed)
+    return Outside(findings.faces.name, condition, view.border, float(np.nanmean(shares)), float(np.nanmax(shares)))
+
+
+def _beyond(findings: Findings) -> str | None:
+    """Say how far crops reach beyond their images at the largest p, and what that may do; None where none does."""
+    moved = [one for one in findings.outside if one.condition.p]
+    worst = [one for one in moved if one.condition.p == max(other.condition.p for other in moved)]
+    if not worst or max(one.most for one in worst) == 0:
+        return None
+    name, p, border = findings.faces.name, worst[0].condition.p, worst[0].border
+    share, most = 100 * np.mean([one.mean for one in worst]), 100 * max(one.most for one in worst)
+    copies = "the images are aligned copies, so " if findings.faces.crops.cfg.input == "aligned" else ""
+    shown = "black, which a method can read as misaligned" if border == "black" else f"filled (border: {border})"
+    way_out = "; misalignment.border: replicate or reflect fills them" if border == "black" else ""
+    return (
+        f"{name}: {copies}at p = {p:g} {share:.1f} % of a crop's pixels lie outside its image (up to {most:.1f} %) and "
+        f"are {shown}{way_out}"
+    )
 
 
 def _is(names: list[str]) -> str:

@@ -1,7 +1,6 @@
 """What the methods and recognition models say of each image, and which pairs have every number they need."""
 
 import logging
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
-from evaluation.protocol.passes import CropPass, Measured
+from evaluation.protocol.passes import OUTSIDE, CropPass, Measured
 from evaluation.protocol.views import View
 from utils.config.evaluate import EvaluationSection
 from utils.errors import DataError
@@ -20,8 +19,8 @@ logger = logging.getLogger("evaluate")
 class Models(NamedTuple):
     """Hold the networks that run here, by name."""
 
-    methods: Mapping[str, ImageModel]
-    recognisers: Mapping[str, ImageModel]
+    methods: dict[str, ImageModel]
+    recognisers: dict[str, ImageModel]
 
 
 class ImageNumbers(NamedTuple):
@@ -29,6 +28,8 @@ class ImageNumbers(NamedTuple):
 
     quality: dict[str, Measured]
     embedding: dict[str, Measured]
+    outside: np.ndarray | None = None
+    """Share of each crop whose source lies outside its image, NaN where there is no crop."""
 
 
 def complete(
@@ -85,4 +86,5 @@ def run_models(crops: CropPass, view: View, models: Models) -> ImageNumbers:
     return ImageNumbers(
         {name: found[f"quality-{name}"] for name in models.methods},
         {name: found[f"recognition-{name}"] for name in models.recognisers},
+        found[OUTSIDE].values,
     )

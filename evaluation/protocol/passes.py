@@ -18,6 +18,8 @@ from utils.files import sha256_file, writing
 from utils.progress import progress
 from utils.store import Store
 
+OUTSIDE = "outside"
+"""Name of the share of each crop's pixels whose source lies outside its image, beside those of the models."""
 _FORMAT = 2
 
 
@@ -41,21 +43,22 @@ class CropPass:
         self.files_sha256 = faces.crops.source.take(self.files).fingerprint()
 
     def __call__(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
-        """Return each model's numbers on the crops of `view`, all of them from the same crops."""
+        """Return each model's numbers on the crops of `view`, and OUTSIDE, all of them from the same crops."""
+        asked: dict[str, ImageModel | None] = {**models, OUTSIDE: None}
         found: dict[str, Measured] = {}
-        for name, model in models.items():
+        for name, model in asked.items():
             if (measured := self._read(view, name, model)) is not None:
                 found[name] = measured
-        missing = {name: model for name, model in models.items() if name not in found}
+        missing = {name: model for name, model in asked.items() if name not in found}
         if missing:
             for name, measured in self._run(view, missing).items():
                 found[name] = measured
                 self._write(view, name, missing[name], measured)
-        return {name: self._spread(found[name]) for name in models}
+        return {name: self._spread(found[name]) for name in asked}
 
-    def _run(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
+    def _run(self, view: View, models: Mapping[str, ImageModel | None]) -> dict[str, Measured]:
         crops = self.faces.second if view.p is None else self.faces.crops
-        perturb = CropPerturbation(view.p, "template", view.seed) if view.p else None
+        perturb = CropPerturbation(view.p, "template", view.seed, view.border) if view.p else None
         crops = replace(crops.take(self.files), perturb=perturb)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
         rows: list[int] = []
@@ -69,16 +72,18 @@ class CropPass:
                     rows += batch.rows
                     names = [self.names[row] for row in batch.rows]
                     for name, model in models.items():
-                        parts[name].append(np.asarray(model(batch.images, names)))
+                        parts[name].append(np.asarray(model(batch.images, names) if model else batch.outside))
                 bar.update(len(batch.rows) + len(batch.failures))
         if not rows:
             raise DataError(f"{label}: none of {len(crops)} images gave a crop, first: {self.names[0]}: {reasons[0]}")
         names = [self.names[row] for row in rows]
         found = {}
         for name, model in models.items():
-            values = _scatter(model.finish(np.concatenate(parts[name]), names), rows, len(crops))
+            measured = np.concatenate(parts[name])
+            values = _scatter(model.finish(measured, names) if model else measured, rows, len(crops))
             empty = np.isnan(values) if values.ndim == 1 else np.isnan(values).any(axis=1)
-            found[name] = Measured(values, dict.fromkeys(np.flatnonzero(empty).tolist(), model.reason) | reasons)
+            why = model.reason if model else None
+            found[name] = Measured(values, dict.fromkeys(np.flatnonzero(empty).tolist(), why) | reasons)
         return found
 
     def _spread(self, measured: Measured) -> Measured:
@@ -86,32 +91,32 @@ class CropPass:
         values = _scatter(measured.values, self.known, len(self.faces.pairs.names))
         return Measured(values, {int(self.known[row]): reason for row, reason in measured.reasons.items()})
 
-    def _facts(self, view: View, model: ImageModel) -> dict[str, Any]:
+    def _facts(self, view: View, model: ImageModel | None) -> dict[str, Any]:
         crops = self.faces.second if view.p is None else self.faces.crops
         return {
             "format": _FORMAT,
-            "model": model.fingerprint,
-            "view": [view.p, view.seed],
+            "model": model.fingerprint if model else OUTSIDE,
+            "view": [view.p, view.seed, view.border],
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
             "crop": crops.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing"}),
             "landmarks": sha256_file(crops.cfg.landmarks) if crops.cfg.landmarks else None,
         }
 
-    def _read(self, view: View, name: str, model: ImageModel) -> Measured | None:
+    def _read(self, view: View, name: str, model: ImageModel | None) -> Measured | None:
         entry = self.store.open(self._kind(view, name), self._facts(view, model))
         if entry is None:
             return None
         with np.load(entry.folder / entry.files[0], allow_pickle=False) as archive:
             return Measured(archive[Path(entry.files[0]).stem], {int(row): why for row, why in entry.note.items()})
 
-    def _write(self, view: View, name: str, model: ImageModel, measured: Measured) -> None:
+    def _write(self, view: View, name: str, model: ImageModel | None, measured: Measured) -> None:
         what = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
-        arrays = {"names": np.array(list(self.names), dtype=str), what: measured.values}
-        reasons = {str(row): why for row, why in measured.reasons.items()}
-        with self.store.create(self._kind(view, name), self._facts(view, model), reasons) as folder:
+        with self.store.create(self._kind(view, name), self._facts(view, model), measured.reasons) as folder:
             with writing(folder / f"{what}.npz"):
-                np.savez(folder / f"{what}.npz", **arrays)
+                np.savez(
+                    folder / f"{what}.npz", **{"names": np.array(list(self.names), dtype=str), what: measured.values}
+                )
 
     def _kind(self, view: View, name: str) -> str:
         return f"{self.faces.name}.{view.label}.{name}"

@@ -5,6 +5,7 @@ coordinate moves by U[-p, p] in pixels of the 112x112 template, mapped back into
 (seed, image name): the same for every model, order and batch, and for two p the same up to its scale. `quality`
 perturbs what the quality methods see; `both` also what the recognition model sees, whose threshold is then set on its
 own non-mated scores. A second landmark file stands for another detector. Figures for p are means over seeds.
+A crop that reaches beyond its image shows black there, unless `border` fills it; how far crops reach is tabulated.
 """
 
 from typing import NamedTuple
@@ -13,10 +14,11 @@ from utils.config.evaluate import MisalignmentConfig
 
 
 class View(NamedTuple):
-    """Say how crops are cut; p is None for the second landmark file."""
+    """Say how crops are cut; p is None for the second landmark file. border: what p > 0 shows outside an image."""
 
     p: float | None = 0.0
     seed: int | None = None
+    border: str = "black"
 
     @property
     def alignment(self) -> str:
@@ -36,5 +38,5 @@ def misaligned_views(cfg: MisalignmentConfig | None, dataset: str) -> list[list[
     """Return the conditions beside the aligned one, each as the views that are averaged over."""
     if cfg is None:
         return []
-    views = [[View(p, seed) for seed in cfg.seeds] for p in sorted(set(cfg.p)) if p > 0]
+    views = [[View(p, seed, cfg.border) for seed in cfg.seeds] for p in sorted(set(cfg.p)) if p > 0]
     return views + ([[View(None)]] if dataset in cfg.second_landmarks else [])

@@ -10,7 +10,7 @@ import torch
 from evaluation.measure import nuisance
 from evaluation.measure.correlation import Correlation
 from evaluation.measure.panel import Measure, Panel
-from evaluation.measure.robustness import Agreement
+from evaluation.measure.robustness import Agreement, Outside
 from evaluation.protocol import views
 from evaluation.protocol.conditions import Findings
 from evaluation.report import csv_files, plots, tables
@@ -67,6 +67,11 @@ class Output:
         return [one for each in self.findings for one in each.correlations]
 
     @property
+    def outside(self) -> list[Outside]:
+        """Return how far crops reach beyond their images."""
+        return [one for each in self.findings for one in each.outside]
+
+    @property
     def remarks(self) -> list[str]:
         """Return what was left out, and why."""
         return [remark for each in self.findings for remark in each.remarks]
@@ -100,7 +105,7 @@ class Output:
         """Return all of pauc.md."""
         found = tables.pauc_tables(self.panels, self.section)
         found += self._differences(self.panels)
-        found += [tables.agreement_table(self.agreements)] if self.agreements else []
+        found += [tables.agreement_table(self.agreements), tables.outside_table(self.outside)]
         found += tables.correlation_tables(self.correlations)
         found += [tables.fnmr_table(self.aligned, self.grid[-1]), tables.set_table(self.panels, self.remarks)]
         return _filled(found)
@@ -114,7 +119,7 @@ class Output:
         section = self.section.model_copy(update={"discard_limits": (limit,)})
         shown = [tables.set_table(self.aligned, self.remarks), *tables.pauc_tables(self.panels, section)]
         shown += [make(self.panels, limit, section) for make in (tables.difference_table, tables.loss_table)]
-        shown += [tables.agreement_table(self.agreements)] if self.agreements else []
+        shown += [tables.agreement_table(self.agreements), tables.outside_table(self.outside)]
         shown += tables.correlation_tables(self.correlations) + tables.nuisance_tables(self.nuisances)
         text = "\n".join(table.markdown() for table in shown if table.rows)
         with atomic_write(self.folder / "summary.md", "w") as stream:
@@ -161,7 +166,8 @@ class Output:
         ]
         if misaligned:
             others = [panel for panel in self.panels if panel.condition.alignment != "aligned"]
-            found = [tables.agreement_table(self.agreements), *tables.pauc_tables(others, self.section)]
+            found = [tables.agreement_table(self.agreements), tables.outside_table(self.outside)]
+            found += tables.pauc_tables(others, self.section)
             found += self._differences(others)
             parts.append(Section("Misaligned faces", misaligned, _filled(found), _picked(pictures, "robustness")))
         if self.nuisances:

@@ -10,7 +10,7 @@ from evaluation.measure.comparisons import method_difference, method_pairs, misa
 from evaluation.measure.correlation import Correlation
 from evaluation.measure.nuisance import Nuisance
 from evaluation.measure.panel import Condition, Panel
-from evaluation.measure.robustness import Agreement
+from evaluation.measure.robustness import Agreement, Outside
 from evaluation.report.published import published_figure
 from evaluation.report.text_table import Table, figure, short, signed
 from utils.config.evaluate import EvaluationSection
@@ -163,6 +163,19 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
         rows.append([key[0], key[1], crops, f"{rho.mean():.3f}{spread}", f"{change:.4g}"])
     columns = ["data set", "method", "crops", "Spearman (over seeds)", "mean absolute change"]
     return Table("Scores of misaligned crops against those of aligned crops", columns, rows)
+
+
+def outside_table(found: Sequence[Outside]) -> Table:
+    """Lay out how far crops reach beyond their images: means over seeds, and the largest of any crop."""
+    rows = []
+    for dataset, p, border in dict.fromkeys((one.dataset, one.condition.p, one.border) for one in found):
+        own = [one for one in found if (one.dataset, one.condition.p) == (dataset, p)]
+        crops = "second landmark file" if p is None else f"p = {p:g}" if p else "aligned"
+        share, most = 100 * np.mean([one.mean for one in own]), 100 * max(one.most for one in own)
+        rows.append([dataset, crops, f"{share:.1f}", f"{most:.1f}", border])
+    columns = ["data set", "crops", "mean %", "largest %", "shown there"]
+    note = "Share of a crop's pixels whose source lies outside its image, from geometry, not from what they show."
+    return Table("How far crops reach beyond their images", columns, rows, note)
 
 
 def fnmr_table(panels: Sequence[Panel], limit: float) -> Table:

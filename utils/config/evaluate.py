@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import DecodeConfig, Precision
+from utils.config.sections import Border, DecodeConfig, Precision
 
 
 def _several(value: Any) -> Any:
@@ -182,6 +182,8 @@ class MisalignmentConfig(StrictModel):
     """One draw per image for each seed; figures are means over them."""
     apply: Annotated[tuple[Literal["quality", "both"], ...], Field(min_length=1)] = ("quality", "both")
     """Who sees the misaligned crops: the quality methods only, or the recognition model too."""
+    border: Border = "black"
+    """What a misaligned crop (p > 0) shows outside its image: black, the nearest pixel, or the image mirrored."""
     second_landmarks: dict[str, UserPath] = Field(default_factory=dict)
     """DATASET: landmark file of another detector, evaluated as a condition of its own."""
 

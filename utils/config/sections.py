@@ -47,6 +47,9 @@ class ModelConfig(StrictModel):
     """Resize, ToTensor, Normalize: the preprocessing contract."""
 
 
+Border = Literal["black", "replicate", "reflect"]
+
+
 class PerturbationConfig(StrictModel):
     """How the landmarks of the misaligned crop are moved."""
 
@@ -54,6 +57,10 @@ class PerturbationConfig(StrictModel):
     """Half-width p of the uniform offset added to each of the 5x2 landmark coordinates."""
     unit: Literal["source", "template"] = "source"
     """Pixels of the source image (paper, released code) or of the 112x112 template."""
+    border: Border = "black"
+    """What a misaligned crop shows outside its image: black (released code), the nearest pixel, or the image mirrored.
+
+    Crops of photographs rarely reach beyond them; those of copies that are aligned already do."""
 
 
 class DecodeConfig(StrictModel):
