@@ -6,16 +6,14 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.samples.sampler import Shard
-from data.samples.training import TrainingData
 from jobs.methods import METHODS, load_training
-from model.objectives.base import Objective
+from jobs.training import Run
 from model.registry import NetworkBuilder
 from utils import cli, distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
@@ -34,62 +32,6 @@ from utils.training.schedule import Plan
 from utils.training.seeding import seed_everything
 
 logger = logging.getLogger("train")
-
-
-@dataclass
-class Run:
-    """Hold the parts of one training run; `step` counts finished optimiser steps."""
-
-    cfg: TrainConfig
-    contract: InputContract
-    data: TrainingData
-    objective: Objective
-    part: optim.Partition
-    optimizer: torch.optim.Optimizer
-    ema: WeightAverage
-    precision: Precision
-    plan: Plan
-    folder: checkpoint.RunFolder
-    log: RunLog | None = None
-    wandb_id: str | None = None
-    step: int = 0
-    best: float = math.inf
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def stored(self) -> dict[str, torch.nn.Module]:
-        """Return the modules whose state the next step needs."""
-        return {**self.objective.parts(), **self.objective.kept()}
-
-    def state(self, finished: bool) -> dict[str, Any]:
-        """Return everything the next step needs."""
-        return {
-            "step": self.step,
-            "finished": finished,
-            "best": self.best,
-            "parts": {name: part.state_dict() for name, part in self.stored.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-            "precision": self.precision.state_dict(),
-            "rng": checkpoint.rng_state(),
-            "log": self.log.position,
-            "wandb": self.wandb_id,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to what `state` gave."""
-        self.step, self.best, self.wandb_id = state["step"], state["best"], state["wandb"]
-        for name, part in self.stored.items():
-            part.load_state_dict(state["parts"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
-        self.precision.load_state_dict(state["precision"])
-        checkpoint.restore_rng(state["rng"])
-
-    @property
-    def talks(self) -> bool:
-        """Tell whether this process shows progress."""
-        return self.cfg.base.verbose and distributed.is_main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,7 +70,7 @@ def build(
     plan = Plan.make(cfg.base, data.steps_per_epoch)
     inputs = {**data.facts, "steps_per_epoch": data.steps_per_epoch}
     settings = {**cfg.model_dump(mode="json"), "model_config": model_cfg.model_dump(mode="json"), "inputs": inputs}
-    run = Run(
+    return Run(
         cfg=cfg,
         contract=contract,
         data=data,
@@ -140,7 +82,6 @@ def build(
         plan=plan,
         folder=checkpoint.RunFolder(cfg, settings),
     )
-    return run
 
 
 def fit(run: Run) -> None:

@@ -20,7 +20,7 @@ from data.sources.recordio import open_records
 from data.tables.join import join
 from data.tables.names import Names
 from utils.config.sections import CropInputConfig
-from utils.config.train_recognition import RecognitionConfig, RecognitionDataset
+from utils.config.train_recognition import MarginConfig, RecognitionDataset
 from utils.errors import DataError
 from utils.files import sha256_arrays
 
@@ -54,7 +54,7 @@ class _Images(NamedTuple):
     sha256: str
 
 
-def recognition_data(cfg: RecognitionConfig, shard: Shard, pairs: PairImages | None = None) -> RecognitionData:
+def recognition_data(cfg: MarginConfig, shard: Shard, pairs: PairImages | None = None) -> RecognitionData:
     """Find the images of each identity; validate on pairs, or on a held-out share of the images.
 
     Identities of which an image occurs in the pairs are not trained on.

@@ -20,7 +20,7 @@ from model.objectives.distillation import AIKDObjective
 from utils.config import load_variant
 from utils.config.train import TrainConfig
 from utils.config.train_aikd import AIKDConfig
-from utils.config.train_recognition import CosFaceConfig, CRFIQAConfig, RecognitionConfig
+from utils.config.train_recognition import CosFaceConfig, CRFIQAConfig, MarginConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Method:
     """Networks and loss terms."""
 
 
-def recognition_with_pairs(cfg: RecognitionConfig, shard: Shard) -> RecognitionData:
+def recognition_with_pairs(cfg: MarginConfig, shard: Shard) -> RecognitionData:
     """Return the data of a recognition method; the pairs, if any, are read here: data does not see evaluation."""
     pairs = read_verification(cfg.dataset.val_pairs) if cfg.dataset.val_pairs else None
     return recognition_data(cfg, shard, pairs)

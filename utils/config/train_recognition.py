@@ -38,20 +38,20 @@ class CertaintyLoss(MarginLoss):
     """Denominator of the ratio: NNCCS + 1 + eps (paper), or NNCCS alone, at least -1e-12 (released code)."""
 
 
-class RecognitionConfig(TrainConfig):
+class MarginConfig(TrainConfig):
     """A training configuration with a margin head."""
 
     dataset: RecognitionDataset
     loss: MarginLoss
 
 
-class CosFaceConfig(RecognitionConfig):
+class CosFaceConfig(MarginConfig):
     """The whole of cosface_config.yaml."""
 
     PARTS: ClassVar = {"feature_extractor": False, "margin": True}
 
 
-class CRFIQAConfig(RecognitionConfig):
+class CRFIQAConfig(MarginConfig):
     """The whole of crfiqa_config.yaml."""
 
     PARTS: ClassVar = {"feature_extractor": False, "margin": True, "quality_head": True}
