@@ -14,7 +14,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from scipy.stats import rankdata
 
 from data.tables.dialects import Numbers, find_columns
 from data.tables.names import Names
@@ -125,6 +124,8 @@ class Scored(NamedTuple):
 
 def percentiles(quality_N: np.ndarray) -> np.ndarray:
     """Return each score's rank among them all, in (0, 100]: the best has 100, equal scores share their mean rank."""
+    from scipy.stats import rankdata  # 60 MB that the processes of training do not need
+
     return rankdata(quality_N) * (100 / max(1, len(quality_N)))
 
 
