@@ -111,7 +111,7 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     stable = all(map(_settled, files))
     source = list_folder(root)
     index, coverage = _build(cfg, source, identities)
-    if stable and source.state.settled:
+    if stable and source.state is not None and source.state.settled:
         index = _stored(store, facts, index, source.state, coverage)
     return index, coverage
 

@@ -83,7 +83,8 @@ class FaceCrops(Dataset):
 
     def __post_init__(self):
         wanted = self.cfg.input == "landmarks"
-        if wanted != (self.landmarks is not None) or (wanted and len(self.landmarks) != len(self.source)):
+        given = -1 if self.landmarks is None else len(self.landmarks)
+        if given != (len(self.source) if wanted else -1):
             raise DataError(
                 f"{self.source.location}: input {self.cfg.input!r} needs "
                 + (f"the landmarks of all {len(self.source)} images" if wanted else "no landmarks")

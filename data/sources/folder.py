@@ -102,13 +102,13 @@ class FolderSource(ImageSource):
 
 def list_folder(root: str | os.PathLike) -> FolderSource:
     """List the images below `root`, any suffix case, following links but never in circles; opens no file."""
-    root = os.fsencode(os.path.abspath(root))
-    if not os.path.isdir(root):
-        raise DataError(f"{os.fsdecode(root)}: no such folder of images; name an existing one")
+    location = os.path.abspath(os.fspath(root))
+    if not os.path.isdir(location):
+        raise DataError(f"{location}: no such folder of images; name an existing one")
     text, lengths = bytearray(), array("q")
     folders, changed = [], array("q")
     others, settled = 0, True
-    for folder, names, other_files, changed_ns in _walk(root):
+    for folder, names, other_files, changed_ns in _walk(os.fsencode(location)):
         tick = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
         settled &= changed_ns + tick < time.time_ns()
         folders.append(folder)
@@ -124,7 +124,7 @@ def list_folder(root: str | os.PathLike) -> FolderSource:
     if (order := table.order()) is not None:
         table = table.take(order)
     state = FolderState(Names.from_strings(folders), np.array(changed, np.int64), settled)
-    return FolderSource(os.fsdecode(root), table, others, state)
+    return FolderSource(location, table, others, state)
 
 
 def _content(path: bytes) -> bytes:
