@@ -163,7 +163,7 @@ def slow_faceqan(network, image, name, cfg) -> float:
     noise = torch.rand(cfg.copies, 3, SIZE, SIZE, generator=generator_of(name)) * 2 * cfg.epsilon - cfg.epsilon
     recorded = []
     for copy in range(cfg.copies):
-        noisy = pixel + noise[copy]
+        noisy = (pixel + noise[copy]).clamp(max=1)  # pixels, in [0, 1], of the noisy image; not after the steps
         for _ in range(cfg.iterations):
             noisy = noisy.detach().requires_grad_(True)
             value = cosine(embed(noisy), base)
@@ -184,6 +184,19 @@ def test_faceqan_equals_literal_attack(images, rows):
     wanted = [slow_faceqan(network, image, name, cfg) for image, name in zip(images, NAMES, strict=True)]
     np.testing.assert_allclose(source.scores(images, NAMES), wanted, atol=1e-5)
     assert np.ptp(wanted) > 0.01
+
+
+def test_faceqan_keeps_noise_below_white(images):
+    """On saturated pixels only: there the score is another than without the limit."""
+    network, cfg = tiny_net(), FaceQanConfig(copies=4, iterations=2, epsilon=0.05)
+    white = torch.full_like(images, 255)
+    white[:, 4:9, 3:8] = 90
+    source = FaceQan(frozen(network), cfg, SEED)
+    wanted = [slow_faceqan(network, image, name, cfg) for image, name in zip(white, NAMES, strict=True)]
+    found = source.scores(white, NAMES)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    source.white = torch.full_like(source.white, torch.inf)
+    assert np.abs(source.scores(white, NAMES) - found).max() > 1e-4
 
 
 def test_faceqan_takes_l_forward_and_l_minus_one_backward_passes(images):

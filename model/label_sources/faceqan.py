@@ -46,7 +46,9 @@ class FaceQan(LabelSource):
     def __init__(self, network: TorchNetwork, cfg: FaceQanConfig, seed: int = 0, rows: int = 32):
         super().__init__(network, cfg, seed, rows)
         std = torch.tensor(network.contract.std, device=network.device).view(3, 1, 1)
+        mean = torch.tensor(network.contract.mean, device=network.device).view(3, 1, 1)
         self.step = cfg.epsilon / std  # epsilon is in pixels of [0, 1], the network's input is divided by std
+        self.white = (1 - mean) / std  # a pixel of 1
 
     def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return q for each image (B,)."""
@@ -72,7 +74,8 @@ class FaceQan(LabelSource):
     def _attack(self, x_BCHW: Tensor, base_BD: Tensor, names: Sequence[str]) -> Tensor:
         """Return the recorded cosines (B, k * l), each taken before the step that follows it."""
         noise_BKCHW = torch.stack([self._noise(x_BCHW, name) for name in names])
-        copies = (x_BCHW.unsqueeze(1) + noise_BKCHW * self.step).flatten(0, 1)
+        noisy = torch.minimum(x_BCHW.unsqueeze(1) + noise_BKCHW * self.step, self.white)  # as in the original
+        copies = noisy.flatten(0, 1)
         target = base_BD.repeat_interleave(self.cfg.copies, dim=0)
         recorded = []
         for iteration in range(1, self.cfg.iterations + 1):

@@ -79,7 +79,7 @@ def write_run(folder: Path, method: str, **dataset) -> Path:
     """Write the two YAML files of a tiny run on folder/faces; return the training YAML."""
     groups = {"group_1": {"params": "feature_extractor"}, "group_2": {"params": "margin", "clip": 0}}
     if method == "crfiqa":
-        groups["group_3"] = {"params": "quality_head", "clip": 0}
+        groups["group_3"] = {"params": "quality_head"}
     for group in groups.values():
         group.update(lr=0.02, momentum=0.9, weight_decay=5e-4)
     head = "ArcFaceHead" if method == "crfiqa" else "CosFaceHead"

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from utils.errors import ConfigError
@@ -20,6 +20,14 @@ class StrictModel(BaseModel):
     """Base of every schema: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_params(cls, values: Any) -> Any:
+        """Take `params:` without a value, as the official files write it, for no parameters."""
+        if isinstance(values, dict) and values.get("params", ...) is None:
+            return {key: value for key, value in values.items() if key != "params"}
+        return values
 
 
 def _flag(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
 
@@ -27,7 +27,7 @@ class NetworkConfig(ModuleSpec):
 
 
 class ModelConfig(StrictModel):
-    """model_config.yaml: the student, and the teacher when it is another network."""
+    """model_config.yaml: the student, and the teacher when it is another network; all of it below `model:` or not."""
 
     features: NetworkConfig
     """Student backbone; without `teacher` the teacher is the same network with the same weights."""
@@ -45,6 +45,11 @@ class ModelConfig(StrictModel):
         }
     )
     """Resize, ToTensor, Normalize: the preprocessing contract."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_the_official_wrapper(cls, values: Any) -> Any:
+        return values["model"] if isinstance(values, dict) and values.keys() == {"model"} else values
 
 
 Border = Literal["black", "replicate", "reflect"]
