@@ -124,15 +124,15 @@ def outside_share(matrix_23: np.ndarray, shape: tuple[int, ...], size_px: int = 
 
     From geometry alone: a pixel reaches half its width around its centre, so the image ends at -0.5 and at n - 0.5.
     """
-    back = cv2.invertAffineTransform(matrix_23)
-    last = size_px - 1
-    ends = np.array([[0, 0, 1], [last, 0, 1], [0, last, 1], [last, last, 1]]) @ back.T
-    high = np.array([shape[1], shape[0]]) - 0.5
-    if (ends >= -0.5).all() and (ends <= high).all():
+    back = cv2.invertAffineTransform(matrix_23).tolist()
+    last, highs = size_px - 1, (shape[1] - 0.5, shape[0] - 0.5)
+    low = [min(0, a * last) + min(0, b * last) + c for a, b, c in back]
+    top = [max(0, a * last) + max(0, b * last) + c for a, b, c in back]
+    if min(low) >= -0.5 and all(t <= high for t, high in zip(top, highs, strict=True)):
         return 0.0
-    y, x = np.mgrid[:size_px, :size_px]
-    source = np.stack([x, y, np.ones_like(x)], axis=-1) @ back.T
-    return float(np.mean(((source < -0.5) | (source > high)).any(axis=-1)))
+    at = np.arange(size_px)
+    x, y = (a * at + (b * at[:, None] + c) for a, b, c in back)
+    return float(np.mean((x < -0.5) | (x > highs[0]) | (y < -0.5) | (y > highs[1])))
 
 
 def outside_shares_of_aligned(radius_px: float, draws: int = 1000) -> np.ndarray:
