@@ -15,6 +15,7 @@ from data.samples.teacher_cache import MisalignedDataset, ReferencedDataset, Tea
 from data.samples.training import TrainingData, digest, index_remarks
 from utils.config.sections import PerturbationConfig
 from utils.config.train_aikd import AIKDConfig
+from utils.present import present
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
     dataset_cfg, seed = cfg.dataset, cfg.base.seed
     index, coverage = build_index(dataset_cfg)
     remarks = index_remarks(index, dataset_cfg)
-    parts, centres, centre_loader = split(index.labels, dataset_cfg.val_percent), None, None
+    parts, centres, centre_loader = split(present(index.labels), dataset_cfg.val_percent), None, None
     if cfg.loss.refinement is not None:
         centres, parts = centre_images(index, parts, cfg.loss.refinement)
         aligned = DistillationDataset(index, seed, None, dataset_cfg)
@@ -64,7 +65,7 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
         facts={
             "images": len(index),
             "index_sha256": digest(index),
-            "label_scaling": dataclasses.asdict(coverage.scaling),
+            "label_scaling": dataclasses.asdict(present(coverage.scaling)),
         },
         cache=cache,
         centres=centres,
@@ -88,7 +89,7 @@ def _border_lines(coverage: Coverage, perturbation: PerturbationConfig | None) -
 
 
 def _centre_lines(centres: CentreImages | None, cfg: AIKDConfig) -> list[str]:
-    if centres is None:
+    if centres is None or cfg.loss.refinement is None:
         return []
     return [
         f"refined labels: centres of {centres.count} identities from their {len(centres.rows)} best images; "

@@ -23,17 +23,22 @@ from utils.config.sections import CropInputConfig
 from utils.config.train_recognition import MarginConfig, RecognitionDataset
 from utils.errors import DataError
 from utils.files import sha256_arrays
+from utils.present import present
 
 
 class PairImages(Protocol):
     """The images of validation pairs, and what judges their embeddings."""
 
     names: Names
-    images: Sequence[bytes] | None
-    """Encoded images, one per name, where the pairs file carries them."""
+
+    @property
+    def images(self) -> Sequence[bytes] | None:
+        """Return the encoded images, one per name, where the pairs file carries them."""
+        ...
 
     def __call__(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Return metrics of the embeddings; `row` is the place in `names`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def recognition_data(cfg: MarginConfig, shard: Shard, pairs: PairImages | None =
     found = _records(dataset_cfg) if dataset_cfg.format == "recordio" else _folders(dataset_cfg)
     index, report = found.index, found.report
     if pairs is None:
-        train_rows, val_rows = split(index.identities, dataset_cfg.val_percent)
+        train_rows, val_rows = split(present(index.identities), dataset_cfg.val_percent)
         measured = index
     else:
         measured = _pair_index(dataset_cfg, pairs, index)
@@ -72,7 +77,7 @@ def recognition_data(cfg: MarginConfig, shard: Shard, pairs: PairImages | None =
         report = [*report, f"validates on {len(val_rows)} images in the pairs of {dataset_cfg.val_pairs}"]
     if not len(train_rows):
         raise DataError(f"{place}: no identity is left to train on; all occur in dataset.val_pairs")
-    num_classes = int(index.identities.max()) + 1
+    num_classes = int(present(index.identities).max()) + 1
     seed, params = cfg.base.seed, cfg.dataloader
     dataset = IdentityDataset(index, seed, dataset_cfg.flip, dataset_cfg)
     judged = IdentityDataset(measured, seed, False, dataset_cfg)
@@ -126,7 +131,7 @@ def _pair_index(cfg: RecognitionDataset, pairs: PairImages, index: FaceIndex) ->
             f"{pairs.names[missing[0]]!r}; name their folder in dataset.val_location"
         )
     landmarks = None if index.landmarks is None else index.landmarks[rows]
-    return FaceIndex(index.source.take(rows), landmarks, identities=index.identities[rows])
+    return FaceIndex(index.source.take(rows), landmarks, identities=present(index.identities)[rows])
 
 
 def _same_place(cfg: RecognitionDataset) -> bool:
@@ -136,7 +141,7 @@ def _same_place(cfg: RecognitionDataset) -> bool:
 def _input_config(cfg: RecognitionDataset) -> CropInputConfig:
     aligned = cfg.val_landms_location in (None, TEMPLATE)
     return CropInputConfig(
-        loc=cfg.val_location,
+        loc=present(cfg.val_location),
         input="aligned" if aligned else "landmarks",
         landmarks=None if aligned else cfg.val_landms_location,
         on_missing="skip",  # images outside the pairs need none
@@ -147,10 +152,11 @@ def _input_config(cfg: RecognitionDataset) -> CropInputConfig:
 
 def _without(index: FaceIndex, measured: FaceIndex) -> tuple[FaceIndex, np.ndarray]:
     """Return the index with the identities of `measured` taken out and the others numbered anew, and its rows."""
-    held_out = np.unique(measured.identities[measured.identities >= 0])
-    rows = np.flatnonzero(~np.isin(index.identities, held_out))
+    own, others = present(index.identities), present(measured.identities)
+    held_out = np.unique(others[others >= 0])
+    rows = np.flatnonzero(~np.isin(own, held_out))
     if not len(held_out):
         return index, rows
     identities = np.full(len(index), -1, np.int32)
-    identities[rows] = np.unique(index.identities[rows], return_inverse=True)[1].ravel()
+    identities[rows] = np.unique(own[rows], return_inverse=True)[1].ravel()
     return dataclasses.replace(index, identities=identities, cache=None), rows

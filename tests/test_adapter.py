@@ -6,11 +6,11 @@ import yaml
 from torch.nn import functional
 
 import train_main
-from data.samples.datasets import DistillationBatch
 from jobs.methods import load_training
 from model.compact import CompactNet
 from model.registry import NetworkBuilder
 from tests.helpers.training import TINY, same_bytes, tensors, write_setup
+from utils.batches import DistillationBatch
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.errors import ConfigError

@@ -15,12 +15,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_main
-from data.samples.datasets import DistillationBatch
 from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP
 from tests.helpers.training import TINY, write_setup
+from utils.batches import DistillationBatch
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.training.run_log import read_metrics

@@ -21,6 +21,7 @@ from data.tables.scores import read_scores
 from utils.config.train import DatasetConfig, ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_file
+from utils.present import present
 from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
 
 TEMPLATE = "template"
@@ -89,7 +90,7 @@ def _complete(cfg: ImagesConfig, index: FaceIndex, coverage: Coverage) -> tuple[
 
 def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     root = os.path.abspath(cfg.image_location)
-    files = [path for path in (_landmark_file(cfg), None if identities else cfg.quality_location) if path]
+    files = [path for path in (_landmark_file(cfg), None if identities else _label_file(cfg)) if path]
     for path in files:
         if not os.path.isfile(path):
             raise DataError(f"{path}: no such file; check dataset.landms_location and dataset.quality_location")
@@ -103,7 +104,7 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     store = Store(cfg.cache)
     if (entry := store.open("index", facts)) is not None:
         arrays = entry.arrays()
-        if FolderState(_table(arrays, "folders"), arrays["changed_ns"]).holds(root):
+        if FolderState(present(_table(arrays, "folders")), arrays["changed_ns"]).holds(root):
             return _from_entry(root, entry), Coverage.from_dict(entry.note)
         _log.info("%s: not used, a folder below %s has changed since", entry.folder, root)
         entry.discard()
@@ -146,6 +147,10 @@ def _landmark_file(cfg: ImagesConfig) -> str | None:
     return None if cfg.landms_location in (None, TEMPLATE) else cfg.landms_location
 
 
+def _label_file(cfg: ImagesConfig) -> str | None:
+    return cfg.quality_location if isinstance(cfg, DatasetConfig) else None
+
+
 def _arrays(index: FaceIndex, state: FolderState) -> dict[str, np.ndarray]:
     tables = {"names": index.names, "classes": index.classes, "folders": state.folders}
     arrays = {"landmarks": index.landmarks, "labels": index.labels, "identities": index.identities}
@@ -162,9 +167,9 @@ def _table(arrays: dict[str, np.ndarray], name: str) -> Names | None:
 
 def _from_entry(root: str, entry: Entry) -> FaceIndex:
     arrays = entry.arrays()
-    data = [arrays.get(name) for name in ("landmarks", "labels", "identities")]
-    source = FolderSource(root, _table(arrays, "names"))
-    return FaceIndex(source, *data, _table(arrays, "classes"), str(entry.folder))
+    landmarks, labels, identities = (arrays.get(name) for name in ("landmarks", "labels", "identities"))
+    source = FolderSource(root, present(_table(arrays, "names")))
+    return FaceIndex(source, landmarks, labels, identities, _table(arrays, "classes"), str(entry.folder))
 
 
 def _open_index(root: str, folder: str) -> FaceIndex:
@@ -183,8 +188,8 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
     facts: dict[str, Any] = {"root": place, "images": len(source), "other_files": source.other_files}
     keep = np.ones(len(source), bool)
     labels = landmarks = None
-    if not identities and cfg.quality_location:
-        labels, facts["labels"] = _joined(cfg, names, cfg.quality_location, "quality label")
+    if not identities and (path := _label_file(cfg)):
+        labels, facts["labels"] = _joined(cfg, names, path, "quality label")
         keep &= np.isfinite(labels)
     if path := _landmark_file(cfg):
         landmarks, facts["landmarks"] = _joined(cfg, names, path, "landmarks")
@@ -199,8 +204,8 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
         source = source.take(rows)
         labels = None if labels is None else labels[rows]
         landmarks = None if landmarks is None else landmarks[rows]
-    if labels is not None:
-        scaling = LabelScaling.fit(labels, cfg.label_scaling, cfg.higher_is_better, cfg.quality_location)
+    if labels is not None and isinstance(cfg, DatasetConfig):
+        scaling = LabelScaling.fit(labels, cfg)
         facts |= {"scaling": scaling}
         labels = scaling.apply(labels)
     classes_of = classes = None

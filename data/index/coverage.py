@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from utils.config.train import DatasetConfig
 from utils.errors import DataError
 
 
@@ -23,15 +24,15 @@ class LabelScaling:
     """Largest label of the file, before negation."""
 
     @classmethod
-    def fit(cls, labels: np.ndarray, method: str, higher_is_better: bool, path: str) -> "LabelScaling":
+    def fit(cls, labels: np.ndarray, cfg: DatasetConfig) -> "LabelScaling":
         """Take the constants from the labels of the images in use."""
         low, high = float(labels.min()), float(labels.max())
-        if method != "none" and not high > low:
+        if cfg.label_scaling != "none" and not high > low:
             raise DataError(
-                f"{path}: all {len(labels)} labels in use are {low:g}, so nothing can be learnt from them; "
-                "name another file or set dataset.label_scaling: none"
+                f"{cfg.quality_location}: all {len(labels)} labels in use are {low:g}, so nothing can be learnt from "
+                "them; name another file or set dataset.label_scaling: none"
             )
-        return cls(method, bool(higher_is_better), low, high)
+        return cls(cfg.label_scaling, bool(cfg.higher_is_better), low, high)
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Return float32 targets, higher is better."""

@@ -9,6 +9,7 @@ from data.index.identities import folder_identities
 from data.index.split import Split
 from utils.config.train_aikd import RefinementConfig
 from utils.errors import DataError
+from utils.present import present
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ def centre_images(index: FaceIndex, parts: Split, cfg: RefinementConfig) -> tupl
     in the order of the rows; cfg.min_images counts validation images too. The validation rows stay as they are.
     Raises DataError without identities, when no identity is large enough, or for labels outside [0, 1].
     """
-    if not (0 <= index.labels.min() and index.labels.max() <= 1):
+    labels = present(index.labels)
+    if not (0 <= labels.min() and labels.max() <= 1):
         raise DataError(
-            f"{index.source.location}: refined labels lie in [0, 1], these go from {index.labels.min():g} to "
-            f"{index.labels.max():g}; set dataset.label_scaling: minmax or rank, or remove loss.refinement"
+            f"{index.source.location}: refined labels lie in [0, 1], these go from {labels.min():g} to "
+            f"{labels.max():g}; set dataset.label_scaling: minmax or rank, or remove loss.refinement"
         )
     identity, _ = folder_identities(index.source, "loss.refinement needs a folder for each identity")
     sizes = np.bincount(identity)
@@ -49,7 +51,7 @@ def centre_images(index: FaceIndex, parts: Split, cfg: RefinementConfig) -> tupl
         )
     identity = np.where(sizes[identity] < cfg.min_images, np.int32(-1), identity)
     train = parts.train[identity[parts.train] >= 0]
-    chosen = CentreImages(identity, _best(index.labels, identity, train, cfg.top), len(parts.train) - len(train))
+    chosen = CentreImages(identity, _best(labels, identity, train, cfg.top), len(parts.train) - len(train))
     return chosen, parts._replace(train=train)
 
 

@@ -49,7 +49,7 @@ def require_faces(path: str, points_N52: np.ndarray) -> list[str]:
     if 2 * np.count_nonzero(wrong) > len(rows):
         counts = {"they are fractions of the image, not pixels": np.count_nonzero(flat)}
         counts |= zip(_ORDERS, np.bincount(others.argmin(axis=0)[better], minlength=len(_ORDERS)), strict=True)
-        looks = max(counts, key=counts.get)
+        looks = max(counts, key=lambda order: counts[order])
         known = f", it looks as if {looks}" if 2 * counts[looks] > np.count_nonzero(wrong) else ""
         raise DataError(
             f"{path}: {wrong.mean():.0%} of the landmarks are no face in template order{known}; write eye on the "

@@ -25,14 +25,15 @@ from data.alignment import (
 )
 from data.images.decode import ImageError, decode_rgb
 from data.index.landmark_check import require_faces
-from data.samples.datasets import Failures
 from data.sources.base import ImageSource
 from data.sources.registry import open_source
 from data.tables.join import join
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
+from utils.batches import Failures
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
+from utils.present import present
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,8 @@ def open_crops(cfg: CropInputConfig) -> FaceCrops:
 
 
 def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
-    table = read_landmarks(cfg.landmarks)
+    path = present(cfg.landmarks)
+    table = read_landmarks(path)
     rows = join(names, table.names, cfg.key_root).rows
     missing = np.flatnonzero(rows < 0)
     if len(missing) == len(names) and len(names):
@@ -179,7 +181,7 @@ def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
         )
     points = np.full((len(names), 5, 2), np.nan, np.float32)
     points[rows >= 0] = found = table.points[rows[rows >= 0]]
-    for line in require_faces(cfg.landmarks, found):
+    for line in require_faces(path, found):
         logger.warning(line)
     return points
 

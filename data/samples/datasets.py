@@ -5,11 +5,9 @@ resume.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.alignment import (
@@ -26,31 +24,10 @@ from data.alignment import (
 )
 from data.images.decode import ImageError, decode_rgb
 from data.index.build import FaceIndex
+from utils.batches import DistillationBatch, RecognitionBatch, TrainingBatch
 from utils.config.sections import DecodeConfig, PerturbationConfig
 from utils.errors import DataError
-
-Failures = tuple[tuple[int, str], ...]
-"""(row, reason) of each image that gave no crop."""
-
-
-class DistillationBatch(NamedTuple):
-    """Aligned and misaligned crops of the same faces; B may be smaller than asked for by `len(failures)`."""
-
-    aligned: Tensor  # (B, 112, 112, 3) uint8
-    misaligned: Tensor  # (B, 112, 112, 3) uint8
-    label: Tensor  # (B,) float32
-    row: Tensor  # (B,) int64, rows of the index
-    failures: Failures
-    reference: Tensor | None = None  # (B, D), the teacher's embeddings where a cache has them
-
-
-class RecognitionBatch(NamedTuple):
-    """Aligned crops and the identity each belongs to."""
-
-    images: Tensor  # (B, 112, 112, 3) uint8
-    identity: Tensor  # (B,) int64
-    row: Tensor  # (B,) int64
-    failures: Failures
+from utils.present import present
 
 
 class IndexedFaces(Dataset):
@@ -67,6 +44,9 @@ class IndexedFaces(Dataset):
 
     def __getitem__(self, key: tuple[int, int]):
         return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> TrainingBatch:
+        raise NotImplementedError
 
     def _read(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image and landmarks of a row; without a landmark file the crop is aligned already."""
@@ -106,7 +86,7 @@ class DistillationDataset(IndexedFaces):
             except (ImageError, AlignmentError) as error:
                 failures.append(self._fail(int(row), error))
         aligned, misaligned = torch.from_numpy(crops[:, : len(rows)])
-        label = torch.from_numpy(np.asarray(self.index.labels[rows], np.float32))
+        label = torch.from_numpy(np.asarray(present(self.index.labels)[rows], np.float32))
         return DistillationBatch(aligned, misaligned, label, torch.tensor(rows, dtype=torch.int64), tuple(failures))
 
     def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
@@ -115,8 +95,9 @@ class DistillationDataset(IndexedFaces):
         if offsets_52 is None:
             out[1] = warp(image, matrix, out=out[0])
             return
-        moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
-        warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out, self.perturbation.border)
+        noise = present(self.perturbation)
+        moved = move_landmarks(landmarks, offsets_52, noise.unit)
+        warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out, noise.border)
 
     def _offsets(self, epoch: int, row: int) -> np.ndarray | None:
         if self.perturbation is None:
@@ -149,5 +130,5 @@ class IdentityDataset(IndexedFaces):
                 crop[:] = crop[:, ::-1].copy()
             rows.append(int(row))
         images = torch.from_numpy(crops[: len(rows)])
-        identity = torch.from_numpy(np.asarray(self.index.identities[rows], np.int64))
+        identity = torch.from_numpy(np.asarray(present(self.index.identities)[rows], np.int64))
         return RecognitionBatch(images, identity, torch.tensor(rows, dtype=torch.int64), tuple(failures))

@@ -7,7 +7,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from data.images.silence import forget_other_threads
 from data.samples.crops import CropBatch, FaceCrops
 from data.samples.datasets import IndexedFaces
-from data.samples.sampler import ALONE, VALIDATION_EPOCH, EpochSampler, Shard
+from data.samples.sampler import ALONE, VALIDATION_EPOCH, EpochSampler, Rows, Shard
 from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
+from utils.present import present
 
 _AHEAD = 4
 """Batches fetched ahead, per worker process or by the threads."""
@@ -80,12 +81,12 @@ class BatchLoader:
         return len(self.sampler)
 
 
-def train_loader(dataset: IndexedFaces, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = ALONE):
+def train_loader(dataset: IndexedFaces, rows: Rows, params: LoaderParams, seed: int, shard: Shard = ALONE):
     """Make the loader of training batches; see EpochSampler for the order and for the last batch."""
     return BatchLoader(dataset, EpochSampler(rows, params, seed, shard), params)
 
 
-def validation_loader(dataset: IndexedFaces, rows: Sequence[int], params: LoaderParams, shard: Shard = ALONE):
+def validation_loader(dataset: IndexedFaces, rows: Rows, params: LoaderParams, shard: Shard = ALONE):
     """Make the loader of validation batches: every row once, in order, each time with the same perturbations."""
     sampler = EpochSampler(rows, params.model_copy(update={"shuffle": False}), seed=0, shard=shard)
     sampler.keep_all = True
@@ -109,10 +110,10 @@ class _Problem(NamedTuple):
 
 
 class _Guarded(Dataset):
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: "IndexedFaces | FaceCrops"):
         self.dataset = dataset
 
-    def __getitems__(self, keys: Sequence) -> Any:
+    def __getitems__(self, keys: Any) -> Any:
         try:
             return self.dataset.__getitems__(keys)
         except UserError as error:
@@ -122,7 +123,7 @@ class _Guarded(Dataset):
 class _Fetcher:
     """Iterate over `dataset.__getitems__(batch) for batch in batches` with processes or threads."""
 
-    def __init__(self, dataset: Dataset, batches: Any, num_workers: int, pin_memory: bool):
+    def __init__(self, dataset: "IndexedFaces | FaceCrops", batches: Any, num_workers: int, pin_memory: bool):
         self.dataset = _Guarded(dataset)
         self.batches = batches
         self.pin_memory = pin_memory and torch.cuda.is_available()
@@ -167,7 +168,7 @@ class _Fetcher:
         in_main_thread = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGCHLD) if in_main_thread else None
         with _more_workers_than_cores():
-            batches = iter(self.loader)
+            batches = iter(present(self.loader))
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
         return batches

@@ -8,6 +8,8 @@ from torch.utils.data import Sampler
 
 from utils.config.sections import LoaderParams
 
+Rows = Sequence[int] | np.ndarray
+"""Rows of an index."""
 VALIDATION_EPOCH = 2**32 - 1
 """Epoch number that keys the fixed perturbations of validation."""
 
@@ -33,7 +35,7 @@ class EpochSampler(Sampler):
     because BatchNorm cannot train on one sample; with `keep_all`, for validation, it never is.
     """
 
-    def __init__(self, rows: Sequence[int], params: LoaderParams, seed: int, shard: Shard = ALONE):
+    def __init__(self, rows: Rows, params: LoaderParams, seed: int, shard: Shard = ALONE):
         """Use `params.batch_size`, the images per step of all processes together, and `params.shuffle`."""
         self.rows = np.asarray(rows, np.int64)
         self.batch_size = params.batch_size
@@ -41,7 +43,7 @@ class EpochSampler(Sampler):
         self.seed = seed
         self.shard = shard
         self.keep_all = False
-        self.position = (0, 0)
+        self.position: tuple[int, int] = (0, 0)
         self.end_epoch = 1
 
     def steps_per_epoch(self) -> int:

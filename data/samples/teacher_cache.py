@@ -14,13 +14,15 @@ from torch import Tensor
 
 from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, move_landmarks, warp
 from data.index.build import FaceIndex
-from data.samples.datasets import DistillationBatch, DistillationDataset
+from data.samples.datasets import DistillationDataset
 from data.samples.loader import validation_loader
 from data.samples.sampler import Shard
 from utils import distributed
+from utils.batches import DistillationBatch
 from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
 from utils.errors import DataError
 from utils.files import make_folder, sha256_arrays
+from utils.present import present
 from utils.store import Store
 
 _FORMAT = 2
@@ -90,9 +92,9 @@ class TeacherCache:
         return {"embeddings.f16": 2 * self.dim * len(self.index), "state.u8": len(self.index)}
 
     def _map(self) -> None:
-        shape = len(self.index), self.dim
-        self.embeddings = np.memmap(self.path / "embeddings.f16", np.float16, "r+", shape=shape)
-        self.state = np.memmap(self.path / "state.u8", np.uint8, "r+", shape=shape[:1])
+        shape, folder = (len(self.index), self.dim), present(self.path)
+        self.embeddings = np.memmap(folder / "embeddings.f16", np.float16, "r+", shape=shape)
+        self.state = np.memmap(folder / "state.u8", np.uint8, "r+", shape=shape[:1])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("embeddings", "state")}
@@ -132,5 +134,6 @@ class MisalignedDataset(ReferencedDataset):
             super()._cut(row, offsets_52, out)
             return
         image, landmarks = self._read(row)
-        moved = move_landmarks(landmarks, offsets_52, self.perturbation.unit)
-        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1], border=self.perturbation.border)
+        noise = present(self.perturbation)
+        moved = move_landmarks(landmarks, offsets_52, noise.unit)
+        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1], border=noise.border)

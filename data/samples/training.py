@@ -10,6 +10,7 @@ from data.samples.loader import BatchLoader
 from utils.config.train import ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_arrays
+from utils.present import present
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainingData:
 
 def index_remarks(index: FaceIndex, cfg: ImagesConfig) -> list[str]:
     """Return a line on landmarks unlike faces, if there are many; DataError where their order or unit is wrong."""
-    return [] if index.landmarks is None else require_faces(cfg.landms_location, index.landmarks)
+    return [] if index.landmarks is None else require_faces(present(cfg.landms_location), index.landmarks)
 
 
 def digest(index: FaceIndex) -> str:

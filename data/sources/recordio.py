@@ -60,7 +60,7 @@ class RecordFile:
         return {**self.__dict__, "_map": None}
 
     @property
-    def bytes(self) -> mmap.mmap:
+    def content(self) -> mmap.mmap:
         """Return the file's bytes, mapped at first use in each process."""
         if self._map is None:
             with open(self.rec, "rb") as stream:
@@ -74,7 +74,7 @@ class RecordFile:
         if beyond:
             self._data(int(places[beyond - 1]))
         if beyond < len(places):
-            raise DataError(self._cut_off(self.keys[places[beyond]]))
+            raise DataError(self._cut_off(int(self.keys[places[beyond]])))
 
     def read(self, place: int) -> Record:
         """Return the record at a place of `keys`; DataError names its key when it is damaged."""
@@ -93,7 +93,7 @@ class RecordFile:
         while True:
             if at + _FRAME.size > self.size:
                 raise DataError(self._cut_off(self.keys[place]))
-            magic, word = _FRAME.unpack_from(self.bytes, at)
+            magic, word = _FRAME.unpack_from(self.content, at)
             part, length = word >> 29, word & _LENGTH_MASK
             if magic != MAGIC or part not in wanted:
                 raise DataError(
@@ -103,7 +103,7 @@ class RecordFile:
             start = at + _FRAME.size
             if start + length > self.size:
                 raise DataError(self._cut_off(self.keys[place]))
-            parts.append(self.bytes[start : start + length])
+            parts.append(self.content[start : start + length])
             if part in (_WHOLE, _END):
                 return struct.pack("<I", MAGIC).join(parts)
             at, wanted = start + (length + 3) // 4 * 4, (_MIDDLE, _END)
@@ -120,7 +120,7 @@ class RecordFile:
         return labels
 
     def _first_labels(self, places: np.ndarray) -> np.ndarray:
-        view = np.frombuffer(self.bytes, np.uint8)
+        view = np.frombuffer(self.content, np.uint8)
         offsets = self.offsets[places]
         near_end = offsets + _HEAD_TYPE.itemsize + 4 > self.size
         inside = np.where(near_end, 0, offsets)

@@ -1,11 +1,12 @@
 """What the training loop asks of a method; a hook that a method does not need does nothing."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from model.registry import NetworkBuilder
+from utils.batches import TrainingBatch
 from utils.config.sections import ModelConfig
 from utils.config.train import LossConfig, TrainConfig
 from utils.contract import InputContract
@@ -26,17 +27,21 @@ class StartingRun(Protocol):
     @property
     def talks(self) -> bool:
         """Tell whether this process shows progress."""
+        ...
 
 
-class Objective(nn.Module):
+Batch = TypeVar("Batch", bound=TrainingBatch)
+
+
+class Objective(nn.Module, Generic[Batch]):
     """Networks and loss terms of a method.
 
     Calling it with a batch on the device gives a NamedTuple of loss terms; their sum, weighted by `factors`, is
     differentiated and the same names appear in the log. `student` is what is averaged, validated and saved.
     """
 
-    terms: ClassVar[type[NamedTuple]]
-    """The class of the loss terms."""
+    terms: ClassVar[Any]
+    """The class of the loss terms, a NamedTuple of tensors."""
     weights: ClassVar[tuple[float, ...]]
     """The method's own factor of each term, unless the configuration names others."""
 
@@ -79,7 +84,7 @@ class Objective(nn.Module):
         """Return a state_dict of the student under the names it is saved with."""
         return dict(state)
 
-    def measure(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+    def measure(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return per-sample values (B, ...) of one validation batch for `network`, a copy of the student."""
         return {}
 

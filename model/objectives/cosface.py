@@ -4,15 +4,17 @@ Source: Wang et al., CosFace, CVPR 2018. Shape suffixes: B batch, C classes, D e
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.embedding_dim import embedding_dim
 from model.frozen.preprocess import normalise
+from model.margins import MarginHead
 from model.objectives.base import Objective
 from model.registry import NetworkBuilder, build_margin
+from utils.batches import RecognitionBatch
 from utils.config.sections import ModelConfig
 from utils.config.train_recognition import CosFaceConfig, MarginLoss
 from utils.contract import InputContract
@@ -29,11 +31,12 @@ class RecognitionTerms(NamedTuple):
     """Mean cross-entropy of the hardened logits."""
 
 
-class CosFaceObjective(Objective):
+class CosFaceObjective(Objective[RecognitionBatch]):
     """Classify the training identities; the margin head is thrown away, the backbone is what is saved."""
 
     terms = RecognitionTerms
     weights: tuple[float, ...] = (1.0,)
+    margin: MarginHead
 
     def __init__(self, student: nn.Module, loss: MarginLoss, contract: InputContract):
         """Take the backbone to train; `attach` adds the margin head."""
@@ -62,7 +65,8 @@ class CosFaceObjective(Objective):
                 "folder"
             )
         self.judge = data.judge
-        self.margin = build_margin(self.margin_spec, embedding_dim(self.backbone), data.num_classes)
+        margin = build_margin(self.margin_spec, embedding_dim(self.backbone), data.num_classes)
+        self.margin = cast(MarginHead, margin)
         self.notes = [f"{data.num_classes} identities, {type(self.margin).__name__} with scale "
                       f"{self.margin.scale:g} and margin {self.margin.margin:g}"]  # fmt: skip
 
@@ -70,12 +74,12 @@ class CosFaceObjective(Objective):
         """Return backbone and margin head by their group names."""
         return {"feature_extractor": self.backbone, "margin": self.margin}
 
-    def forward(self, batch: NamedTuple) -> NamedTuple:
+    def forward(self, batch: RecognitionBatch) -> Any:
         """Return the loss terms of one batch of uint8 crops and identities."""
         losses = self.losses(self.student, batch)
         return self.terms(*(losses[name].mean() for name in self.terms._fields))
 
-    def losses(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, batch: RecognitionBatch) -> dict[str, Tensor]:
         """Return each term per sample (B,)."""
         embedding_BD = network(normalise(batch.images, self.contract))
         cosines_BC = self.margin.cosines(embedding_BD)
@@ -85,11 +89,11 @@ class CosFaceObjective(Objective):
         """Return the cross-entropy (B,) of the hardened logits."""
         return functional.cross_entropy(self.margin.logits(cosines_BC, identity_B), identity_B, reduction="none")
 
-    def embed(self, network: nn.Module, batch: NamedTuple) -> Tensor:
+    def embed(self, network: nn.Module, batch: RecognitionBatch) -> Tensor:
         """Return embeddings (B, D) in float32."""
         return network(normalise(batch.images, self.contract)).float()
 
-    def measure(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+    def measure(self, network: nn.Module, batch: RecognitionBatch) -> dict[str, Tensor]:
         """Return embeddings of the pairs' images, or the loss terms of held-out images."""
         if self.judge is not None:
             return {"embedding": self.embed(network, batch), "row": batch.row}

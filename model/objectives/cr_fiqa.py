@@ -14,6 +14,7 @@ from model.frozen.preprocess import normalise
 from model.objectives.cosface import CosFaceObjective
 from model.objectives.losses import build_loss
 from model.registry import NetworkBuilder
+from utils.batches import RecognitionBatch
 from utils.config.sections import ModelConfig
 from utils.config.train_recognition import CertaintyLoss, CRFIQAConfig
 from utils.contract import InputContract
@@ -70,12 +71,12 @@ class CRFIQAObjective(CosFaceObjective):
 
     terms = CRFIQATerms
     weights = (1.0, 10.0)
+    student: WrapperModel
 
     def __init__(self, student: WrapperModel, loss: CertaintyLoss, contract: InputContract):
         super().__init__(student, loss, contract)
         self.ratio: Ratio = loss.ratio
-        self.quality_loss = build_loss(loss.quality)
-        self.quality_loss.reduction = "none"
+        self.quality_loss = build_loss(loss.quality, reduction="none")
 
     @classmethod
     def from_config(
@@ -101,7 +102,7 @@ class CRFIQAObjective(CosFaceObjective):
             renamed[PREFIXES[own] + key.removeprefix(own)] = tensor
         return renamed
 
-    def losses(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, batch: RecognitionBatch) -> dict[str, Tensor]:
         """Return each term per sample (B,), and the certainty ratio with its prediction."""
         embedding_BD, predicted_B = network(normalise(batch.images, self.contract))
         cosines_BC = self.margin.cosines(embedding_BD)
@@ -113,7 +114,7 @@ class CRFIQAObjective(CosFaceObjective):
             "predicted": predicted_B.detach().float(),
         }
 
-    def embed(self, network: nn.Module, batch: NamedTuple) -> Tensor:
+    def embed(self, network: nn.Module, batch: RecognitionBatch) -> Tensor:
         """Return embeddings (B, D) in float32."""
         return network(normalise(batch.images, self.contract))[0].float()
 
@@ -121,5 +122,5 @@ class CRFIQAObjective(CosFaceObjective):
         """Return verification metrics, or mean losses with the rank correlation of prediction and ratio."""
         metrics = super().summarise(values)
         if self.judge is None:
-            metrics["spearman"] = spearman(values["predicted"].cpu(), values["ratio"].cpu())
+            metrics["spearman"] = spearman(values["predicted"].cpu().numpy(), values["ratio"].cpu().numpy())
         return metrics

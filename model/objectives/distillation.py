@@ -19,6 +19,7 @@ from model.objectives.losses import build_loss
 from model.objectives.refinement import CentreSums, LabelRefinement
 from model.registry import NetworkBuilder
 from utils import distributed
+from utils.batches import DistillationBatch
 from utils.config.sections import ModelConfig
 from utils.config.train import OptimizerConfig
 from utils.config.train_aikd import AIKDConfig, AIKDLoss
@@ -40,11 +41,12 @@ class DistillationTerms(NamedTuple):
     """Mean regression loss between predicted quality and label."""
 
 
-class AIKDObjective(Objective):
+class AIKDObjective(Objective[DistillationBatch]):
     """Distil the teacher's embedding of the aligned crop into the student's embedding of the misaligned one."""
 
     terms = DistillationTerms
     weights = (1.0, 1.0)
+    student: WrapperModel
 
     def __init__(self, student: WrapperModel, teacher: FrozenTeacher, loss: AIKDLoss, contract: InputContract):
         super().__init__(student, loss, contract)
@@ -122,8 +124,8 @@ class AIKDObjective(Objective):
             self.refinement.set_centres(*distributed.summed(sums.sum_CD, sums.images_C))
 
     def _embedded(
-        self, run: StartingRun, batches: Iterable[Any], count: int, what: str
-    ) -> Iterator[tuple[Any, Tensor | None]]:
+        self, run: StartingRun, batches: Iterable[DistillationBatch], count: int, what: str
+    ) -> Iterator[tuple[DistillationBatch, Tensor | None]]:
         """Yield each batch with the teacher's embeddings of its aligned crops, None for a batch without any."""
         with progress(total=count, desc=what, unit="img", disable=not run.talks) as bar:
             for batch in batches:
@@ -148,7 +150,7 @@ class AIKDObjective(Objective):
         """Return the refinement of the labels, if there is one: it holds the centres."""
         return {} if self.refinement is None else {"refinement": self.refinement}
 
-    def reference(self, batch: NamedTuple) -> Tensor:
+    def reference(self, batch: DistillationBatch) -> Tensor:
         """Return the teacher's embeddings (B, D) of the aligned crops, without gradient; a cache may have them."""
         if batch.reference is not None:
             return batch.reference.float()
@@ -158,7 +160,7 @@ class AIKDObjective(Objective):
         """Return student embeddings as they are compared with the teacher's, in float32."""
         return (embedding_BD if self.adapter is None else self.adapter(embedding_BD)).float()
 
-    def forward(self, batch: NamedTuple) -> DistillationTerms:
+    def forward(self, batch: DistillationBatch) -> DistillationTerms:
         """Return consistency and quality loss of one batch of uint8 crops and labels."""
         reference_BD = self.reference(batch)
         embedding_BD, quality_B = self.student(normalise(batch.misaligned, self.contract))
@@ -170,7 +172,7 @@ class AIKDObjective(Objective):
             quality=self.quality_loss(quality_B.float(), label_B),
         )
 
-    def measure(self, network: nn.Module, batch: NamedTuple) -> dict[str, Tensor]:
+    def measure(self, network: nn.Module, batch: DistillationBatch) -> dict[str, Tensor]:
         """Return per-sample consistency and quality on aligned and misaligned crops, beside the label as given."""
         reference_BD = self.reference(batch)
         values = {"label": batch.label}
@@ -187,7 +189,7 @@ class AIKDObjective(Objective):
             quality_B = values[f"quality_{kind}"]
             metrics[f"consistency_{kind}"] = values[f"consistency_{kind}"].double().mean().item()
             metrics[f"quality_{kind}"] = self.quality_loss(quality_B.double(), values["label"].double()).item()
-            metrics[f"spearman_{kind}"] = spearman(quality_B.cpu(), values["label"].cpu())
+            metrics[f"spearman_{kind}"] = spearman(quality_B.cpu().numpy(), values["label"].cpu().numpy())
         metrics["quality_mean"] = (metrics["quality_aligned"] + metrics["quality_misaligned"]) / 2
         metrics["selection"] = metrics[f"quality_{self.select_on}"]
         return metrics

@@ -15,6 +15,10 @@ class LabelRefinement(nn.Module):
     the identity's best images. The centres are a buffer: they are part of what a resumed run goes on from.
     """
 
+    identity_N: Tensor
+    centre_CD: Tensor
+    has_centre_C: Tensor
+
     def __init__(self, identity_N: Tensor, dim: int, epsilon: float):
         """Take the identity of each image of the index (int32, -1: none)."""
         super().__init__()
