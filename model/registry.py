@@ -62,7 +62,7 @@ class NetworkBuilder:
         """
         backbone = self.backbone(features)
         if features.weights is not None:
-            load_backbone(backbone, features.weights)
+            load_backbone(backbone, features.weights, features.part)
         elif not self.allow_random_init:
             raise ConfigError(
                 f"model.features.weights: {features.module} has none; name a weights file, or set "
@@ -77,7 +77,7 @@ class NetworkBuilder:
     def trained_student(self, model_cfg: ModelConfig, weight: str) -> WrapperModel:
         """Build a student for scoring: only `weight`, the file of a trained quality model, is read. In eval mode."""
         student = _wrap(model_cfg, self.backbone(model_cfg.features))
-        load_student(student, weight)
+        load_student(student, weight, model_cfg.features.part)
         return student.eval()
 
     def _foreign(self, name: str) -> Callable[..., nn.Module]:

@@ -1,8 +1,9 @@
 """Read weights files safely and load them strictly, whichever of the published layouts they have."""
 
+import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 
 from utils.errors import WeightsError
 
-WRAPPERS = ("state_dict", "state_dict_backbone", "model_state_dict", "model")
+logger = logging.getLogger(__name__)
+
+MODELS = ("state_dict", "model_state_dict", "state_dict_backbone", "model", "net", "network")
+"""Entries of a file that hold the weights as the last step left them."""
+AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
+"""Entries that hold their running average; where a file has both, this is what its training measured."""
+PREFIXES = ("module.", "backbone.", "encoder.", "model.", "net.", "network.")
+"""What may stand before every key of a file."""
 
 
 class Layout(NamedTuple):
@@ -22,6 +30,9 @@ class Layout(NamedTuple):
     name: str
     backbone: str
     head: str
+    """Prefix of the quality head; "" where it has none."""
+    ignored: tuple[str, ...] = ()
+    """Prefixes of what only training needs, such as class weights."""
 
 
 LAYOUTS = (
@@ -29,6 +40,11 @@ LAYOUTS = (
     Layout("eDifFIQA", "base_model.", "mlp."),
     Layout("DifFIQA(R)", "base.", "linear."),
     Layout("CR-FIQA", "", "qs."),  # a plain backbone is this one without a head
+    Layout("SDD-FIQA", "", "quality.3."),
+    Layout("MagFace", "features.module.", "", ("fc.", "module.fc.")),
+    Layout("MagFace", "features.", "", ("fc.",)),
+    Layout("Lightning", "model.", "", ("head.",)),
+    Layout("Lightning", "net.", "", ("head.",)),
 )
 
 
@@ -41,18 +57,18 @@ class SplitState(NamedTuple):
     rest: dict[str, Tensor]
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
     """Read a `.safetensors` file or a torch file (weights only, onto the CPU) as a flat dict of tensors.
 
-    Unwraps {"state_dict": ...} and drops the `module.` and `_orig_mod.` of DataParallel and torch.compile.
+    Unwraps {"state_dict": ...} and its like; of a model and its average the average is taken and logged, unless `part`
+    names an entry. Drops the `module.` and `_orig_mod.` of DataParallel and torch.compile.
     Raises WeightsError for a file that is no weights file, is cut off, or would run code.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; check the path")
     content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-    while isinstance(content, Mapping) and (inner := [k for k in WRAPPERS if isinstance(content.get(k), Mapping)]):
-        content = content[inner[0]]
+    content = _unwrap(content, path, part)
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds {_kind(content)}, not a state_dict; save model.state_dict() instead")
     for key, value in content.items():
@@ -60,34 +76,71 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{path}: entry {key!r} is {_kind(value)}, not a tensor; save model.state_dict() and nothing else"
             )
-    return _strip_wrappers(dict(content))
+    return _strip_wrappers({key: value.dequantize() if value.is_quantized else value for key, value in content.items()})
+
+
+def _unwrap(content: object, path: Path, part: str | None) -> object:
+    """Return the innermost state_dict of a file, by the names of the entries."""
+    found = part is None
+    while isinstance(content, Mapping):
+        entries = [key for key, value in content.items() if isinstance(value, Mapping) and value]
+        average, model = ([key for key in known if key in entries] for known in (AVERAGES, MODELS))
+        if not found and part in entries:
+            taken, found = part, True
+        elif average or model:
+            taken = (average or model)[0]
+            if average and model:
+                logger.info(f"{path}: holds {model[0]!r} and {taken!r}; took {taken!r}, the other by part: {model[0]}")
+        else:
+            break
+        content = content[taken]
+    if not found:
+        raise WeightsError(f"{path}: holds no entry {part!r}; name another in part, or none")
+    return content
 
 
 def split_state(state: Mapping[str, Tensor], backbone: nn.Module) -> SplitState:
-    """Cut a state_dict by the layout whose backbone part names most of `backbone`'s own keys."""
+    """Cut a state_dict by the layout, and the prefix before all keys, that name most of `backbone`'s own keys."""
     own = backbone.state_dict().keys()
-    splits = [_split(state, layout) for layout in LAYOUTS]
+    splits = [split for layout in LAYOUTS for split in cuts(state, layout)]
     return max(splits, key=lambda split: (len(own & split.backbone.keys()), -len(split.rest), len(split.head)))
 
 
-def load_backbone(backbone: nn.Module, path: str | Path) -> None:
+def cuts(state: Mapping[str, Tensor], layout: Layout) -> Iterator[SplitState]:
+    """Yield a state_dict cut by a layout: as it is, then without the prefixes that stand before all keys."""
+    prefix = ""
+    while True:
+        full = Layout(
+            layout.name,
+            prefix + layout.backbone,
+            layout.head and prefix + layout.head,
+            tuple(prefix + ignored for ignored in layout.ignored),
+        )
+        yield _split(state, full)
+        more = next((p for p in PREFIXES if all(key.startswith(prefix + p) for key in state)), None)
+        if more is None:
+            return
+        prefix += more
+
+
+def load_backbone(backbone: nn.Module, path: str | Path, part: str | None = None) -> None:
     """Load the backbone part of any known layout, strictly; a quality head in the file is left aside."""
-    split = split_state(read_state_dict(path), backbone)
+    split = split_state(read_state_dict(path, part), backbone)
     wrong = _differences(backbone, split.backbone, split.layout.backbone) + _unexpected(split.rest)
     _finish(path, wrong, [(backbone, split.backbone)])
 
 
-def load_student(student: nn.Module, path: str | Path) -> None:
+def load_student(student: nn.Module, path: str | Path, part: str | None = None) -> None:
     """Load backbone and quality head of any known layout, strictly.
 
     `student` has `feature_extractor` and `quality_head`. DifFIQA(R) and CR-FIQA weights need a LinearHead.
     """
     backbone, head = student.get_submodule("feature_extractor"), student.get_submodule("quality_head")
-    split = split_state(read_state_dict(path), backbone)
+    split = split_state(read_state_dict(path, part), backbone)
     if not split.head:
+        heads = ", ".join(layout.head for layout in LAYOUTS if layout.head)
         raise WeightsError(
-            f"{path}: holds no quality head (no key begins with "
-            f"{', '.join(layout.head for layout in LAYOUTS)}); name the weights of a trained quality model"
+            f"{path}: holds no quality head (no key begins with {heads}); name the weights of a trained quality model"
         )
     if split.head.keys() == {"weight", "bias"} and "weight" not in head.state_dict():
         raise WeightsError(
@@ -112,6 +165,8 @@ def _differences(module: nn.Module, state: dict[str, Tensor], prefix: str) -> li
         if key in state and state[key].shape != tensor.shape:
             shapes = f"{prefix}{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
             found.append(_Difference("of another shape", shapes))
+        elif key in state and tensor.is_floating_point() and not state[key].is_floating_point():
+            found.append(_Difference("of whole numbers without a scale", f"{prefix}{key} {state[key].dtype}"))
     return found
 
 
@@ -127,7 +182,7 @@ def _is_counter(key: str) -> bool:
 def _finish(path: str | Path, wrong: list[_Difference], parts: list[tuple[nn.Module, dict[str, Tensor]]]) -> None:
     if wrong:
         groups = []
-        for kind in ("missing", "unexpected", "of another shape"):
+        for kind in ("missing", "unexpected", "of another shape", "of whole numbers without a scale"):
             keys = [difference.key for difference in wrong if difference.kind == kind]
             if keys:
                 more = ", ..." if len(keys) > 3 else ""
@@ -145,11 +200,11 @@ def _finish(path: str | Path, wrong: list[_Difference], parts: list[tuple[nn.Mod
 def _split(state: Mapping[str, Tensor], layout: Layout) -> SplitState:
     split = SplitState(layout, {}, {}, {})
     for key, tensor in state.items():
-        if key.startswith(layout.head):
+        if layout.head and key.startswith(layout.head):
             split.head[key.removeprefix(layout.head)] = tensor
         elif key.startswith(layout.backbone):
             split.backbone[key.removeprefix(layout.backbone)] = tensor
-        else:
+        elif not key.startswith(layout.ignored):
             split.rest[key] = tensor
     return split
 

@@ -117,6 +117,66 @@ def test_wrappers_of_torch_are_taken_off(tmp_path, wrap):
     assert same(target, source.state_dict())
 
 
+@pytest.mark.parametrize("prefix", ["module.", "backbone.", "encoder.", "model.", "module.backbone."])
+@pytest.mark.parametrize("wrapper", [None, "net", "model"])
+def test_one_common_prefix_and_the_usual_wrappers_are_taken_off(tmp_path, prefix, wrapper):
+    source, target = randomised(TinyBackbone()), TinyBackbone()
+    state = prefixed(source.state_dict(), prefix)
+    load_backbone(target, saved(tmp_path / "w.pth", state if wrapper is None else {"epoch": 1, wrapper: state}))
+    assert same(target, source.state_dict())
+
+
+def test_a_students_common_prefix_is_taken_off(tmp_path):
+    state = randomised(Student()).state_dict()
+    student = Student()
+    load_student(student, saved(tmp_path / "w.pth", {"state_dict": prefixed(state, "model.")}))
+    assert same(student, state)
+
+
+@pytest.mark.parametrize("body", ["features.module.", "module.features.module.", "features.", "model."])
+def test_class_weights_beside_a_backbone_are_left_aside(tmp_path, body):
+    """MagFace keeps its class weights in `fc.weight`, Lightning checkpoints in `head.*`."""
+    source, target = randomised(TinyBackbone()), TinyBackbone()
+    classes = "head.kernel" if body == "model." else body.partition("features.")[0] + "fc.weight"
+    state = {classes: torch.zeros(8, 9), **prefixed(source.state_dict(), body)}
+    load_backbone(target, saved(tmp_path / "w.ckpt", {"state_dict": state}))
+    assert same(target, source.state_dict())
+
+
+def test_an_own_submodule_called_model_keeps_its_name(tmp_path):
+    source, target = (torch.nn.ModuleDict({"model": TinyBackbone()}) for _ in range(2))
+    randomised(source)
+    load_backbone(target, saved(tmp_path / "w.pth", prefixed(source.state_dict(), "module.")))
+    assert same(target, source.state_dict())
+
+
+@pytest.mark.parametrize("names", [("model", "ema"), ("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_of_a_model_and_its_average_the_average_is_taken_unless_the_other_is_named(tmp_path, caplog, names):
+    halves = [randomised(TinyBackbone()).state_dict() for _ in names]
+    halves[1]["fc.bias"] = halves[1]["fc.bias"] + 1
+    path = saved(tmp_path / "w.pth", dict(zip(names, halves, strict=True)))
+    target = TinyBackbone()
+    with caplog.at_level("INFO"):
+        load_backbone(target, path)
+    assert same(target, halves[1]) and f"took {names[1]!r}" in caplog.text and f"part: {names[0]}" in caplog.text
+    load_backbone(target, path, names[0])
+    assert same(target, halves[0])
+    with pytest.raises(WeightsError, match="holds no entry 'weights'; name another in part"):
+        load_backbone(target, path, "weights")
+
+
+def test_whole_numbers_without_a_scale_are_refused_and_with_one_are_read(tmp_path):
+    state = dict(randomised(TinyBackbone()).state_dict())
+    weight = state["fc.weight"]
+    state["fc.weight"] = (weight * 100).to(torch.int8)
+    message = refused(saved(tmp_path / "w.pth", state))
+    assert "1 key of whole numbers without a scale (fc.weight torch.int8)" in message
+    state["fc.weight"] = torch.quantize_per_tensor(weight, 0.01, 0, torch.qint8)
+    target = TinyBackbone()
+    load_backbone(target, saved(tmp_path / "q.pth", state))
+    torch.testing.assert_close(target.fc.weight, weight, rtol=0, atol=0.0051)
+
+
 def test_compiled_part_of_a_student(tmp_path):
     state = randomised(Student()).state_dict()
     renamed = {key.replace("feature_extractor.", "feature_extractor._orig_mod."): v for key, v in state.items()}

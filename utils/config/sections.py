@@ -24,6 +24,8 @@ class NetworkConfig(ModuleSpec):
 
     weights: UserPath | None
     """Weights file (.pth, .pt, .safetensors); null: random, only with base.allow_random_init: 1."""
+    part: str | None = None
+    """Which entry to read where several hold weights, e.g. model or ema; null: the average, and the log says so."""
 
 
 class ModelConfig(StrictModel):
