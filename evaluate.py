@@ -118,7 +118,7 @@ def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:
         loader = SharedLoader(NetworkBuilder(command.allowed), pick_device(cfg.base.device), specs)
         for model in running:
             model.load(loader)
-        for remark in dict.fromkeys(remark for method in methods.values() for remark in method.remarks):
+        for remark in dict.fromkeys(remark for model in running for remark in model.remarks):
             if remark:
                 logger.info(remark)
     return Models(methods, recognisers)

@@ -13,10 +13,9 @@ import yaml
 from data.samples.crops import open_crops
 from data.samples.loader import crop_batches
 from jobs.methods import title
-from model.frozen.base import FrozenNetwork
 from model.frozen.load import checked_contract
+from model.frozen.network import FrozenNetwork, TorchNetwork
 from model.frozen.onnx_network import OnnxNetwork
-from model.frozen.torch_network import TorchNetwork
 from model.registry import NetworkBuilder
 from model.sharing.card import Export, RunRecord, model_card
 from model.sharing.files import describe, recorded_model, to_onnx, to_safetensors

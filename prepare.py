@@ -82,10 +82,10 @@ def convert(cfg: PrepareConfig) -> None:
     if target.exists() and source.exists() and target.samefile(source):
         raise DataError(f"{source}: the result would replace this file; name another base.save_path")
     read, write = {"landmarks": (read_landmarks, write_landmarks_csv), "labels": (read_scores, write_scores_csv)}[kind]
-    keys, values = read(source)
-    write(target, keys, values)
+    names, values = read(source)
+    write(target, names, values)
     spread = f", from {values.min():g} to {values.max():g}" if kind == "labels" else ""
-    logger.info(f"{target}: {len(keys):,} rows{spread}")
+    logger.info(f"{target}: {len(names):,} rows{spread}")
 
 
 def landmarks(cfg: PrepareConfig) -> None:

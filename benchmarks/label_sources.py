@@ -17,7 +17,7 @@ import torch
 
 from model.ai_kd import WrapperModel
 from model.embedding_dim import embedding_dim
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.label_sources import SOURCES, LabelSource, PopulationSource, source_class
 from model.registry import NetworkBuilder, build_head
 from utils.config.sections import ModuleSpec

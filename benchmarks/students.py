@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
 from model.embedding_dim import embedding_dim
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.registry import NetworkBuilder, build_head
 from utils.config.sections import ModuleSpec
 from utils.contract import InputContract

@@ -11,7 +11,7 @@ from data.samples.crops import FaceCrops, open_crops
 from data.tables.scores import FAILURES, FORMATS, SCORES, Scored, write_failures, write_scores
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
 from jobs.journal import Journal, list_of_images
-from model.frozen.base import FrozenNetwork
+from model.frozen.network import FrozenNetwork
 from utils import distributed
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig

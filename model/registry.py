@@ -5,7 +5,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -91,7 +91,7 @@ class NetworkBuilder:
         factory = self.allowed.load(name, "model.features.module")
         if not callable(factory):
             raise ConfigError(f"model.features.module: {name!r} is a {type(factory).__name__}, not a class or function")
-        return factory
+        return cast("Callable[..., nn.Module]", factory)
 
 
 def build_head(spec: ModuleSpec, in_dim: int) -> nn.Module:

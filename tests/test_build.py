@@ -163,6 +163,27 @@ def test_an_allowed_package_gives_a_backbone(package, name):
     assert embedding_dim(network) == 5
 
 
+def test_a_package_may_reexport_what_its_own_files_define(package, tmp_path):
+    (tmp_path / "my_pkg" / "inner.py").write_text("from torch import nn\n\nclass Inner(nn.Flatten):\n    pass\n")
+    (tmp_path / "my_pkg" / "shelf.py").write_text("from my_pkg.inner import Inner\n")
+    assert type(MINE.backbone(spec("my_pkg.shelf.Inner"))).__module__ == "my_pkg.inner"
+    only = NetworkBuilder(AllowedModules(("my_pkg.shelf",)))
+    assert "add --allow-module my_pkg" in sentence(only.backbone, spec("my_pkg.shelf.Inner"))
+    assert "add --allow-module my_pkg" in sentence(only.backbone, spec("my_pkg.Net"))
+
+
+def test_a_file_imported_by_its_bare_name_is_the_packages_own(package, tmp_path, monkeypatch):
+    """Repositories often put their own folder on the path: my_pkg/net.py then calls itself `net`."""
+    (tmp_path / "my_pkg" / "bare_net.py").write_text("from torch import nn\n\nclass Bare(nn.Flatten):\n    pass\n")
+    (tmp_path / "my_pkg" / "path.py").write_text("from bare_net import Bare\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "my_pkg"))
+    monkeypatch.delitem(sys.modules, "bare_net", raising=False)
+    assert type(MINE.backbone(spec("my_pkg.path.Bare"))).__module__ == "bare_net"
+    (tmp_path / "bare_net_outside.py").write_text("from torch import nn\n\nclass Bare(nn.Flatten):\n    pass\n")
+    (tmp_path / "my_pkg" / "outside.py").write_text("from bare_net_outside import Bare\n")
+    assert "defined in bare_net_outside; add --allow-module" in sentence(MINE.backbone, spec("my_pkg.outside.Bare"))
+
+
 def test_of_several_outputs_the_first_is_the_embedding(package):
     network = MINE.backbone(spec("my_pkg.Net", kind="tuple"))
     assert embedding_dim(network) == 6

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 import export
 import train_main
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.registry import NetworkBuilder
 from model.sharing.files import recorded_model
 from tests.helpers import inference as helpers_inference

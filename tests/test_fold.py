@@ -8,7 +8,7 @@ from torch import nn
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.frozen.fold import fold_batchnorm
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.iresnet import IResNet
 from model.mlp import MLP
 from model.mobilefacenet import MobileFaceNet

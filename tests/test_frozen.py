@@ -10,9 +10,9 @@ from torch import nn
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.frozen.cut import tail
-from model.frozen.load import NetworkLoader, NetworkSpec, onnx_spec
+from model.frozen.load import NetworkLoader, OnnxSpec, TorchSpec
+from model.frozen.network import TorchNetwork
 from model.frozen.shared import SharedLoader
-from model.frozen.torch_network import TorchNetwork
 from model.iresnet import IResNet
 from model.mlp import MLP
 from model.mobilefacenet import MobileFaceNet
@@ -99,11 +99,11 @@ def test_the_answer_to_one_batch_is_remembered_where_methods_share_a_network():
     assert len(calls) == 3 and all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
-def spec(weight, quality=False, **changes) -> NetworkSpec:
+def spec(weight, quality=False, **changes) -> TorchSpec:
     params = {**TINY, **changes.pop("params", {})}
     features = NetworkConfig(module=changes.pop("module", "CompactNet"), params=params, weights=None)
     head = ModuleSpec(module="MLP", params={"hidden_dim": 16})
-    return NetworkSpec(ModelConfig(features=features, head=head), str(weight), InputContract(), quality, **changes)
+    return TorchSpec(ModelConfig(features=features, head=head), str(weight), InputContract(), quality, **changes)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_network_without_a_head_gives_no_quality():
 
 def test_an_onnx_file_is_looked_for_and_computes_in_fp32(tmp_path):
     with pytest.raises(WeightsError, match="no such weights file"):
-        onnx_spec(str(tmp_path / "none.onnx"), None)
+        OnnxSpec.checked(str(tmp_path / "none.onnx"), None, "fp32")
     (tmp_path / "some.onnx").write_bytes(b"")
     with pytest.raises(ConfigError, match="computes in fp32, not bf16"):
-        onnx_spec(str(tmp_path / "some.onnx"), None, "bf16")
+        OnnxSpec.checked(str(tmp_path / "some.onnx"), None, "bf16")

@@ -7,7 +7,7 @@ import torch
 import train_main
 from jobs.methods import load_training
 from model.ai_kd import WrapperModel
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.iresnet import iresnet18
 from model.mlp import MLP
 from tests.helpers.training import write_setup

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from model.compact import CompactNet
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.label_sources.faceqan import FaceQan, FaceQanConfig
 from model.label_sources.grafiqs import Grafiqs, GrafiqsConfig
 from model.label_sources.magnitude import Magnitude

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data.tables import text_tables
-from data.tables.dialects import Numbers
+from data.tables.dialects import Content
 from data.tables.scores import read_scores, write_scores_csv
 from utils.errors import DataError
 
@@ -68,6 +68,12 @@ def scores(path):
         ("a.jpg 0,53\n", {"a.jpg": 0.53}),
         ('path,quality\na.jpg,"0,53"\n', {"a.jpg": 0.53}),
         ("face 12,3\nc;d 7.jpg,0.5\n", {"face 12": 3.0, "c;d 7.jpg": 0.5}),  # commas that separate
+        ("age path quality\n30 0001 0.5\n31 0002 1\n", {"0001": 0.5, "0002": 1.0}),
+        ("age path quality\n30 a.jpg 0.5\n31  b.jpg  1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),
+        ("\n\nimg;score\n\na.jpg;[0.5]\n  \nb.jpg;1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # lines of blanks
+        ("path;age;quality\na.jpg;30;[0.5]\nb.jpg;31;1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),
+        ("a.jpg +0.5\nb.jpg .5\n", {"a.jpg": 0.5, "b.jpg": 0.5}),
+        ("a.jpg\t0.5\t\nb.jpg\t1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # an empty last column
     ],
 )
 def test_text_formats(tmp_path, content, expected):
@@ -142,6 +148,10 @@ def test_parquet(tmp_path, dtype):
         ("a.jpg;1\nb.jpg;0,5\nc.jpg;1.5\n", "line 3, 'c.jpg': '1.5' is no number"),
         ("", "holds no rows"),
         ("path,quality\n", "holds no rows"),
+        ("path quality percentile\na.jpg 1 50\nb c.jpg 2 99\n", "line 3: expected 3 columns"),
+        ("subject,quality\na.jpg,1,50\nb.jpg,2,10\n", "the third column is not the percentile of the second"),
+        ("path,quality\na.jpg,0.5\nb.jpg,[1]\n", "line 3, 'b.jpg': '[1]' is no number"),
+        ("a.jpg 0.5\nb\x01.jpg 1\n", "cannot be read as a table with blanks"),
     ],
 )
 def test_damage_in_text_is_named(tmp_path, content, said):
@@ -227,7 +237,7 @@ def check_rows(path, rows):
     assert len(list(text_tables._lines_of_rows(path, *kinds))) == len(rows)
 
 
-QUALITY = Numbers("a quality", (("quality",),))
+QUALITY = Content("a quality", (("quality",),))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,7 +18,7 @@ from data.samples.loader import train_loader, validation_loader
 from data.samples.training import TrainingData
 from jobs import methods
 from jobs.methods import METHODS, Method, load_training
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from model.objectives.base import Objective
 from tests.helpers.recognition import write_identities, write_run
 from tests.helpers.training import ROOT, same_bytes, tensors, write_setup

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from utils.contract import InputContract
 from utils.errors import ContractError
 

@@ -13,7 +13,7 @@ from data.index.identity_centres import centre_images
 from data.index.split import Split, split
 from data.sources.folder import FolderSource
 from data.tables.names import Names
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from model.objectives.refinement import CentreSums, LabelRefinement
 from tests.helpers.training import observed_run, same_bytes, tensors, write_setup
 from utils.config.train_aikd import RefinementConfig

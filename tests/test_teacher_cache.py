@@ -17,7 +17,7 @@ import train_main
 from data.samples.sampler import VALIDATION_EPOCH
 from data.samples.teacher_cache import DONE, NO_CROP, TO_DO
 from model.compact import CompactNet
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from tests.helpers.faces import write_image
 from tests.helpers.processes import finished_on_disk
 from tests.helpers.training import TINY, observed_run, tensors, write_setup

@@ -221,24 +221,24 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
 
 def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
-    keys, values = (read_landmarks if what == "landmarks" else read_scores)(path)
+    table, values = (read_landmarks if what == "landmarks" else read_scores)(path)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
     try:
-        found = join(names, keys, cfg.key_root)
+        found = join(names, table, cfg.key_root)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     missing = np.flatnonzero(found.rows < 0)
     coverage = TableCoverage(
-        path=str(path), rows=len(keys), matched=len(names) - len(missing),
-        unmatched=tuple(names[row] for row in missing[:3]), first_key=keys[0],
+        path=str(path), rows=len(table), matched=len(names) - len(missing),
+        unmatched=tuple(names[row] for row in missing[:3]), first_key=table[0],
         image_folders=found.wanted_folders, key_folders=found.have_folders,
     )  # fmt: skip
     if len(missing) == len(names):
         raise DataError(
             f"{path}: none of the {len(names)} images has {_article(what)}; the first image is {names[0]!r}, "
-            f"the first name in the file {keys[0]!r}; set dataset.key_root to the folder to strip from one of them"
+            f"the first name in the file {table[0]!r}; set dataset.key_root to the folder to strip from one of them"
         )
-    del keys
+    del table
     pa.default_memory_pool().release_unused()
     joined = values[found.rows]
     joined[missing] = np.nan

@@ -8,22 +8,20 @@ list    A name and numbers, separated by tabs, semicolons or blanks (FaceQnet, S
         cut from the right, so that names may contain the separator. A header is any row without a number, or one that
         names the columns; behind blanks, it may name more numbers than are wanted.
 
-Numbers have a decimal point, or, where the first ones do, a decimal comma; they may stand in square brackets.
+Content have a decimal point, or, where the first ones do, a decimal comma; they may stand in square brackets.
 """
 
 import csv
 import re
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
 from data.images.decode import IMAGE_SUFFIXES
 from utils.errors import DataError
 
-TEXT = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-"""How text files are opened; names that are no UTF-8 keep their bytes."""
 BLANKS = " \t\r\n"
 BRACKETS = "[] \t"
 """What may stand around a number."""
@@ -31,7 +29,7 @@ _NAME_COLUMNS = ("path", "name", "name_id", "file", "filename", "image", "img", 
 _LIST_SEPARATORS = "\t; "
 
 
-class Numbers(NamedTuple):
+class Content(NamedTuple):
     """What a kind of file holds beside each name."""
 
     what: str
@@ -39,7 +37,7 @@ class Numbers(NamedTuple):
     headers: tuple[tuple[str, ...], ...]
     """What the columns of the numbers may be called, in lower case; the first that a file has counts."""
     dtype: type = np.float64
-    """Numbers are parsed as float64 and kept as this."""
+    """Content are parsed as float64 and kept as this."""
 
     @property
     def count(self) -> int:
@@ -60,8 +58,8 @@ class Dialect(NamedTuple):
     """Columns of the numbers."""
     name: int = 0
     """Column of the name."""
-    pattern: str | None = None
-    """Expression for a line, with a group for each column, c0, c1, ...; None: cells are separated as in CSV."""
+    pattern: str = ""
+    """Expression for a line, with a group for each column, c0, c1, ...; empty: cells are separated as in CSV."""
     decimal: str = "."
     """Decimal mark, point or comma."""
     brackets: bool = False
@@ -74,12 +72,17 @@ class Dialect(NamedTuple):
         return f"a table with {names[self.separator]}"
 
 
-def find_columns(titles: list[str], numbers: Numbers) -> tuple[int | None, tuple[int, ...] | None]:
+def open_text(path: Path) -> TextIO:
+    """Open a text file; names that are no UTF-8 keep their bytes."""
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def find_columns(titles: list[str], content: Content) -> tuple[int | None, tuple[int, ...]]:
     """Find the columns of name and numbers by lower-case titles; of several numbers the first, if there is a name."""
     name = next((titles.index(title) for title in _NAME_COLUMNS if title in titles), None)
-    found = [header for header in numbers.headers if set(header) <= set(titles)]
+    found = [header for header in content.headers if set(header) <= set(titles)]
     if not found or (name is None and len(found) > 1):
-        return None, None
+        return None, ()
     return name, tuple(titles.index(title) for title in found[0])
 
 
@@ -98,11 +101,11 @@ def _blank_table_pattern(width: int) -> str:
     return rf"^[ \t]*{cells}[ \t]*$"
 
 
-def find_dialect(path: Path, numbers: Numbers) -> Dialect:
+def find_dialect(path: Path, content: Content) -> Dialect:
     """Tell from the first two rows which dialect a file is; DataError where they leave it open or it is none."""
-    head = _Head(path, numbers)
+    head = _Head(path, content)
     if not head.lines:
-        raise no_rows(path, numbers)
+        raise no_rows(path, content)
     for separator in "\t,; ":
         plain = head.as_csv if separator == "," else head.as_list
         dialect = head.as_table(separator) or plain(separator)
@@ -111,9 +114,9 @@ def find_dialect(path: Path, numbers: Numbers) -> Dialect:
     return head.neither()
 
 
-def no_rows(path: Path, numbers: Numbers) -> DataError:
+def no_rows(path: Path, content: Content) -> DataError:
     """Return the error for a file without data."""
-    return DataError(f"{path}: holds no rows; expected a name and {numbers.what} in each")
+    return DataError(f"{path}: holds no rows; expected a name and {content.what} in each")
 
 
 class _Row(NamedTuple):
@@ -125,16 +128,16 @@ class _Row(NamedTuple):
 class _Head:
     """The first two rows of a file, under each separator."""
 
-    def __init__(self, path: Path, numbers: Numbers):
-        self.path, self.numbers, self.count = path, numbers, numbers.count
-        with open(path, **TEXT) as stream:
+    def __init__(self, path: Path, content: Content):
+        self.path, self.content, self.count = path, content, content.count
+        with open_text(path) as stream:
             lines = ((number, line.strip(BLANKS)) for number, line in enumerate(stream, 1))
             self.lines = list(islice((_Row(number, [line]) for number, line in lines if line), 2))
         self.comma_rows = self.rows(",") or self.lines[:1]
 
     def rows(self, separator: str) -> list[_Row]:
         """Return them cut at each separator; none where the text is no CSV at all."""
-        with open(self.path, **TEXT) as stream:
+        with open_text(self.path) as stream:
             reader = csv.reader(stream, delimiter=separator, skipinitialspace=separator == " ")
             try:
                 return list(islice((_Row(reader.line_num, row) for row in reader if row), 2))
@@ -149,31 +152,31 @@ class _Head:
         titles = [cell.strip().lower() for cell in rows[0].cells]
         second = rows[1].cells if len(rows) > 1 else []
         wide = len(titles) == len(second) > self.count + 1 and _may_be_header(rows[0].cells)
-        name, values = find_columns(titles, self.numbers)
+        name, values = find_columns(titles, self.content)
         if separator == " ":  # there, names with blanks look like columns
             texts = [column for column, cell in enumerate(second) if not _may_be_number(cell)]
             wide = wide and texts in ([], [0], [name])
-        known = values is not None and (name is not None or values != self._plain())
+        known = values and (name is not None or values != self._plain())
         if not wide and not (known and separator == ","):
             return None
-        if name is None and (values is None or 0 in values or (wide and _may_be_number(second[0]))):
+        if name is None and (not values or 0 in values or (wide and _may_be_number(second[0]))):
             raise DataError(
-                f"{self.path}: cannot tell the columns of the name and {self.numbers.what} among "
+                f"{self.path}: cannot tell the columns of the name and {self.content.what} among "
                 f"{', '.join(titles)[:80]}; see README for what to call them"
             )
         number_cells = [second[column : column + 1] for column in values]
         dialect = self._dialect(separator, rows[0].end, len(titles), number_cells)
-        pattern = _blank_table_pattern(len(titles)) if separator == " " else None
+        pattern = _blank_table_pattern(len(titles)) if separator == " " else ""
         return dialect._replace(name=name or 0, values=values, pattern=pattern)
 
     def as_csv(self, separator: str) -> Dialect | None:
         """Return the dialect of comma-separated names and numbers; one number may be followed by its percentile."""
         widths = (self.count + 1, self.count + 1 + (self.count == 1))
         split = [row.cells if len(row.cells) in widths and row.cells[0] else None for row in self.comma_rows]
-        data = _first_of_data(split)
-        if data is None or any(_ends_in_number(split[data][0], other, split[0] is None) for other in _LIST_SEPARATORS):
+        found = _first_of_data(split)
+        if found is None or any(_ends_in_number(found[1][0], other, split[0] is None) for other in _LIST_SEPARATORS):
             return None  # `a.jpg;0,53`
-        skip, width = self.comma_rows[0].end if data else 0, len(split[data])
+        skip, width = self.comma_rows[0].end if found[0] else 0, len(found[1])
         dialect = self._dialect(separator, skip, width, [row[1:] for row in split if row])
         return dialect._replace(values=tuple(range(1, width)), ends_in_percentile=width > self.count + 1)
 
@@ -181,10 +184,9 @@ class _Head:
         """Return the dialect of lines that end in numbers."""
         pattern = _list_pattern(separator, self.count)
         split = [list(found.groups()) if (found := re.match(pattern, row.cells[0])) else None for row in self.lines]
-        data = _first_of_data(split)
-        if data is None:
+        if (first := _first_of_data(split)) is None:
             return None
-        name, *cells = split[data]
+        data, (name, *cells) = first
         if _ends_in_number(name, separator):
             raise self._wrong_width(self.lines[data].end, [*name.split(separator), *cells])
         skip = self.lines[0].end if data else 0
@@ -209,7 +211,7 @@ class _Head:
 
     def _wrong_width(self, line: int, cells: list[str]) -> DataError:
         return DataError(
-            f"{self.path}, line {line}: found {len(cells)} columns, a name with {self.numbers.what} takes "
+            f"{self.path}, line {line}: found {len(cells)} columns, a name with {self.content.what} takes "
             f"{self.count + 1}: {','.join(cells)[:80]!r}; see README for the formats"
         )
 
@@ -219,11 +221,12 @@ class _Head:
         return any(all(_ends_in_number(end, other, sure=True) for end in ends) for other in _LIST_SEPARATORS)
 
 
-def _first_of_data(split: list[list[str] | None]) -> int | None:
-    """Return which of two rows is the first with a name and numbers, where it may be; None is a row of another form."""
+def _first_of_data(split: list[list[str] | None]) -> tuple[int, list[str]] | None:
+    """Return the first of two rows with a name and numbers, and its place, 1 behind a header; None: another form."""
     numeric = [row is not None and all(map(_may_be_number, row[1:])) for row in split]
     data = int(not numeric[0] and (split[0] is None or _may_be_header(split[0])))
-    return data if numeric[data : data + 1] == [True] else None
+    row = split[data] if numeric[data : data + 1] == [True] else None
+    return None if row is None else (data, row)
 
 
 def _ends_in_number(name: str, separator: str, sure: bool = False) -> bool:

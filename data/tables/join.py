@@ -9,17 +9,20 @@ automatically: that prefix is removed where a name has it. Names that differ in 
 told apart by it; a name that could still mean two different ones is an error.
 """
 
+import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.images.decode import IMAGE_SUFFIXES
 from data.tables.names import Names
 from utils.errors import DataError
 
-_SUFFIX = r"(?is)(.)\.(?:jpg|jpeg|jpe|png|webp|bmp|tif|tiff)$"
+_SUFFIX = rf"(?is)(.)(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$"
 _WAY_OUT = "remove one or set key_root to the prefix to strip"
 
 
@@ -40,15 +43,18 @@ def join(wanted: Names, have: Names, key_root: str | None = None) -> Match:
         cut = _Cut(root=_root(key_root))
         return _Pairing(wanted, have, cut, cut).match()
     depths = _depths(wanted), _depths(have)
-    best = _best(wanted, have, _tails(*depths))
+    best = _best(_Pairing(wanted, have, *map(_Cut, folders)) for folders in _tails(*depths))
     if best.found == 0:
-        best = _best(wanted, have, _both_sides(*depths)) or best
+        further = (_Pairing(wanted, have, *map(_Cut, folders)) for folders in _both_sides(*depths))
+        best = _best(chain([best], further))
     return best.match()
 
 
 def duplicates(names: Names) -> np.ndarray:
     """Return (row, later row) pairs (K, 2) of names that are equal, suffix included, by later row."""
     array = normalise(names).to_arrow()
+    if len(array) < 2 or pc.all(pc.less(array[:-1], array[1:])).as_py():  # sorted, as most files are: far cheaper
+        return np.zeros((0, 2), np.int64)
     first = pc.index_in(array, value_set=array).to_numpy().astype(np.int64)
     later = np.flatnonzero(first != np.arange(len(first)))
     return np.stack([first[later], later], axis=1)
@@ -85,14 +91,11 @@ def _both_sides(wanted_depths: list[int], have_depths: list[int]) -> Iterator[tu
     yield from sorted(pairs, key=lambda pair: (sum(pair), pair))
 
 
-def _best(wanted: Names, have: Names, candidates: Iterator[tuple[int, int]]) -> "_Pairing | None":
-    best = None
-    for folders in candidates:
-        pairing = _Pairing(wanted, have, *map(_Cut, folders))
-        if best is None or pairing.found > best.found:
-            best = pairing
-        if pairing.found == len(wanted):
-            break
+def _best(pairings: Iterator["_Pairing"]) -> "_Pairing":
+    """Return the first of those that find most; none is made after one that finds every name."""
+    best = next(pairings)
+    while best.found < len(best.wanted) and (pairing := next(pairings, None)) is not None:
+        best = pairing if pairing.found > best.found else best
     return best
 
 
@@ -166,11 +169,11 @@ class _Pairing:
     def _refuse(self, doubtful: np.ndarray, double: np.ndarray) -> None:
         if not len(doubtful):
             return
-        row = doubtful[0]
+        row = int(doubtful[0])
         if double[self.rows[row]]:
-            first, second = (self.have[i] for i in self._candidates(self.wanted.take([row]))[:2])
+            first, second = (self.have[i] for i in self._candidates(self.wanted.take(np.array([row])))[:2])
             raise DataError(f"{self.wanted[row]!r} may be {first!r} or {second!r}; {_WAY_OUT}")
-        second = doubtful[np.flatnonzero(self.rows[doubtful] == self.rows[row])[1]]
+        second = int(doubtful[np.flatnonzero(self.rows[doubtful] == self.rows[row])[1]])
         raise DataError(
             f"{self.have[self.rows[row]]!r} may mean {self.wanted[row]!r} or {self.wanted[second]!r}; {_WAY_OUT}"
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.tables.dialects import Numbers
+from data.tables.dialects import Content
 from data.tables.names import Names
 from data.tables.text_tables import one_line, read_text_table, write_csv
 from utils.errors import DataError
@@ -21,7 +21,7 @@ HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
 _BLOCK = 4096
 _PICKLES = {".pkl", ".pickle", ".p"}
 _VGGFACE2 = tuple(f"p{n}{axis}" for n in range(1, 6) for axis in "xy")
-_POINTS = Numbers("5 landmarks (x1,y1,...,x5,y5)", (HEADER[1:], _VGGFACE2), np.float32)
+_POINTS = Content("5 landmarks (x1,y1,...,x5,y5)", (HEADER[1:], _VGGFACE2), np.float32)
 
 
 class LandmarkTable(NamedTuple):
@@ -96,10 +96,6 @@ def _text(name: str | bytes) -> str:
 
 
 def write_landmarks_csv(path: str | Path, names: Iterable[str], points_NK2: np.ndarray) -> None:
-    """Write landmarks.csv: a header, then path and ten pixels per row."""
-    write_csv(path, HEADER, ((name, *landmark_cells(row)) for name, row in zip(names, points_NK2, strict=True)))
-
-
-def landmark_cells(points_K2: np.ndarray) -> list[str]:
-    """Return ten numbers as text, in the shortest form that reads back as the same float32."""
-    return [str(value) for value in np.asarray(points_K2, np.float32).ravel()]
+    """Write a header, then path and ten pixels per row, in the shortest form that reads back as the same float32."""
+    numbers = np.asarray(points_NK2, np.float32).reshape(-1, len(HEADER) - 1)
+    write_csv(path, HEADER, ((name, *map(str, row)) for name, row in zip(names, numbers, strict=True)))

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from data.tables.dialects import Numbers, find_columns
+from data.tables.dialects import Content, find_columns
 from data.tables.names import Names
 from data.tables.text_tables import drop_repeats, one_line, read_text_table, write_csv
 from utils.errors import DataError
@@ -29,7 +29,7 @@ LABELS = ("labels.csv", "labels.pkl")
 FAILURES = "failures.csv"
 FORMATS = ("pkl", "csv", "txt", "parquet")
 _PICKLES = {".pkl", ".pickle", ".p"}
-_QUALITY = Numbers("a quality", (("quality",), ("score",), ("label",), ("quality_score",), ("value",)))
+_QUALITY = Content("a quality", (("quality",), ("score",), ("label",), ("quality_score",), ("value",)))
 _PROTOCOL = 3
 _ENTRIES_AT_ONCE = 1 << 16
 
@@ -87,7 +87,7 @@ def _read_parquet(path: Path) -> ScoreTable:
     try:
         columns = pa.parquet.read_schema(path).names
         name, values = find_columns([title.lower() for title in columns], _QUALITY)
-        if name is None or values is None:
+        if name is None or not values:
             raise DataError(f"{path}: has columns {', '.join(columns)}; expected path and quality")
         table = pa.parquet.read_table(path, columns=[columns[name], columns[values[0]]])
         array = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])

@@ -11,7 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.tables.dialects import BLANKS, BRACKETS, TEXT, Dialect, Numbers, find_dialect, is_number, no_rows, with_point
+from data.tables.dialects import (
+    BLANKS,
+    BRACKETS,
+    Content,
+    Dialect,
+    find_dialect,
+    is_number,
+    no_rows,
+    open_text,
+    with_point,
+)
 from data.tables.join import duplicates
 from data.tables.names import Names
 from utils.errors import DataError
@@ -23,7 +33,7 @@ _NOT_IN_TEXT = "\x01"
 _QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')
 
 
-def read_text_table(path: str | Path, numbers: Numbers) -> tuple[Names, np.ndarray]:
+def read_text_table(path: str | Path, content: Content) -> tuple[Names, np.ndarray]:
     """Read names and numbers (N, count); equal rows are kept once.
 
     Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
@@ -31,14 +41,14 @@ def read_text_table(path: str | Path, numbers: Numbers) -> tuple[Names, np.ndarr
     """
     path = Path(path)
     try:
-        dialect = find_dialect(path, numbers)
-        names, values = _read(path, dialect, numbers)
+        dialect = find_dialect(path, content)
+        names, values = _read(path, dialect, content)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
     if dialect.ends_in_percentile:
         _require_percentiles(path, *values.T)
         values = values[:, :-1]
-    kept = drop_repeats(path, names, values, lambda row: _line_of(path, dialect, numbers, row))
+    kept = drop_repeats(path, names, values, lambda row: _line_of(path, dialect, content, row))
     return (names, values) if kept is None else (names.take(kept), values[kept])
 
 
@@ -89,20 +99,20 @@ def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
 
 
-def _read(path: Path, dialect: Dialect, numbers: Numbers) -> tuple[Names, np.ndarray]:
-    names, values = [pa.array([], pa.large_binary())], [np.zeros((0, len(dialect.values)), numbers.dtype)]
+def _read(path: Path, dialect: Dialect, content: Content) -> tuple[Names, np.ndarray]:
+    names, values = [pa.array([], pa.large_binary())], [np.zeros((0, len(dialect.values)), content.dtype)]
     try:
-        for array, columns in (_table_blocks if dialect.pattern is None else _line_blocks)(path, dialect):
+        for array, columns in (_line_blocks if dialect.pattern else _table_blocks)(path, dialect):
             names.append(array)
             with np.errstate(over="ignore"):
-                values.append(np.stack(columns, axis=1).astype(numbers.dtype))
+                values.append(np.stack(columns, axis=1).astype(content.dtype))
             if not np.isfinite(values[-1]).all() or pc.any(pc.equal(pc.binary_length(array), 0)).as_py():
                 raise ValueError("a name is empty or a number not finite")
     except (pa.ArrowInvalid, ValueError) as error:
-        raise _refusal(path, dialect, numbers, error) from error
+        raise _refusal(path, dialect, content, error) from error
     table = Names.from_arrow(pa.concat_arrays(names)), np.concatenate(values)
     if not len(table[0]):
-        raise no_rows(path, numbers)
+        raise no_rows(path, content)
     del names, values
     pa.default_memory_pool().release_unused()
     return table
@@ -175,30 +185,30 @@ def _parsed(texts: pa.Array, decimal: str) -> pa.Array:
     return pc.cast(texts, pa.float64())
 
 
-def _refusal(path: Path, dialect: Dialect, numbers: Numbers, error: Exception) -> DataError:
+def _refusal(path: Path, dialect: Dialect, content: Content, error: Exception) -> DataError:
     """Return the error that names the first bad row, or, where each row can be read, what Arrow says."""
     try:
-        count = sum(1 for _ in _lines_of_rows(path, dialect, numbers))
+        count = sum(1 for _ in _lines_of_rows(path, dialect, content))
     except DataError as found:
         return found
     if not count:
-        return no_rows(path, numbers)
+        return no_rows(path, content)
     return DataError(f"{path}: cannot be read as {dialect} ({one_line(str(error))}); see README for the formats")
 
 
-def _line_of(path: Path, dialect: Dialect, numbers: Numbers, row: int) -> str:
-    return f", line {next(islice(_lines_of_rows(path, dialect, numbers), int(row), None))}"
+def _line_of(path: Path, dialect: Dialect, content: Content, row: int) -> str:
+    return f", line {next(islice(_lines_of_rows(path, dialect, content), int(row), None))}"
 
 
-def _lines_of_rows(path: Path, dialect: Dialect, numbers: Numbers) -> Iterator[int]:
+def _lines_of_rows(path: Path, dialect: Dialect, content: Content) -> Iterator[int]:
     """Yield the line number of every row; DataError at the first bad one."""
-    for line, cells in (_table_rows if dialect.pattern is None else _line_rows)(path, dialect):
+    for line, cells in (_line_rows if dialect.pattern else _table_rows)(path, dialect):
         if line <= dialect.skip:
             continue
         place = f"{path}, line {line}"
         if len(cells) != dialect.width:
             raise DataError(
-                f"{place}: expected {dialect.width} columns (a name and {numbers.what}), "
+                f"{place}: expected {dialect.width} columns (a name and {content.what}), "
                 f"found {len(cells)} in {','.join(cells)[:80]!r}; mend or remove the row"
             )
         name = cells[dialect.name]
@@ -206,12 +216,12 @@ def _lines_of_rows(path: Path, dialect: Dialect, numbers: Numbers) -> Iterator[i
             raise DataError(f"{place}: the name is empty; mend or remove the row")
         for column in dialect.values:
             text = cells[column].strip(BRACKETS if dialect.brackets or dialect.pattern else BLANKS)
-            _check_number(f"{place}, {name[:80]!r}", text, dialect.decimal, numbers.dtype)
+            _check_number(f"{place}, {name[:80]!r}", text, dialect.decimal, content.dtype)
         yield line
 
 
 def _table_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    with open(path, **TEXT) as stream:
+    with open_text(path) as stream:
         reader = csv.reader(stream, delimiter=dialect.separator)
         try:
             yield from ((reader.line_num, row) for row in reader if row)
@@ -221,7 +231,7 @@ def _table_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]
 
 def _line_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     pattern = re.compile(dialect.pattern)
-    with open(path, **TEXT) as stream:
+    with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
             if line := line.strip(BLANKS):
                 found = pattern.match(line)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from data.tables.names import Names
-from model.frozen.load import NetworkLoader, NetworkSpec, onnx_spec
+from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec
 from model.frozen.onnx_network import is_onnx
 from utils.config.evaluate import RecogniserConfig
 from utils.config.sections import ModelConfig, NetworkConfig
@@ -30,9 +30,11 @@ class ImageModel(Protocol):
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return (B,) scores or (B, D) embeddings of uint8 RGB crops."""
+        raise NotImplementedError
 
     def finish(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Turn the rows of all images into the result, which may depend on all of them."""
+        raise NotImplementedError
 
 
 class Embeddings(NamedTuple):
@@ -95,21 +97,22 @@ def cosines(unit_ND: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
 class Recogniser:
     """Embed crops with a backbone or an ONNX file, 112x112, (pixel / 255 - 0.5) / 0.5, in the stated channel order."""
 
-    reason = None
+    reason: str | None = None
 
     def __init__(self, cfg: RecogniserConfig, precision: str = "fp32"):
         """Describe the model; `precision` where its section names none."""
-        self.flip, self.spec = cfg.flip, _recogniser_spec(cfg, cfg.precision or precision)
+        self.flip, self.spec = cfg.flip, _spec(cfg, cfg.precision or precision)
         keys = {"module", "params", "channels", "flip"}
         self.fingerprint = {
             **cfg.model_dump(mode="json", include=keys),
-            "weights": sha256_file(cfg.weights),
+            "weights": sha256_file(self.spec.weight or ""),
             "precision": self.spec.precision,
         }
 
     def load(self, loader: NetworkLoader) -> None:
         """Load the network."""
         self.network = loader.load(self.spec)
+        self.remarks = [self.network.remark]
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the embeddings (B, D) float32; with `flip` the sum of those of the crop and its mirror image."""
@@ -123,10 +126,10 @@ class Recogniser:
         return values
 
 
-def _recogniser_spec(cfg: RecogniserConfig, precision: str) -> NetworkSpec:
+def _spec(cfg: RecogniserConfig, precision: str) -> NetworkSpec:
     """Describe the network of a recognition model."""
     contract = InputContract(channels=cfg.channels)
-    if is_onnx(cfg.weights):
-        return onnx_spec(cfg.weights, contract, precision)
-    features = NetworkConfig(module=cfg.module, params=cfg.params, weights=cfg.weights)
-    return NetworkSpec(ModelConfig(features=features), cfg.weights, contract, precision=precision)
+    if cfg.weights is not None and is_onnx(cfg.weights):
+        return OnnxSpec.checked(cfg.weights, contract, precision)
+    features = NetworkConfig(module=cfg.module or "", params=cfg.params, weights=cfg.weights)
+    return TorchSpec(ModelConfig(features=features), cfg.weights, contract, precision=precision)

@@ -22,7 +22,7 @@ def read_metadata(path: str | Path, faces: FaceSet, names: Names) -> Metadata:
         raise DataError(f"{path}: cannot be read as a CSV of metadata ({error}); name another file") from error
     if not rows or "path" not in rows[0]:
         raise DataError(f"{path}: expected a column 'path' and one per nuisance; name the metadata of these images")
-    keys = Names.from_strings([row["path"] for row in rows])
+    listed = Names.from_strings([row["path"] for row in rows])
     columns = {}
     for name in rows[0]:
         if name in _SKIPPED or name is None:
@@ -32,11 +32,11 @@ def read_metadata(path: str | Path, faces: FaceSet, names: Names) -> Metadata:
         except (TypeError, ValueError):
             continue
         if np.ptp(values) > 0:
-            columns[name] = faces.column(keys, values)
+            columns[name] = faces.column(listed, values)
     kind = None
     if "kind" in rows[0]:
         codes, places = np.unique([row["kind"] for row in rows], return_inverse=True)
-        joined = faces.column(keys, places.astype(np.float64))
+        joined = faces.column(listed, places.astype(np.float64))
         kind = np.where(np.isfinite(joined), codes[np.nan_to_num(joined).astype(int)], "")
         columns = {name: one for name, one in columns.items() if name in codes} or columns
     return Metadata(columns, kind)

@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,17 @@ from utils.files import sha256_file
 class QualityModel:
     """Score crops with a trained quality model (`weights` and `config`)."""
 
-    reason = None
+    reason: str | None = None
 
-    def __init__(self, cfg: ScoresConfig, place: str, precision: str = "fp32"):
-        """Describe the model. `place`: the configuration file, beside which `cfg.config` is looked for too."""
-        model = load_config(ModelConfig, beside(cfg.config, place))
-        self.spec = scorer_spec(model, cfg.weights, cfg.precision or precision)
+    def __init__(self, weights: str, config: Path, precision: str = "fp32"):
+        """Describe the model; `config` is its model_config.yaml."""
+        model = load_config(ModelConfig, config)
+        self.spec = scorer_spec(model, weights, precision)
         network = model.model_dump(mode="json", include={"features", "head", "transform"})
         network["features"].pop("weights")
         self.fingerprint: dict[str, Any] = {
             "network": network,
-            "weights": sha256_file(cfg.weights),
+            "weights": sha256_file(weights),
             "precision": self.spec.precision,
         }
 
@@ -49,12 +50,12 @@ class QualityModel:
 class SourceModel:
     """Score crops with a label source (`source`: its label_config.yaml; dataset and output keys have no effect)."""
 
-    def __init__(self, cfg: ScoresConfig, place: str):
-        """Describe the source. `place`: the configuration file, beside which `cfg.source` is looked for too."""
-        self.label = load_config(label_schema(), beside(cfg.source, place))
-        self.model = load_config(ModelConfig, beside(self.label.model.config, cfg.source))
+    def __init__(self, config: Path):
+        """Describe the source; `config` is its label_config.yaml."""
+        self.label = load_config(label_schema(), config)
+        self.model = load_config(ModelConfig, beside(self.label.model.config, config))
         self.spec = source_spec(self.label, self.model)
-        self.reason = getattr(source_class(self.label.source.name), "reason", None)
+        self.reason: str | None = getattr(source_class(self.label.source.name), "reason", None)
         settings = self.label.source.settings
         self.fingerprint: dict[str, Any] = {
             "source": self.label.source.name,
@@ -84,5 +85,7 @@ class SourceModel:
 
 
 def describe_method(cfg: ScoresConfig, place: str, precision: str) -> QualityModel | SourceModel:
-    """Describe a method that runs here; its network is loaded later."""
-    return QualityModel(cfg, place, precision) if cfg.weights is not None else SourceModel(cfg, place)
+    """Describe a method that runs here, to be loaded later; its files may lie beside the configuration `place`."""
+    if cfg.weights is not None and cfg.config is not None:
+        return QualityModel(cfg.weights, beside(cfg.config, place), cfg.precision or precision)
+    return SourceModel(beside(cfg.source or "", place))

@@ -1,6 +1,7 @@
 """What the methods and recognition models say of each image, and which pairs have every number they need."""
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,8 @@ logger = logging.getLogger("evaluate")
 class Models(NamedTuple):
     """Hold the networks that run here, by name."""
 
-    methods: dict[str, ImageModel]
-    recognisers: dict[str, ImageModel]
+    methods: Mapping[str, ImageModel]
+    recognisers: Mapping[str, ImageModel]
 
 
 class ImageNumbers(NamedTuple):

@@ -112,11 +112,11 @@ class CropPass:
 
     def _write(self, view: View, name: str, model: ImageModel | None, measured: Measured) -> None:
         what = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
-        with self.store.create(self._kind(view, name), self._facts(view, model), measured.reasons) as folder:
+        arrays = {"names": np.array(list(self.names), dtype=str), what: measured.values}
+        reasons = {str(row): why for row, why in measured.reasons.items()}
+        with self.store.create(self._kind(view, name), self._facts(view, model), reasons) as folder:
             with writing(folder / f"{what}.npz"):
-                np.savez(
-                    folder / f"{what}.npz", **{"names": np.array(list(self.names), dtype=str), what: measured.values}
-                )
+                np.savez(folder / f"{what}.npz", **arrays)
 
     def _kind(self, view: View, name: str) -> str:
         return f"{self.faces.name}.{view.label}.{name}"

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from typing import NamedTuple
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -15,15 +16,21 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     padding is not normalised.
     """
     folded = copy.deepcopy(network).eval()
-    for conv, norm in _pairs(folded):
-        fused = fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm))
-        folded.set_submodule(conv, fused)
-        folded.set_submodule(norm, nn.Identity())
+    for pair in _pairs(folded):
+        folded.set_submodule(pair.conv_name, fuse_conv_bn_eval(pair.conv, pair.norm))
+        folded.set_submodule(pair.norm_name, nn.Identity())
     return folded
 
 
-def _pairs(network: nn.Module) -> list[tuple[str, str]]:
-    """Return the names of convolutions and the BatchNorms that alone read them."""
+class _Pair(NamedTuple):
+    conv_name: str
+    conv: nn.Conv2d
+    norm_name: str
+    norm: nn.BatchNorm2d
+
+
+def _pairs(network: nn.Module) -> list[_Pair]:
+    """Return the convolutions and the BatchNorms that alone read them."""
     try:
         graph = fx.Tracer().trace(network)
     except Exception:  # a user's own forward may do what tracing cannot follow
@@ -34,8 +41,9 @@ def _pairs(network: nn.Module) -> list[tuple[str, str]]:
         before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
-        conv, norm = network.get_submodule(before.target), network.get_submodule(node.target)
-        once = calls[node.target] == calls[before.target] == 1
+        names = str(before.target), str(node.target)
+        conv, norm = map(network.get_submodule, names)
+        once = all(calls[name] == 1 for name in names)
         if once and type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
-            pairs.append((before.target, node.target))
+            pairs.append(_Pair(names[0], conv, names[1], norm))
     return pairs

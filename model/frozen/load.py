@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+from torch import nn
 
-from model.frozen.base import FrozenNetwork
+from model.frozen.network import FrozenNetwork, TorchNetwork
 from model.frozen.onnx_network import OnnxNetwork, is_onnx
-from model.frozen.torch_network import TorchNetwork
 from model.registry import NetworkBuilder
 from model.sharing.files import read_record
 from utils.config.sections import ModelConfig
@@ -16,15 +17,15 @@ from utils.errors import ConfigError, WeightsError
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
-    """Say which network answers, and how."""
+class TorchSpec:
+    """Say which network in torch answers, and how."""
 
-    model: ModelConfig | None
-    """Its parts; None: an ONNX file."""
+    model: ModelConfig
+    """Its parts."""
     weight: str | None
     """The file all weights come from; None: random ones, where they are allowed."""
-    contract: InputContract | None
-    """How crops become its input; None: as the ONNX file says."""
+    contract: InputContract
+    """How crops become its input."""
     quality: bool = False
     """Whether it is a trained quality model, with its head; else a backbone."""
     folded: bool = False
@@ -38,6 +39,28 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True)
+class OnnxSpec:
+    """Say which ONNX file answers."""
+
+    weight: str
+    contract: InputContract | None = None
+    """How crops become its input, where the file does not say so."""
+    precision: ClassVar[str] = "fp32"
+
+    @classmethod
+    def checked(cls, weight: str, contract: InputContract | None, precision: str) -> "OnnxSpec":
+        """Describe a file that must be there, in the one precision there is."""
+        if not Path(weight).is_file():
+            raise WeightsError(f"{weight}: no such weights file; check the path")
+        if precision != cls.precision:
+            raise ConfigError(f"{weight}: an ONNX file computes in fp32, not {precision}; set base.precision=fp32")
+        return cls(weight, contract)
+
+
+NetworkSpec = TorchSpec | OnnxSpec
+
+
+@dataclass(frozen=True)
 class NetworkLoader:
     """Load frozen networks onto one device."""
 
@@ -46,20 +69,19 @@ class NetworkLoader:
 
     def load(self, spec: NetworkSpec) -> FrozenNetwork:
         """Build the network and load its weights; no other weights file is read."""
-        network = self._onnx(spec) if spec.model is None else self._torch(spec, spec.model)
-        network.remark = network.remark or spec.remark
+        if isinstance(spec, OnnxSpec):
+            return OnnxNetwork(Path(spec.weight).read_bytes(), spec.weight, self.device, spec.contract)
+        network = TorchNetwork(self._module(spec), spec.contract, self.device, spec.precision, spec.folded)
+        network.remark = spec.remark
         return network
 
-    def _torch(self, spec: NetworkSpec, model: ModelConfig) -> TorchNetwork:
-        if spec.quality:
-            module = self.builder.trained_student(model, spec.weight)
-        else:
+    def _module(self, spec: TorchSpec) -> nn.Module:
+        if not spec.quality:
             builder = replace(self.builder, allow_random_init=spec.random_init)
-            module = builder.pretrained(model.features.model_copy(update={"weights": spec.weight}))
-        return TorchNetwork(module, spec.contract, self.device, spec.precision, spec.folded)
-
-    def _onnx(self, spec: NetworkSpec) -> OnnxNetwork:
-        return OnnxNetwork(Path(spec.weight).read_bytes(), spec.weight, self.device, spec.contract)
+            return builder.pretrained(spec.model.features.model_copy(update={"weights": spec.weight}))
+        if spec.weight is None:
+            raise ConfigError("model.weight: a quality model is nothing without its weights; name their file")
+        return self.builder.trained_student(spec.model, spec.weight)
 
 
 def scorer_spec(model_cfg: ModelConfig | None, weight: str, precision: str = "fp32") -> NetworkSpec:
@@ -68,18 +90,9 @@ def scorer_spec(model_cfg: ModelConfig | None, weight: str, precision: str = "fp
     An ONNX file holds network and contract and takes no `model_cfg`.
     """
     if model_cfg is None or is_onnx(weight):
-        return onnx_spec(weight, None, precision)
+        return OnnxSpec.checked(weight, None, precision)
     contract, remark = checked_contract(model_cfg, weight)
-    return NetworkSpec(model_cfg, weight, contract, True, folded=True, precision=precision, remark=remark or "")
-
-
-def onnx_spec(weight: str, contract: InputContract | None, precision: str = "fp32") -> NetworkSpec:
-    """Describe the network of an ONNX file; its contract, where the file does not carry one."""
-    if not Path(weight).is_file():
-        raise WeightsError(f"{weight}: no such weights file; check the path")
-    if precision != "fp32":
-        raise ConfigError(f"{weight}: an ONNX file computes in fp32, not {precision}; set base.precision=fp32")
-    return NetworkSpec(None, weight, contract)
+    return TorchSpec(model_cfg, weight, contract, True, folded=True, precision=precision, remark=remark or "")
 
 
 def checked_contract(model_cfg: ModelConfig, weight: str | Path) -> tuple[InputContract, str | None]:

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.frozen.base import Answer, FrozenNetwork
-from model.frozen.preprocess import checked_crops, normalise
+from model.frozen.network import Answer, FrozenNetwork, checked_crops, normalise
 from model.sharing.files import INPUT, KEY, OUTPUTS, parse_record
 from utils.contract import InputContract
 from utils.errors import ConfigError, WeightsError
@@ -66,12 +65,12 @@ class OnnxNetwork(FrozenNetwork):
         """Compute the answer to a batch; a model of fixed batch size gets batches filled up with zeros."""
         if self.describes_itself:
             crops = checked_crops(images_BHW3, self.contract).contiguous().numpy()
-            quality_B, embedding_BD = self.session.run(list(OUTPUTS), {INPUT: crops})
+            quality_B, embedding_BD = map(np.asarray, self.session.run(list(OUTPUTS), {INPUT: crops}))
             return Answer(torch.from_numpy(embedding_BD), torch.from_numpy(quality_B), {})
         x_BCHW = normalise(images_BHW3, self.contract, "cpu").contiguous(memory_format=torch.contiguous_format).numpy()
         size, outputs = self.batch or len(x_BCHW), []
         for start in range(0, len(x_BCHW), size):
             part = x_BCHW[start : start + size]
             full = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
-            outputs.append(self.session.run(None, {self.entry: full})[0][: len(part)])
+            outputs.append(np.asarray(self.session.run(None, {self.entry: full})[0])[: len(part)])
         return Answer(torch.from_numpy(np.concatenate(outputs)), None, {})

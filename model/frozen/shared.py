@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from model.frozen.base import FrozenNetwork
-from model.frozen.load import NetworkLoader, NetworkSpec
+from model.frozen.load import NetworkLoader, NetworkSpec, TorchSpec
+from model.frozen.network import FrozenNetwork
 from model.registry import BACKBONES, NOT_FELT_FROZEN, full_name
 from utils.config.sections import NetworkConfig
 from utils.files import sha256_file
@@ -31,23 +31,24 @@ class SharedLoader(NetworkLoader):
         if spec.weight is None:  # random weights: each network has its own
             return super().load(spec)
         own = self._identity(spec)
-        fullest = _fullest(spec, [one for one in self.specs if one.weight and self._identity(one) == own])
-        key = json.dumps(
-            [own, fullest.quality and fullest.model and fullest.model.head.model_dump(), _dropout(fullest)]
-        )
-        if key not in self.loaded:
-            self.loaded[key] = super().load(fullest)
-            self.loaded[key].remembers = True
-        return self.loaded[key]
+        if isinstance(spec, TorchSpec):
+            alike = [one for one in self.specs if isinstance(one, TorchSpec) and self._identity(one) == own]
+            spec = _fullest(spec, alike)
+            head = spec.model.head.model_dump() if spec.quality else None
+            own += json.dumps([head, spec.model.features.params.get("dropout")], default=repr)
+        if own not in self.loaded:
+            self.loaded[own] = super().load(spec)
+            self.loaded[own].remembers = True
+        return self.loaded[own]
 
     def _identity(self, spec: NetworkSpec) -> str:
         """Return what networks must have in common to be one."""
         weight = spec.weight or ""
         if weight not in self.hashes:
-            self.hashes[weight] = sha256_file(weight)
-        backbone = None if spec.model is None else _felt(spec.model.features)
-        contract = None if spec.contract is None else spec.contract.to_dict()
-        facts = [backbone, self.hashes[weight], contract, spec.precision, spec.folded]
+            self.hashes[weight] = sha256_file(weight) if weight else ""
+        facts: list[Any] = [self.hashes[weight], spec.contract and spec.contract.to_dict()]
+        if isinstance(spec, TorchSpec):
+            facts += [_felt(spec.model.features), spec.precision, spec.folded]
         return json.dumps(facts, sort_keys=True, default=repr)
 
 
@@ -59,16 +60,11 @@ def _felt(features: NetworkConfig) -> tuple[str, dict[str, Any]]:
     return name, {key: value for key, value in features.params.items() if key not in NOT_FELT_FROZEN}
 
 
-def _fullest(spec: NetworkSpec, alike: Sequence[NetworkSpec]) -> NetworkSpec:
+def _fullest(spec: TorchSpec, alike: Sequence[TorchSpec]) -> TorchSpec:
     """Return `spec` with the quality head and the dropout of the first of those alike that has one."""
     headed = next((one for one in (spec, *alike) if one.quality), spec)
-    if headed.model is None:
-        return headed
     features = headed.model.features
-    if rate := next((rate for one in (spec, *alike) if (rate := _dropout(one))), 0):
+    rates = [one.model.features.params.get("dropout") for one in (spec, *alike)]
+    if rate := next(filter(None, rates), None):
         features = features.model_copy(update={"params": {**features.params, "dropout": rate}})
     return replace(headed, model=headed.model.model_copy(update={"features": features}))
-
-
-def _dropout(spec: NetworkSpec) -> Any:
-    return None if spec.model is None else spec.model.features.params.get("dropout")

@@ -4,13 +4,13 @@ Each has a file with its settings and its numbers; the table below says which na
 """
 
 import importlib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import create_model, model_validator
 
-from model.frozen.load import NetworkLoader, NetworkSpec, checked_contract, onnx_spec
+from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec, checked_contract
+from model.frozen.network import TorchNetwork
 from model.frozen.onnx_network import is_onnx
-from model.frozen.torch_network import TorchNetwork
 from model.label_sources.base import LabelSource, PopulationSource
 from utils.config.label import LabelConfig, SourceConfig
 from utils.config.sections import ModelConfig
@@ -39,15 +39,13 @@ def source_class(name: str) -> type[LabelSource]:
 
 def label_schema() -> type[LabelConfig]:
     """Return the schema of label_config.yaml: `source` has the section of each listed source that has settings."""
-    settings = {name: found for name in SOURCES if (found := source_class(name).config) is not None}
-    source = create_model(
-        "SourceConfig",
-        __base__=SourceConfig,
-        name=(Literal[tuple(SOURCES)], next(iter(SOURCES))),
-        **{name: (section, section()) for name, section in settings.items()},
-    )
-    checks = {"weight": model_validator(mode="after")(_has_weight)}
-    return create_model("LabelConfig", __base__=LabelConfig, __validators__=checks, source=(source, source()))
+    fields: dict[str, Any] = {"name": (Literal[tuple(SOURCES)], next(iter(SOURCES)))}
+    for name in SOURCES:
+        if (section := source_class(name).config) is not None:
+            fields[name] = (section, section())
+    source = create_model("SourceConfig", __base__=SourceConfig, **fields)
+    more: dict[str, Any] = {"__validators__": {"weight": model_validator(mode="after")(_has_weight)}}
+    return create_model("LabelConfig", __base__=LabelConfig, source=(source, source.model_validate({})), **more)
 
 
 def build_source(cfg: LabelConfig, model: ModelConfig, loader: NetworkLoader) -> LabelSource:
@@ -67,14 +65,14 @@ def source_spec(cfg: LabelConfig, model: ModelConfig) -> NetworkSpec:
         model = model.model_copy(update={"head": source.head})
     weight = cfg.model.weight or model.features.weights
     if weight is not None and is_onnx(weight):
-        return onnx_spec(weight, None)
+        return OnnxSpec.checked(weight, None, "fp32")
     if weight is None:
         contract = InputContract.from_transform(model.transform)
         remark = "the network has random weights: for trials only"
     else:
         contract, remark = checked_contract(model, weight)
     random_init = cfg.base.allow_random_init
-    return NetworkSpec(model, weight, contract, source.trained, random_init=random_init, remark=remark or "")
+    return TorchSpec(model, weight, contract, source.trained, random_init=random_init, remark=remark or "")
 
 
 def _has_weight(cfg: LabelConfig) -> LabelConfig:

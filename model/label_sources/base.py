@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.frozen.base import FrozenNetwork
+from model.frozen.network import FrozenNetwork
 from utils.config.loading import StrictModel
 from utils.config.sections import ModuleSpec
 

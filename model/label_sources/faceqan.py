@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.label_sources.base import LabelSource, named_generator, pieces
 from utils.config.loading import StrictModel
 
@@ -57,7 +57,7 @@ class FaceQan(LabelSource):
         for part in pieces(len(names), size):
             places = np.arange(len(names))[part]
             filled = np.pad(places, (0, size - len(places)), mode="edge")
-            score_G = self._score(images_BHW3[filled], [names[place] for place in filled.tolist()])
+            score_G = self._score(images_BHW3[filled], [names[int(place)] for place in filled])
             parts.append(score_G[: len(places)])
         return torch.cat(parts).cpu().numpy()
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.frozen.torch_network import TorchNetwork
+from model.frozen.network import TorchNetwork
 from model.label_sources.base import LabelSource, pieces
 from utils.config.loading import StrictModel
 from utils.errors import ConfigError

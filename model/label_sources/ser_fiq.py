@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from model.frozen.cut import tail
-from model.frozen.torch_network import TorchNetwork, before
+from model.frozen.network import TorchNetwork, before
 from model.label_sources.base import LabelSource, named_generator, pieces
 from utils.config.loading import StrictModel
 from utils.errors import ConfigError

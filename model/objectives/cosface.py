@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.embedding_dim import embedding_dim
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from model.margins import MarginHead
 from model.objectives.base import Objective
 from model.registry import NetworkBuilder, build_margin

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from model.objectives.cosface import CosFaceObjective
 from model.objectives.losses import build_loss
 from model.registry import NetworkBuilder

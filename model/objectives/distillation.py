@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from model.ai_kd import FrozenTeacher, WrapperModel
 from model.embedding_dim import embedding_dim
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from model.objectives.base import Objective, StartingRun
 from model.objectives.losses import build_loss
 from model.objectives.refinement import CentreSums, LabelRefinement

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from model.frozen.preprocess import normalise
+from model.frozen.network import normalise
 from utils.config.loading import validate
 from utils.config.sections import ModelConfig
 from utils.contract import InputContract

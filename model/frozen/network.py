@@ -1,22 +1,75 @@
-"""A frozen network in torch."""
+"""A frozen network only answers: uint8 crops in, embeddings and qualities out. What each is, and its form in torch."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
-from model.frozen.base import Answer, FrozenNetwork
 from model.frozen.fold import fold_batchnorm
-from model.frozen.preprocess import normalise
 from utils.contract import InputContract
-from utils.errors import UserError
+from utils.errors import ContractError, UserError, WeightsError
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_IMAGES_PER_THREAD = 8
 """A CPU network takes batches in pieces of so many images: activations stay in its caches."""
+
+
+class Answer(NamedTuple):
+    """What a network says about a batch, on its device, in float32."""
+
+    embedding: Tensor
+    """(B, D)."""
+    quality: Tensor | None
+    """(B,), higher = better; None for a network without a quality head."""
+    taps: dict[str, Tensor]
+    """What the modules named in `tap` were given, (B, ...)."""
+
+
+class FrozenNetwork:
+    """Give embeddings and qualities of aligned crops (B, S, S, 3) uint8 RGB. No gradient reaches the network.
+
+    The numbers of an image depend on the other images of its batch by no more than the rounding of float32.
+    """
+
+    name: str
+    """What messages call it."""
+    contract: InputContract
+    device: torch.device
+    """Where it computes."""
+    remark: str = ""
+    """One sentence about weights and preprocessing the user should read once, or nothing."""
+    remembers: bool = False
+    """Whether the answer to the latest batch is kept, for several methods that ask about the same tensor in turn."""
+    _latest: tuple[Tensor, Answer] | None = None
+
+    def run(self, images_BHW3: Tensor) -> Answer:
+        """Compute the answer to a batch of at least one crop."""
+        raise NotImplementedError
+
+    def __call__(self, images_BHW3: Tensor) -> Answer:
+        """Return the answer to a batch, computed once where it is remembered."""
+        if not self.remembers:
+            return self.run(images_BHW3)
+        if self._latest is None or self._latest[0] is not images_BHW3:
+            self._latest = images_BHW3, self.run(images_BHW3)
+        return self._latest[1]
+
+    def embeddings(self, images_BHW3: Tensor) -> np.ndarray:
+        """Return the embeddings (B, D) float32."""
+        return self(images_BHW3).embedding.cpu().numpy()
+
+    def qualities(self, images_BHW3: Tensor) -> np.ndarray:
+        """Return the qualities (B,) float32, higher = better."""
+        if not len(images_BHW3):
+            return np.zeros(0, np.float32)
+        quality_B = self(images_BHW3).quality
+        if quality_B is None:
+            raise WeightsError(f"{self.name}: gives no quality; name the weights of a trained quality model")
+        return quality_B.cpu().numpy()
 
 
 class TorchNetwork(FrozenNetwork):
@@ -35,7 +88,7 @@ class TorchNetwork(FrozenNetwork):
         fp32 means fp32: TF32 would let an image's numbers depend on its batch and is switched off for the process.
         """
         module = (fold_batchnorm(module) if folded else module).eval().requires_grad_(False)
-        self.module = module.to(device, memory_format=torch.channels_last)
+        self.module = module.to(device).to(memory_format=torch.channels_last)
         self.contract, self.device, self.precision = contract, device, precision
         self.taps: set[str] = set()
         if device.type == "cuda":
@@ -66,9 +119,9 @@ class TorchNetwork(FrozenNetwork):
                 f"{self.device}: {len(images_BHW3)} images at once do not fit into its memory; "
                 "lower dataloader.params.batch_size and run again to go on"
             ) from error
-        quality_B = None if parts[0].quality is None else torch.cat([part.quality for part in parts])
+        qualities = [part.quality for part in parts if part.quality is not None]
         taps = {name: torch.cat([part.taps[name] for part in parts]) for name in self.taps}
-        return Answer(torch.cat([part.embedding for part in parts]), quality_B, taps)
+        return Answer(torch.cat([part.embedding for part in parts]), torch.cat(qualities) if qualities else None, taps)
 
     def forward(self, images_BHW3: Tensor) -> Answer:
         """Answer in one pass."""
@@ -115,3 +168,35 @@ def before(module: nn.Module, hooks: Mapping[str, Callable]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def normalise(images_BHW3: Tensor, contract: InputContract, device: torch.device | str | None = None) -> Tensor:
+    """Move uint8 RGB crops to `device` (None: stay where they are) and scale them there as (pixel / 255 - mean) / std.
+
+    Convention: in (B, S, S, 3) uint8 RGB; out (B, 3, S, S) float32, channels_last, in the contract's channel order.
+    mean and std belong to the channels in that order. The arithmetic is torchvision's ToTensor + Normalize, bit for
+    bit. Raises ContractError when the crops have another size.
+    """
+    images_BHW3 = checked_crops(images_BHW3, contract)
+    images = images_BHW3 if device is None else images_BHW3.to(device, non_blocking=True)
+    if contract.channels == "BGR":
+        images = images.flip(-1)
+    elif contract.channels != "RGB":
+        raise ContractError(f"channel order {contract.channels!r} is not known; use RGB or BGR")
+    x = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    if len(set(contract.mean)) == 1 and len(set(contract.std)) == 1:
+        return x.sub_(contract.mean[0]).div_(contract.std[0])
+    for channel, (mean, std) in enumerate(zip(contract.mean, contract.std, strict=True)):  # numbers need no copy
+        x[:, channel].sub_(mean).div_(std)
+    return x
+
+
+def checked_crops(images_BHW3: Tensor, contract: InputContract) -> Tensor:
+    """Return the crops as they are; ContractError when the contract asks for other ones."""
+    size = contract.size_px
+    if images_BHW3.dtype != torch.uint8 or images_BHW3.shape[1:] != (size, size, 3):
+        raise ContractError(
+            f"crops of shape {tuple(images_BHW3.shape)} ({images_BHW3.dtype}) reached a network that takes uint8 crops "
+            f"of {size}x{size}x3; align or resize them to {size}x{size}"
+        )
+    return images_BHW3
