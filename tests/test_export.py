@@ -34,7 +34,7 @@ from tests.helpers.images import (
     write_image,
     write_twins,
 )
-from tests.helpers.inference import STUDENT, assert_scores, expected_of, infer, scores_of
+from tests.helpers.inference import STUDENT, assert_scores, expected_of, infer, scores_of, tiny_student
 from utils import cli
 from utils.contract import InputContract, load_contract, save_contract
 from utils.errors import UserError
@@ -224,7 +224,7 @@ def test_nothing_is_written_when_the_files_differ():
             answer = super().run(images_BHW3)
             return answer._replace(quality=answer.quality + 2e-4)
 
-    network, off = (kind(STUDENT, InputContract(), export.CPU) for kind in (TorchNetwork, Off))
+    network, off = (kind(tiny_student(), InputContract(), export.CPU) for kind in (TorchNetwork, Off))
     crops = np.zeros((3, 112, 112, 3), np.uint8)
     with pytest.raises(UserError, match=r"differs from torch by 2\.0e-04 in quality, 1\.0e-04 is allowed"):
         export.compare(network, off, crops, 1e-4)
