@@ -10,10 +10,10 @@ from jobs.methods import load_training
 from model.compact import CompactNet
 from model.registry import NetworkBuilder
 from tests.helpers.training import TINY, same_bytes, tensors, write_setup
-from utils.batches import DistillationBatch
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.errors import ConfigError
+from utils.training.batches import DistillationBatch
 
 ADAPTER = "optimizer.group_3={params: adapter, lr: 0.05, momentum: 0.9}"
 WIDE = {**TINY, "num_features": 12}

@@ -20,9 +20,9 @@ from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.mlp import MLP
 from tests.helpers.training import TINY, write_setup
-from utils.batches import DistillationBatch
 from utils.config import load_config
 from utils.config.sections import ModelConfig
+from utils.training.batches import DistillationBatch
 from utils.training.run_log import read_metrics
 
 STEPS, BATCH, LIMIT = 5, 4, 9

@@ -30,10 +30,10 @@ from data.sources.registry import open_source
 from data.tables.join import join
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
-from utils.batches import Failures
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
 from utils.present import present
+from utils.training.batches import Failures
 
 logger = logging.getLogger(__name__)
 

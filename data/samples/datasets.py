@@ -24,10 +24,10 @@ from data.alignment import (
 )
 from data.images.decode import ImageError, decode_rgb
 from data.index.build import FaceIndex
-from utils.batches import DistillationBatch, RecognitionBatch, TrainingBatch
 from utils.config.sections import DecodeConfig, PerturbationConfig
 from utils.errors import DataError
 from utils.present import present
+from utils.training.batches import DistillationBatch, RecognitionBatch, TrainingBatch
 
 
 class IndexedFaces(Dataset):

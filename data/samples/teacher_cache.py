@@ -18,12 +18,12 @@ from data.samples.datasets import DistillationDataset
 from data.samples.loader import validation_loader
 from data.samples.sampler import Shard
 from utils import distributed
-from utils.batches import DistillationBatch
 from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
 from utils.errors import DataError
 from utils.files import make_folder, sha256_arrays
 from utils.present import present
 from utils.store import Store
+from utils.training.batches import DistillationBatch
 
 _FORMAT = 2
 TO_DO, DONE, NO_CROP = range(3)

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor, nn
 
 from model.registry import NetworkBuilder
-from utils.batches import TrainingBatch
 from utils.config.sections import ModelConfig
 from utils.config.train import LossConfig, TrainConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError
+from utils.training.batches import TrainingBatch
 from utils.training.precision import Precision
 
 

@@ -14,11 +14,11 @@ from model.frozen.network import normalise
 from model.margins import MarginHead
 from model.objectives.base import Objective
 from model.registry import NetworkBuilder, build_margin
-from utils.batches import RecognitionBatch
 from utils.config.sections import ModelConfig
 from utils.config.train_recognition import CosFaceConfig, MarginLoss
 from utils.contract import InputContract
 from utils.errors import DataError
+from utils.training.batches import RecognitionBatch
 
 Judge = Callable[[Mapping[str, Tensor]], dict[str, float]]
 """Turns the embeddings (`embedding`, `row`) of the validation pairs' images into metrics, `accuracy` among them."""

@@ -14,11 +14,11 @@ from model.frozen.network import normalise
 from model.objectives.cosface import CosFaceObjective
 from model.objectives.losses import build_loss
 from model.registry import NetworkBuilder
-from utils.batches import RecognitionBatch
 from utils.config.sections import ModelConfig
 from utils.config.train_recognition import CertaintyLoss, CRFIQAConfig
 from utils.contract import InputContract
 from utils.rank_correlation import spearman
+from utils.training.batches import RecognitionBatch
 
 Ratio = Literal["paper", "released"]
 EPSILON = 1e-9

@@ -19,7 +19,6 @@ from model.objectives.losses import build_loss
 from model.objectives.refinement import CentreSums, LabelRefinement
 from model.registry import NetworkBuilder
 from utils import distributed
-from utils.batches import DistillationBatch
 from utils.config.sections import ModelConfig
 from utils.config.train import OptimizerConfig
 from utils.config.train_aikd import AIKDConfig, AIKDLoss
@@ -27,6 +26,7 @@ from utils.contract import InputContract
 from utils.errors import ConfigError
 from utils.progress import progress
 from utils.rank_correlation import spearman
+from utils.training.batches import DistillationBatch
 from utils.training.precision import to_device
 
 logger = logging.getLogger(__name__)
