@@ -16,9 +16,11 @@ from evaluation.protocol.methods import describe_method
 from evaluation.protocol.numbers import Models
 from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
+from jobs.landmarks import landmarks_of_set
 from model.frozen.shared import SharedLoader
 from model.registry import NetworkBuilder
 from utils import cli
+from utils.allowed import AllowedModules
 from utils.config import StrictModel, is_default, load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
 from utils.errors import ConfigError, DataError
@@ -41,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in without_effect(cfg):
         logger.info(line)
     models = build_models(cfg, command)
-    sets = [open_set(cfg, name) for name in cfg.datasets]
+    located = with_found_faces(cfg, command.allowed)
+    sets = [open_set(located, name) for name in cfg.datasets]
     folder = make_folder(cfg.base.save_path, "base.save_path")
-    protocol, output = Protocol(cfg, models, folder), Output(folder, cfg)
+    protocol, output = Protocol(located, models, folder), Output(folder, cfg)
     for faces in sets:
         output.add(protocol.evaluate(faces))
     report = output.finish()
@@ -105,6 +108,17 @@ def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
         yield from ((f"datasets.{name}.metadata", path) for path in [one.metadata] if path)
     if cfg.misalignment is not None:
         yield from ((f"misalignment.second_landmarks.{k}", v) for k, v in cfg.misalignment.second_landmarks.items())
+
+
+def with_found_faces(cfg: EvaluateConfig, allowed: AllowedModules) -> EvaluateConfig:
+    """Find the faces of the data sets that name a detector; return the configuration with their landmark files."""
+    datasets = dict(cfg.datasets)
+    for name, section in cfg.datasets.items():
+        if section.detector is not None:
+            folder = Path(cfg.base.save_path) / "landmarks" / name
+            found = landmarks_of_set(section, folder, allowed, cfg.base.verbose)
+            datasets[name] = section.model_copy(update={"landmarks": found})
+    return cfg.model_copy(update={"datasets": datasets})
 
 
 def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scorer = loader.load(scorer_spec(model_cfg, cfg.model.weight, cfg.base.precision))
         if scorer.remark:
             logger.info(scorer.remark)
-        with open_scoring(cfg, model_cfg, scorer) as run:
+        with open_scoring(cfg, model_cfg, scorer, command.allowed) as run:
             session = run.images.measure_left(lambda crops, rows: scorer.qualities(crops))
             return run.conclude(session)
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = build_source(cfg, model_cfg, NetworkLoader(NetworkBuilder(command.allowed), device))
         for line in filter(None, (source.network.remark, source.remark)):
             logger.info(line)
-        with open_labelling(cfg, model_cfg, source) as run:
+        with open_labelling(cfg, model_cfg, source, command.allowed) as run:
             session = run.images.measure_left(run.measure)
             return run.conclude(session)
 

@@ -16,6 +16,7 @@ from data.tables.scores import read_scores, write_scores_csv
 from jobs.landmarks import detect_landmarks
 from synthetic import contact_sheet, render_populations
 from utils import cli
+from utils.allowed import AllowedModules
 from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
 from utils.errors import DataError
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
     for line in without_effect(cfg):
         logger.info(line)
-    TASKS[cfg.base.task](cfg)
+    task = TASKS[cfg.base.task]
+    task(cfg, command.allowed) if task is landmarks else task(cfg)
     return 0
 
 
@@ -88,9 +90,9 @@ def convert(cfg: PrepareConfig) -> None:
     logger.info(f"{target}: {len(names):,} rows{spread}")
 
 
-def landmarks(cfg: PrepareConfig) -> None:
-    """Detect the largest face of every image; write landmarks.csv, and failures.csv for images without one."""
-    detect_landmarks(cfg.base, cfg.dataset, cfg.landmarks)
+def landmarks(cfg: PrepareConfig, allowed: AllowedModules) -> None:
+    """Detect a face in every image; write landmarks.csv, and failures.csv for images without one."""
+    detect_landmarks(cfg.base, cfg.dataset, cfg.landmarks, allowed)
 
 
 def synthetic(cfg: PrepareConfig) -> None:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from data.alignment import CROP_SIZE_PX
+from data.detectors.base import FACE_NUMBERS
 from data.samples.crops import CropBatch, FaceCrops
+from data.samples.detected import DetectedCrops
 from data.samples.loader import crop_batches
 from jobs.journal import Journal, JournalLine, Progress
 from utils import distributed
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SOME_FAILED = 3
 """Exit code with base.strict where an image got no number."""
+NETWORK_FAILED = "the network returned"
+"""How the reason begins of an image that has a crop and no number."""
 
 Measure = Callable[[Tensor, np.ndarray], np.ndarray]
 """(crops (B, S, S, 3) uint8, their rows (B,) in the folder) -> one number per crop; not finite: a failure."""
@@ -44,7 +48,7 @@ class Session(NamedTuple):
 class ImagePass:
     """Measure the images of a folder batch by batch and write each batch into the journal as it comes."""
 
-    crops: FaceCrops
+    crops: FaceCrops | DetectedCrops
     journal: Journal
     loader: InferenceLoaderParams
     verbose: bool
@@ -68,7 +72,7 @@ class ImagePass:
                     warned = True
                     name = self.crops.names[rows[batch.not_square[0]]]
                     logger.warning(f"{name!r} is not square; is it an aligned crop?")
-                bar.update(len(batch.rows) + len(batch.failures))
+                bar.update(len(set(batch.rows)) + len(batch.failures))
         distributed.barrier()
         return Session(share.rows, time.perf_counter() - started)
 
@@ -90,16 +94,21 @@ class ImagePass:
         self.journal.finish({"counts": dict(counts), **facts, **ours, "last_session": last})
 
 
+def numbers_per_face(crops: FaceCrops | DetectedCrops) -> int:
+    """Return how many numbers the journal keeps of each crop: what was measured, and the face if it was looked for."""
+    return 1 + FACE_NUMBERS if isinstance(crops, DetectedCrops) else 1
+
+
 def _line(first: int, batch: CropBatch, numbers_B: np.ndarray, start: int) -> JournalLine:
-    """Join numbers and failures of a batch that begins at row `start` of the crops."""
-    values = np.full((len(batch.rows) + len(batch.failures), 1), np.nan, np.float32)
+    """Join numbers, faces and failures of a batch that begins at row `start` of the crops."""
+    values: list[list[float]] = [[] for _ in range(len(set(batch.rows)) + len(batch.failures))]
     failures = {row - start: reason for row, reason in batch.failures}
-    for row, number in zip(batch.rows, numbers_B, strict=True):
-        values[row - start] = number
+    for place, (row, number) in enumerate(zip(batch.rows, np.asarray(numbers_B, np.float32).tolist(), strict=True)):
+        values[row - start] += [number, *(batch.faces[place].tolist() if batch.faces is not None else ())]
         if not np.isfinite(number):
-            failures[row - start] = f"the network returned {number}"
+            failures[row - start] = f"{NETWORK_FAILED} {number}"
     counts = {"not_square": len(batch.not_square), "resized": len(batch.resized)}
-    return JournalLine.of(first, values, failures, counts)
+    return JournalLine.records(first, values, failures, counts)
 
 
 @contextmanager

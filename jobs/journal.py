@@ -44,7 +44,7 @@ class JournalLine(BaseModel):
 
     first: NonNegativeInt
     values: list[list[_Number] | None]
-    """The float32 numbers of each row, None where it has none."""
+    """The float32 numbers of each row, None where it has none; several records one after the other."""
     failures: dict[NonNegativeInt, str]
     """Place in the batch -> why that row has none."""
     counts: dict[str, NonNegativeInt] = Field(default_factory=dict)
@@ -59,17 +59,27 @@ class JournalLine(BaseModel):
     @classmethod
     def of(cls, first: int, values_BK: np.ndarray, failures: dict[int, str], counts: dict[str, int]) -> "JournalLine":
         """Take the values of a batch; those of the rows in `failures` do not matter."""
-        values = [None if place in failures else numbers for place, numbers in enumerate(values_BK.tolist())]
+        return cls.records(first, values_BK.tolist(), failures, counts)
+
+    @classmethod
+    def records(
+        cls, first: int, values: Sequence[list[float]], failures: dict[int, str], counts: dict[str, int]
+    ) -> "JournalLine":
+        """Take one record of numbers or more for each row of a batch; those of the rows in `failures` do not matter."""
+        kept = [None if place in failures else numbers for place, numbers in enumerate(values)]
         reasons = {place: reason.encode(errors="backslashreplace").decode() for place, reason in failures.items()}
-        return cls(first=first, values=values, failures=reasons, counts=counts)
+        return cls(first=first, values=kept, failures=reasons, counts=counts)
 
 
 class Progress:
     """Hold what is known about each row."""
 
-    def __init__(self, count: int, width: int):
-        """Know nothing about `count` rows of `width` numbers each."""
+    def __init__(self, count: int, width: int, several: bool = False):
+        """Know nothing about `count` rows of `width` numbers each, or, where `several`, of any number of records."""
+        self.several = several
         self.values = np.full((count, width), np.nan, np.float32)
+        self.further: dict[int, list[float]] = {}
+        """Row -> its numbers behind the first `width`, where it has more than one record."""
         self.done = np.zeros(count, bool)
         self.reasons: dict[int, str] = {}
         self.counts: Counter[str] = Counter()
@@ -78,12 +88,19 @@ class Progress:
         """Take over a batch; one that does not fit the rows is passed over."""
         rows = slice(line.first, line.first + len(line.values))
         count, width = self.values.shape
-        if rows.stop > count or any(numbers is not None and len(numbers) != width for numbers in line.values):
+        lengths = {len(numbers) for numbers in line.values if numbers is not None}
+        if rows.stop > count or not all(
+            length == width or (self.several and _holds(length, width)) for length in lengths
+        ):
             return
         if self.done[rows].any():  # recorded before in other batches, then again as part of an unfinished one
             self.reasons = {row: reason for row, reason in self.reasons.items() if not rows.start <= row < rows.stop}
+            self.further = {row: more for row, more in self.further.items() if not rows.start <= row < rows.stop}
         unknown = [np.nan] * width
-        self.values[rows] = [unknown if numbers is None else numbers for numbers in line.values]
+        self.values[rows] = [unknown if numbers is None else numbers[:width] for numbers in line.values]
+        if lengths - {width}:
+            further = {line.first + place: numbers[width:] for place, numbers in enumerate(line.values) if numbers}
+            self.further.update({row: numbers for row, numbers in further.items() if numbers})
         self.done[rows] = True
         self.reasons.update({line.first + place: reason for place, reason in line.failures.items()})
         self.counts.update(line.counts)
@@ -92,10 +109,23 @@ class Progress:
         """Return the rows that have numbers."""
         return np.flatnonzero(np.isfinite(self.values).all(axis=1))
 
+    def records(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row (R,) of each record, ascending, and its numbers (R, width)."""
+        rows, width = self.rows(), self.values.shape[1]
+        more = [np.array(self.further[row], np.float32).reshape(-1, width) for row in sorted(self.further)]
+        repeated = np.repeat(np.array(sorted(self.further), np.int64), [len(block) for block in more])
+        every = np.concatenate([rows, repeated])
+        order = np.argsort(every, kind="stable")
+        return every[order], np.concatenate([self.values[rows], *more])[order]
+
     def left(self, size: int) -> np.ndarray:
         """Return the first rows of those batches of `size` rows that hold a row still to be done."""
         firsts = np.arange(0, len(self.done), size)
         return firsts[~np.logical_and.reduceat(self.done, firsts)] if len(firsts) else firsts
+
+
+def _holds(length: int, width: int) -> bool:
+    return length > 0 and length % width == 0
 
 
 class Share(NamedTuple):
@@ -115,6 +145,8 @@ class Journal:
         self.folder = make_folder(folder, "base.save_path")
         self.request = json.loads(json.dumps(request))
         self.count, self.width = count, width
+        self.several = False
+        """Whether a row may have more than one record of `width` numbers."""
         self._lock: IO[bytes] | None = None
         self._stream: IO[bytes] | None = None
 
@@ -136,7 +168,7 @@ class Journal:
 
     def progress(self) -> Progress:
         """Read the partial results of all processes."""
-        progress = Progress(self.count, self.width)
+        progress = Progress(self.count, self.width, self.several)
         for path in self._partial_files():
             for line in _lines(path):
                 progress.add(line)

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.samples.crops import FaceCrops, open_crops
+from data.samples.crops import FaceCrops
+from data.samples.detected import DetectedCrops, FoundFaces
 from data.tables.names import Names
 from data.tables.scores import FAILURES, LABELS, write_failures, write_labels
-from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
+from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
+from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
 from jobs.journal import Journal, Progress, list_of_images
 from model.label_sources import LabelSource, PopulationSource
 from model.label_sources.base import named_seed
 from utils import distributed
+from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.label import LabelConfig
-from utils.config.sections import ModelConfig
+from utils.config.sections import DETECTION_KEYS, ModelConfig
 from utils.errors import DataError, UserError
 from utils.files import allocate, sha256_file
 
@@ -85,12 +88,16 @@ class LabellingRun:
             return 0
         cfg, names, journal = self.cfg, self.images.crops.names, self.images.journal
         state = journal.result()
+        reasons = dict(state.reasons)
         labels = state.values[:, 0] if self.population is None else self.population.compare(names, state)
         rows = np.flatnonzero(np.isfinite(labels))
         with journal.saving():
             failures = write_failures(journal.folder, names, state.reasons)
             if len(rows):
                 write_labels(journal.folder, names.take(rows), labels[rows])
+            if isinstance(self.images.crops, DetectedCrops):
+                seen, values = state.records()
+                keep_faces(journal.folder, self.images.crops, FoundFaces(seen, values[:, 1:], reasons))
         counts = self.images.counts(state, "labelled", rows)
         self.images.finish(counts, self._facts(), session)
         if not len(rows):
@@ -118,13 +125,16 @@ class LabellingRun:
 
 
 @contextmanager
-def open_labelling(cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource) -> Iterator[LabellingRun]:
+def open_labelling(
+    cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource, allowed: AllowedModules = NOTHING_MORE
+) -> Iterator[LabellingRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     weight = cfg.model.weight or model_cfg.features.weights
-    crops = sampled(open_crops(cfg.dataset), cfg)
-    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, crops, source), len(crops.names))
+    crops = with_known_faces(sampled(open_images(cfg.dataset, allowed), cfg), cfg.base.save_path)
+    wanted = request(cfg, model_cfg, crops, source)
+    journal = Journal(cfg.base.save_path, wanted, len(crops.names), numbers_per_face(crops))
     try:
-        journal.open(OUTPUTS)
+        journal.open((*OUTPUTS, *stale_faces(crops)))
         population = None
         if isinstance(source, PopulationSource):
             source.verbose = cfg.base.verbose
@@ -136,7 +146,7 @@ def open_labelling(cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource
         journal.close()
 
 
-def sampled(crops: FaceCrops, cfg: LabelConfig) -> FaceCrops:
+def sampled(crops: FaceCrops | DetectedCrops, cfg: LabelConfig) -> FaceCrops | DetectedCrops:
     """Keep `dataset.sample` images, those whose names, hashed with the seed, come first."""
     wanted = cfg.dataset.sample
     if wanted is None or wanted >= len(crops.names):
@@ -146,7 +156,9 @@ def sampled(crops: FaceCrops, cfg: LabelConfig) -> FaceCrops:
     return crops.take(rows)
 
 
-def request(cfg: LabelConfig, model_cfg: ModelConfig, crops: FaceCrops, source: LabelSource) -> dict[str, Any]:
+def request(
+    cfg: LabelConfig, model_cfg: ModelConfig, crops: FaceCrops | DetectedCrops, source: LabelSource
+) -> dict[str, Any]:
     """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
     weight = cfg.model.weight or model_cfg.features.weights
     settings = cfg.source.settings
@@ -160,7 +172,8 @@ def request(cfg: LabelConfig, model_cfg: ModelConfig, crops: FaceCrops, source: 
         "draws": source.network.device.type if source.draws_on_device else None,
         "weights_sha256": sha256_file(weight) if weight else None,
         "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
-        "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks"}),
+        "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks", *DETECTION_KEYS}),
+        **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if cfg.dataset.landmarks else None,
         "files": list_of_images(cfg.dataset.loc, crops.names),
     }

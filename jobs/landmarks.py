@@ -3,28 +3,32 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from data.detector import FaceDetector
+from data.detectors.base import FACE_NUMBERS, FaceFinder
+from data.detectors.registry import open_finder
 from data.images.decode import ImageError, decode_rgb
+from data.samples.detected import DetectedCrops
 from data.sources.base import ImageSource
 from data.sources.registry import open_source
-from data.tables.landmarks import write_landmarks_csv
+from data.tables.faces import LANDMARKS_FILE, FaceTable, write_faces
 from data.tables.scores import write_failures
+from jobs.found_faces import is_kept, mark_kept
 from jobs.journal import Journal, JournalLine, list_of_images
 from utils import distributed
+from utils.allowed import NOTHING_MORE, AllowedModules
+from utils.config.evaluate import PairsConfig
 from utils.config.prepare import DetectorConfig, PrepareBase
-from utils.config.sections import DecodeConfig
+from utils.config.sections import CropInputConfig, DecodeConfig
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
-from utils.files import sha256_file
 from utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_NUMBERS = 10
-"""x and y of five points."""
+_THREADS = 2
 _WINDOW = 32
 """Images handed to each thread at once."""
 
@@ -36,7 +40,7 @@ class LandmarkRun:
     root: str
     """The folder of images, as the user wrote it."""
     source: ImageSource
-    detect: FaceDetector
+    find: FaceFinder
     decode: DecodeConfig
     """How files become pixels."""
     journal: Journal
@@ -55,14 +59,11 @@ class LandmarkRun:
         return len(self.source) - share.rows
 
     def _line(self, row: int) -> JournalLine:
-        failures, values = {}, np.full((1, _NUMBERS), np.nan, np.float32)
+        failures, values = {}, np.full((1, FACE_NUMBERS), np.nan, np.float32)
         try:
             content = self.source.read(row)
-            face = self.detect(decode_rgb(content, exif=self.decode.exif, max_pixels=self.decode.max_pixels))
-            if face is None:
-                failures[0] = "no face found"
-            else:
-                values[0] = face.points.ravel()
+            image = decode_rgb(content, exif=self.decode.exif, max_pixels=self.decode.max_pixels)
+            values[0] = self.find(image)[0].numbers()
         except ImageError as error:
             failures[0] = str(error)
         return JournalLine.of(row, values, failures, {})
@@ -73,38 +74,70 @@ class LandmarkRun:
         rows = state.rows()
         with self.journal.saving():
             failures = write_failures(folder, self.source.names, state.reasons)
-            write_landmarks_csv(folder / "landmarks.csv", self.source.names.take(rows), state.values[rows])
+            write_faces(folder / LANDMARKS_FILE, FaceTable(self.source.names.take(rows), state.values[rows]), False)
         counts = {"images": len(self.source), "found": len(rows), "failed": len(state.reasons), "resumed": resumed}
         self.journal.finish({"counts": counts, "processes": distributed.world_size()})
         if not len(rows):
             raise DataError(f"{self.root}: no face was found in any of {len(self.source)} images; see {failures}")
         earlier = f", {resumed:,} of them by an earlier run" if resumed else ""
-        logger.info(f"{folder / 'landmarks.csv'}: {len(rows):,} of {len(self.source):,} images{earlier}")
+        logger.info(f"{folder / LANDMARKS_FILE}: {len(rows):,} of {len(self.source):,} images{earlier}")
         if state.reasons:
             logger.warning(f"{failures}: {len(state.reasons):,} images without landmarks")
 
 
-def detect_landmarks(base: PrepareBase, dataset: DatasetConfig, cfg: DetectorConfig) -> None:
-    """Detect the largest face of every image below `dataset.image_location`; what an earlier run did is kept."""
-    root = dataset.image_location
-    detector = FaceDetector(cfg)
-    source = open_source(root)
+def detect_landmarks(
+    base: PrepareBase, dataset: DatasetConfig, cfg: DetectorConfig, allowed: AllowedModules = NOTHING_MORE
+) -> None:
+    """Detect the face of every image below `dataset.image_location`; what an earlier run did is kept."""
+    finder = open_finder(cfg, allowed, "landmarks")
+    decode = DecodeConfig(exif=dataset.exif, max_pixels=dataset.max_pixels)
+    images = PhotographsToDo(dataset.image_location, open_source(dataset.image_location), decode)
+    find_all(images, finder, base.save_path, cfg.num_workers, base.verbose)
+
+
+@dataclass(frozen=True)
+class PhotographsToDo:
+    """The images in which faces are to be found."""
+
+    root: str
+    """Where they lie, as the user wrote it."""
+    source: ImageSource
+    decode: DecodeConfig
+
+
+def find_all(images: PhotographsToDo, finder: FaceFinder, folder: str, threads: int, verbose: bool) -> None:
+    """Write landmarks.csv and failures.csv into `folder`; an unfinished run of the same request goes on."""
+    source = images.source
     if not len(source):
-        raise DataError(f"{root}: no image below this folder ({source.other_files} other files)")
+        raise DataError(f"{images.root}: no image below this folder ({source.other_files} other files)")
     with distributed.patient_group():
-        decode = DecodeConfig(exif=dataset.exif, max_pixels=dataset.max_pixels)
         request = {
-            "detector_sha256": sha256_file(cfg.detector),
-            "options": cfg.model_dump(mode="json", exclude={"detector", "num_workers"}),
-            "decode": decode.model_dump(mode="json"),
-            "files": list_of_images(root, source.names),
+            **finder.identity,
+            "decode": images.decode.model_dump(mode="json", include=set(DecodeConfig.model_fields)),
+            "files": list_of_images(images.root, source.names),
         }
-        journal = Journal(base.save_path, request, len(source), _NUMBERS)
+        journal = Journal(folder, request, len(source), FACE_NUMBERS)
         try:
             journal.open()
-            run = LandmarkRun(root, source, detector, decode, journal)
-            resumed = run.detect_left(cfg.num_workers, base.verbose)
+            run = LandmarkRun(images.root, source, finder, images.decode, journal)
+            resumed = run.detect_left(threads, verbose)
             if distributed.is_main():
                 run.conclude(resumed)
         finally:
             journal.close()
+
+
+def landmarks_of_set(cfg: PairsConfig, folder: Path, allowed: AllowedModules, verbose: bool) -> str:
+    """Return landmarks.csv of the images of an evaluation; it is made in `folder` unless it is there already."""
+    place = cfg.root or ""
+    crops = CropInputConfig(
+        loc=place, input="detect", exif=cfg.exif, max_pixels=cfg.max_pixels,
+        **cfg.model_dump(include={"detector", "faces", "min_face_px", "yunet"}),
+    )  # fmt: skip
+    wanted = DetectedCrops(open_source(place), crops, open_finder(crops, allowed, f"datasets.{folder.name}"))
+    if is_kept(folder, wanted):
+        logger.info(f"{folder / LANDMARKS_FILE}: used again, its images and the detector are the same")
+    else:
+        find_all(PhotographsToDo(place, wanted.source, crops), wanted.finder, str(folder), _THREADS, verbose)
+        mark_kept(folder, wanted)
+    return str(folder / LANDMARKS_FILE)

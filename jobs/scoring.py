@@ -5,14 +5,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from data.samples.crops import FaceCrops, open_crops
+import numpy as np
+
+from data.samples.crops import FaceCrops
+from data.samples.detected import DetectedCrops, FoundFaces
+from data.tables.faces import FaceTable, write_face_scores
 from data.tables.scores import FAILURES, FORMATS, SCORES, Scored, write_failures, write_scores
-from jobs.image_pass import SOME_FAILED, ImagePass, Session, warn, with_workers
+from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
+from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
 from jobs.journal import Journal, list_of_images
 from model.frozen.network import FrozenNetwork
 from utils import distributed
+from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig
 from utils.errors import DataError
@@ -38,13 +45,16 @@ class ScoringRun:
             return 0
         cfg, crops, journal = self.cfg, self.images.crops, self.images.journal
         state, total = journal.result(), len(crops.names)
-        rows = state.rows()
+        rows, (faces, values) = state.rows(), state.records()
         with journal.saving():
             paths = [write_failures(journal.folder, crops.names, state.reasons)]
             if len(rows):
-                scored = Scored(cfg.dataset.loc, crops.names.take(rows), state.values[rows, 0])
-                paths += write_scores(journal.folder, scored, (*ALWAYS, *cfg.output.formats))
+                paths += self._write_scores(faces, values)
+            if isinstance(crops, DetectedCrops):
+                keep_faces(journal.folder, crops, FoundFaces(faces, values[:, 1:], state.reasons))
         counts = self.images.counts(state, "scored", rows)
+        if len(faces) > len(rows):
+            counts["faces"] = len(faces)
         facts = {"weights": cfg.model.weight, "percentile": "100 * mean rank / scored images"}
         self.images.finish(counts, {**facts, "device": str(self.scorer.device)}, session)
         if not total:
@@ -62,16 +72,34 @@ class ScoringRun:
         logger.info(f"scores: {', '.join(map(str, paths[1:]))}")
         return SOME_FAILED if cfg.base.strict and state.reasons else 0
 
+    def _write_scores(self, rows: np.ndarray, values: np.ndarray) -> list[Path]:
+        """Write the score of each face, of the image in `rows` that shows it, and return the files."""
+        dataset, folder, names = self.cfg.dataset, self.images.journal.folder, self.images.crops.names.take(rows)
+        if dataset.input == "detect" and dataset.faces == "all":
+            formats = self.cfg.output.formats
+            if left := [kind for kind in (*ALWAYS, *formats) if kind not in ("csv", "parquet")]:
+                kinds = " and ".join(dict.fromkeys(left))
+                logger.info(f"dataset.faces: all: {kinds} would hold one score an image and is not written")
+            return write_face_scores(folder, FaceTable(names, values[:, 1:]), values[:, 0], formats)
+        return write_scores(folder, Scored(dataset.loc, names, values[:, 0]), (*ALWAYS, *self.cfg.output.formats))
+
 
 @contextmanager
-def open_scoring(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork) -> Iterator[ScoringRun]:
+def open_scoring(
+    cfg: InferenceConfig,
+    model_cfg: ModelConfig | None,
+    scorer: FrozenNetwork,
+    allowed: AllowedModules = NOTHING_MORE,
+) -> Iterator[ScoringRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     if not os.path.exists(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
-    crops = open_crops(cfg.dataset)
-    journal = Journal(cfg.base.save_path, request(cfg, model_cfg, scorer, crops), len(crops.names))
+    crops = with_known_faces(open_images(cfg.dataset, allowed), cfg.base.save_path)
+    wanted = request(cfg, model_cfg, scorer, crops)
+    journal = Journal(cfg.base.save_path, wanted, len(crops.names), numbers_per_face(crops))
+    journal.several = cfg.dataset.input == "detect" and cfg.dataset.faces == "all"
     try:
-        journal.open(OUTPUTS)
+        journal.open((*OUTPUTS, *stale_faces(crops)))
         loader = with_workers(cfg.dataloader.params, scorer.device)
         yield ScoringRun(cfg, scorer, ImagePass(crops, journal, loader, cfg.base.verbose))
     finally:
@@ -79,7 +107,7 @@ def open_scoring(cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: Fr
 
 
 def request(
-    cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork, crops: FaceCrops
+    cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork, crops: FaceCrops | DetectedCrops
 ) -> dict[str, Any]:
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
@@ -99,6 +127,7 @@ def request(
             "key_root": source.key_root if source.landmarks else None,
             "exif": source.exif,
             "max_pixels": source.max_pixels,
+            **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         },
         "precision": cfg.base.precision,
         "files": list_of_images(source.loc, crops.names),

@@ -171,3 +171,14 @@ def test_run_json_says_whether_earlier_work_goes_on(tmp_path, caplog, content, s
     facts = json.loads((tmp_path / "run.json").read_text())
     assert list(facts) == ["status", "counts", "versions", "request"] and facts["status"] == "finished"
     assert not (tmp_path / "partial").exists()
+
+
+def test_a_row_may_have_several_records():
+    """Where the journal says so: the first replaces nothing, a row recorded again loses what it had."""
+    state = Progress(4, 2, several=True)
+    state.add(JournalLine.records(0, [[1, 2, 3, 4], [5, 6], []], {2: "dark"}, {}))
+    state.add(JournalLine.records(3, [[7, 8, 9]], {}, {}))  # no whole number of records
+    rows, values = state.records()
+    assert rows.tolist() == [0, 0, 1] and values.tolist() == [[1, 2], [3, 4], [5, 6]] and not state.done[3]
+    state.add(JournalLine.records(0, [[1, 2], [5, 6, 7, 8]], {}, {}))
+    assert state.records()[0].tolist() == [0, 1, 1] and state.records()[1].tolist() == [[1, 2], [5, 6], [7, 8]]

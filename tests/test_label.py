@@ -302,7 +302,7 @@ def test_a_network_of_the_users_own_labels(setup):
         (["source.ser_fiq.dropout.rate=1.0"], "source.ser_fiq.dropout.rate: input should be less than 1"),
         (["source.ser_fiq.dropout.before=neck"], "CompactNet has no module 'neck'"),
         (["source.name=grafiqs", "source.grafiqs.tap=fc"], "no BatchNorm2d of CompactNet follows fc"),
-        (["dataset.landmarks=null"], "dataset.landmarks goes with dataset.input: landmarks"),
+        (["dataset.landmarks=null"], "dataset.landmarks is needed with dataset.input: landmarks"),
         (["model.weight=nowhere.pth"], "nowhere.pth: no such weights file"),
         (["dataset.loc=nowhere"], "nowhere"),
     ],

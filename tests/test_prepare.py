@@ -1,4 +1,4 @@
-"""prepare.py, data/detector.py, jobs/landmarks.py: check, convert, and landmarks from a detector."""
+"""prepare.py, jobs/landmarks.py: check, convert, and landmarks from a detector."""
 
 import csv
 import json
@@ -14,29 +14,17 @@ import yaml
 
 import prepare
 from data.alignment import TEMPLATE_112, align
-from data.detector import FaceDetector, largest_face
+from data.detectors.yunet import YuNetDetector
 from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
 from tests.helpers import inference as helpers_inference
 from tests.helpers import processes
-from tests.helpers.detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
+from tests.helpers.detector import POINTS, STRIDE_PX, face_image, write_bright_cell_detector
 from utils import cli
 from utils.config import load_config
 from utils.config.prepare import DetectorConfig, PrepareConfig
-from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# Rows in the detector's form, as cv2.FaceDetectorYN returns them: box, subject's right eye, left eye, nose tip,
-# right mouth corner, left mouth corner, score.
-RECORDED = np.array(
-    [
-        [86.2, 54.1, 61.5, 79.8, 102.6, 85.3, 131.1, 84.9, 117.4, 101.2, 106.0, 117.7, 129.3, 117.5, 0.93],
-        [10.0, 20.0, 90.0, 110.0, 31.5, 62.5, 71.0, 61.0, 50.5, 85.0, 36.0, 108.5, 68.0, 107.5, 0.71],
-        [12.0, 20.0, 110.0, 90.0, 33.5, 62.5, 73.0, 61.0, 52.5, 85.0, 38.0, 108.5, 70.0, 107.5, 0.72],
-    ],
-    np.float32,
-)
 
 
 @pytest.fixture(scope="module")
@@ -44,92 +32,9 @@ def model(tmp_path_factory):
     return write_bright_cell_detector(tmp_path_factory.mktemp("detector") / "bright.onnx")
 
 
-def detector(model, **options):
-    return FaceDetector(DetectorConfig(detector=str(model), **options))
-
-
 def at(cell):
     """Return the landmarks that the detector finds for a bright cell (column, row)."""
     return POINTS + np.array(cell) * STRIDE_PX
-
-
-def test_recorded_rows_give_points_in_template_order():
-    face = largest_face(RECORDED[:1])
-    assert face.points.dtype == np.float32
-    assert face.points.tolist() == RECORDED[0, 4:14].reshape(5, 2).tolist()
-    left_eye, right_eye, nose, left_mouth, right_mouth = face.points
-    assert left_eye[0] < nose[0] < right_eye[0] and left_mouth[0] < right_mouth[0] and left_eye[1] < left_mouth[1]
-    assert face.area_px == pytest.approx(61.5 * 79.8) and face.score == pytest.approx(0.93)
-
-
-def test_the_largest_face_wins_and_at_a_tie_the_surer_one():
-    assert largest_face(RECORDED[:2]).score == pytest.approx(0.71)
-    assert largest_face(RECORDED).score == largest_face(RECORDED[::-1]).score == pytest.approx(0.72)
-
-
-def test_rows_that_are_no_faces_are_passed_over():
-    bad = RECORDED.copy()
-    bad[1, 7], bad[2, 2] = np.nan, 0
-    assert largest_face(bad).score == pytest.approx(0.93)
-    assert largest_face(bad[1:]) is None and largest_face(None) is None and largest_face(RECORDED[:0]) is None
-    with pytest.raises(ValueError, match="15 numbers"):
-        largest_face(RECORDED[:, :14])
-
-
-def test_a_real_detector_file_runs(model):
-    face = detector(model)(face_image(64, 96, (4, 3)))
-    assert np.allclose(face.points, at((4, 3)), atol=1e-3)
-    assert face.area_px == pytest.approx(WIDTH_PX * HEIGHT_PX, rel=1e-4)
-    assert detector(model)(face_image(64, 64)) is None
-
-
-def test_a_large_image_is_shrunk_and_its_landmarks_are_not(model):
-    image = cv2.resize(face_image(64, 96, (4, 3)), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
-    face = detector(model, max_side_px=96)(image)
-    expected = (at((4, 3)) + 0.5) * 4 - 0.5  # pixel centres at integers
-    assert np.allclose(face.points, expected, atol=5e-3)
-    assert face.area_px == pytest.approx(16 * WIDTH_PX * HEIGHT_PX, rel=1e-3)
-
-
-def test_a_border_moves_nothing(model):
-    face = detector(model, border=0.25)(face_image(64, 96, (4, 3)))  # 24 px, three cells
-    assert np.allclose(face.points, at((4, 3)), atol=1e-3)
-
-
-def test_channels_reach_the_detector_as_blue_green_red(model, monkeypatch):
-    seen = []
-
-    class Net:
-        def setInputSize(self, size):
-            seen.append(size)
-
-        def detect(self, image):
-            seen.append(image)
-            return 1, None
-
-    watched = detector(model)
-    watched._thread.net = Net()
-    image = np.zeros((5, 7, 3), np.uint8)
-    image[..., 0] = 200
-    assert watched(image) is None
-    assert seen[0] == (7, 5) and seen[1][0, 0].tolist() == [0, 0, 200]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "cannot be read (No such file or directory); download face_detection_yunet_2023mar.onnx"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
-        (b"garbage", "OpenCV cannot load it as a YuNet model"),
-    ],
-)
-def test_a_file_that_is_no_detector_is_named(tmp_path, content, said):
-    path = tmp_path / "yunet.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        detector(path)
-    assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value) and "\n" not in str(caught.value)
 
 
 # ---- the command
@@ -265,9 +170,9 @@ def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path, model
         stream.write(b'{"first":0,"val')  # a line the kill cut short
 
     seen = []
-    real = FaceDetector.__call__
+    real = YuNetDetector.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FaceDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
+        patch.setattr(YuNetDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
         assert run(tmp_path, **sections) == 0
     assert len(seen) == 40 - before.count(b"\n")
     sections["base"]["save_path"] = str(tmp_path / "whole")
@@ -283,7 +188,7 @@ CHANGES = {"threshold": "options.score_threshold", "files": "files.count", "dete
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_journal_of_another_request_is_not_continued(tmp_path, one_thread, change, monkeypatch, capsys):
     sections = one_thread
-    real, seen = FaceDetector.__call__, []
+    real, seen = YuNetDetector.__call__, []
 
     def interrupted(self, image):
         seen.append(1)
@@ -291,7 +196,7 @@ def test_a_journal_of_another_request_is_not_continued(tmp_path, one_thread, cha
             raise KeyboardInterrupt
         return real(self, image)
 
-    monkeypatch.setattr(FaceDetector, "__call__", interrupted)
+    monkeypatch.setattr(YuNetDetector, "__call__", interrupted)
     assert run(tmp_path, **sections) == 130
     assert journal_lines(tmp_path / "out") == 2 and not (tmp_path / "out/landmarks.csv").exists()
     if change == "threshold":
@@ -317,20 +222,22 @@ def test_a_damaged_journal_costs_only_its_bad_lines(tmp_path, photographs, model
     whole = {name: (tmp_path / "out" / name).read_bytes() for name in ("landmarks.csv", "failures.csv")}
     facts = json.loads((tmp_path / "out/run.json").read_text())
     (tmp_path / "out/run.json").write_text(json.dumps({"status": "unfinished", "request": facts["request"]}))
-    points = at((4, 3)).ravel().tolist()
+    (first, *_) = rows(tmp_path / "out/landmarks.csv")[1:]
+    points = [float(cell) for cell in first[1:]]
+    assert np.allclose(points[:10], at((4, 3)).ravel(), atol=1e-3) and len(points) == 15
     lines = [
         json.dumps({"first": 0, "values": [points], "failures": {}}).encode(),  # the one good line
-        json.dumps({"first": 1, "values": [points[:9]], "failures": {}}).encode(),
+        json.dumps({"first": 1, "values": [points[:14]], "failures": {}}).encode(),
         json.dumps({"first": 2, "values": [None], "failures": {}}).encode(),
-        json.dumps({"first": 3, "values": [["38.3"] * 10], "failures": {}}).encode(),
+        json.dumps({"first": 3, "values": [["38.3"] * 15], "failures": {}}).encode(),
         json.dumps({"first": 4, "values": [None], "failures": {"0": 7}}).encode(),
         b'["n1/a.png", "no face found"]',
         b'{"first":1,"values":[null],"failures":{"0":"\xff"}}',
     ]
     (tmp_path / "out/partial").mkdir()
     (tmp_path / "out" / JOURNAL).write_bytes(b"\n".join(lines) + b"\n")
-    seen, real = [], FaceDetector.__call__
-    monkeypatch.setattr(FaceDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
+    seen, real = [], YuNetDetector.__call__
+    monkeypatch.setattr(YuNetDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
     assert run(tmp_path, **sections) == 0
     assert {name: (tmp_path / "out" / name).read_bytes() for name in whole} == whole
     assert len(seen) == 3  # of five images one was done and one is broken

@@ -50,6 +50,8 @@ class CropBatch(NamedTuple):
     """Rows whose file was square, but of another size."""
     outside: tuple[float, ...] = ()
     """Share of each crop's pixels whose source lies outside its image."""
+    faces: np.ndarray | None = None
+    """(B, FACE_NUMBERS) float32, the face in each crop where faces were looked for; rows may then repeat."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class FaceCrops(Dataset):
     def _cut(self, row: int, out: np.ndarray) -> tuple[tuple[int, int], float]:
         """Fill `out`; return the size of the crop before it was resized, and the share of it outside the image."""
         if self.landmarks is not None and not np.isfinite(self.landmarks[row]).all():
-            raise AlignmentError("no landmarks")
+            raise AlignmentError("no landmarks" if self.cfg.detector is None else "no face found")
         image = decode_rgb(self.source.read(row), exif=self.cfg.exif, max_pixels=self.cfg.max_pixels)
         if self.landmarks is None:
             size = image.shape[:2]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.images.silence import forget_other_threads
 from data.samples.crops import CropBatch, FaceCrops
 from data.samples.datasets import IndexedFaces
+from data.samples.detected import DetectedCrops
 from data.samples.sampler import ALONE, VALIDATION_EPOCH, EpochSampler, Rows, Shard
 from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
@@ -94,7 +95,7 @@ def validation_loader(dataset: IndexedFaces, rows: Rows, params: LoaderParams, s
     return BatchLoader(dataset, sampler, params)
 
 
-def crop_batches(dataset: FaceCrops, batch_size: int, num_workers: int = 0) -> Iterator[CropBatch]:
+def crop_batches(dataset: FaceCrops | DetectedCrops, batch_size: int, num_workers: int = 0) -> Iterator[CropBatch]:
     """Yield the crops in batches, in order.
 
     Decoding runs ahead of the consumer, in worker processes or, with `num_workers=0`, in threads.

@@ -83,7 +83,5 @@ def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> F
 
 def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfig:
     kind = "aligned" if landmarks is None else "landmarks"
-    decode = {"exif": cfg.exif, "max_pixels": cfg.max_pixels}
-    return CropInputConfig(
-        loc=root, input=kind, landmarks=landmarks, key_root=cfg.key_root, on_missing="skip", **decode
-    )
+    same = {"exif": cfg.exif, "max_pixels": cfg.max_pixels, "detector": cfg.detector}
+    return CropInputConfig(loc=root, input=kind, landmarks=landmarks, key_root=cfg.key_root, on_missing="skip", **same)

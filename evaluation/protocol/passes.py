@@ -13,6 +13,7 @@ from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
 from evaluation.protocol.views import View
 from utils.config.evaluate import PassParams
+from utils.config.sections import DETECTION_KEYS
 from utils.errors import DataError
 from utils.files import sha256_file, writing
 from utils.progress import progress
@@ -99,7 +100,7 @@ class CropPass:
             "view": [view.p, view.seed, view.border],
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
-            "crop": crops.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing"}),
+            "crop": crops.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing", *DETECTION_KEYS}),
             "landmarks": sha256_file(crops.cfg.landmarks) if crops.cfg.landmarks else None,
         }
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import Border, DecodeConfig, Precision
+from utils.config.sections import Border, DecodeConfig, DetectionConfig, Precision
 
 
 def _several(value: Any) -> Any:
@@ -59,7 +59,7 @@ class EvaluationSection(StrictModel):
         return self
 
 
-class PairsConfig(DecodeConfig):
+class PairsConfig(DecodeConfig, DetectionConfig):
     """One data set: its images and which of them are compared."""
 
     root: UserPath | None = None
@@ -68,8 +68,10 @@ class PairsConfig(DecodeConfig):
     """Pairs file or protocol folder; not needed with format: identities."""
     format: Literal["list", "lfw", "cfp_fp", "cfp_ff", "adience", "bin", "identities"] = "list"
     """Layout of `pairs`; identities: pairs are drawn from one folder per identity."""
+    input: Literal["aligned", "landmarks", "detect"] | None = None
+    """What `root` holds; null: photographs where `landmarks` or `detector` is given, else aligned crops."""
     landmarks: UserPath | None = None
-    """Landmark file of `root`; null: the images are aligned crops."""
+    """Landmark file of `root`; null: the images are aligned crops, or `detector` finds their faces."""
     metadata: UserPath | None = None
     """CSV with `path` and known nuisance values, to correlate scores with; prepare.py writes one of rendered faces."""
     key_root: str | None = None
@@ -90,8 +92,20 @@ class PairsConfig(DecodeConfig):
             raise ValueError(f"pairs is needed with format: {self.format}; name the pairs file")
         if self.format == "identities" and self.pairs is not None:
             raise ValueError("format: identities draws its own pairs; remove pairs or name its format")
-        if self.landmarks is not None and self.root is None:
-            raise ValueError("landmarks need root, the folder of the images")
+        if self.root is None and (self.landmarks is not None or self.detector is not None):
+            raise ValueError("landmarks and detector need root, the folder of the images")
+        if self.landmarks is not None and self.detector is not None:
+            raise ValueError("landmarks and detector: give one of them")
+        meant = "landmarks" if self.landmarks is not None else "detect" if self.detector is not None else "aligned"
+        if self.input not in (None, meant):
+            needs = {
+                "landmarks": "landmarks, a file",
+                "detect": "detector",
+                "aligned": "neither landmarks nor detector",
+            }
+            raise ValueError(f"input: {self.input} needs {needs[self.input]}")
+        if self.faces == "all":
+            raise ValueError("faces: a pair compares one face of each image; use largest or central")
         return self
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, Precision
+from utils.config.sections import CropInputConfig, Precision, require_input
 
 
 class InferenceBase(StrictModel):
@@ -69,10 +69,5 @@ class InferenceConfig(StrictModel):
 
     @model_validator(mode="after")
     def _complete(self) -> "InferenceConfig":
-        if self.dataset.input == "landmarks" and self.dataset.landmarks is None:
-            raise ValueError("dataset.landmarks is needed with dataset.input: landmarks; name the file")
-        if self.dataset.input == "aligned" and self.dataset.landmarks is not None:
-            raise ValueError(
-                "dataset.landmarks has no effect with dataset.input: aligned; set dataset.input: landmarks or remove it"
-            )
+        require_input(self.dataset)
         return self

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.inference import InferenceLoader
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig
+from utils.config.sections import CropInputConfig, require_input
 
 
 class LabelBase(StrictModel):
@@ -68,6 +68,7 @@ class LabelConfig(StrictModel):
 
     @model_validator(mode="after")
     def _complete(self) -> "LabelConfig":
-        if (self.dataset.input == "landmarks") != (self.dataset.landmarks is not None):
-            raise ValueError("dataset.landmarks goes with dataset.input: landmarks; give both or neither")
+        require_input(self.dataset)
+        if self.dataset.faces == "all":
+            raise ValueError("dataset.faces: a label belongs to one face of an image; use largest or central")
         return self

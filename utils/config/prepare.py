@@ -1,15 +1,14 @@
 """prepare_config.yaml: check, convert, detect landmarks, render faces, clear caches."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
+from utils.config.sections import DetectorName, YuNetOptions
 from utils.config.synthetic import SyntheticConfig
 from utils.config.train_aikd import AIKDDataset
 from utils.config.train_recognition import RecognitionDataset
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PrepareBase(StrictModel):
@@ -33,21 +32,15 @@ class ConvertConfig(StrictModel):
     """The file."""
 
 
-class DetectorConfig(StrictModel):
-    """OpenCV's FaceDetectorYN."""
+class DetectorConfig(YuNetOptions):
+    """Landmark detection; the settings of YuNet act with a YuNet file."""
 
-    detector: UserPath
-    """YuNet file, face_detection_yunet_2023mar.onnx; see README, "Landmarks"."""
-    score_threshold: Share = 0.6
-    """Faces below this score do not count."""
-    nms_threshold: Share = 0.3
-    """Overlap above which two boxes are one face."""
-    top_k: PositiveInt = 5000
-    """Boxes looked at."""
-    max_side_px: PositiveInt = 640
-    """Larger images are shrunk for detection; landmarks are in pixels of the image as it is."""
-    border: Share = 0.0
-    """Black border added for detection, as a share of the longer side; helps when faces fill the image."""
+    detector: DetectorName
+    """yunet:FILE, or the file alone | uniface:NAME | package.function; see README, "Landmarks"."""
+    faces: Literal["largest", "central"] = "largest"
+    """Which face of a photograph counts: the one with the largest box, or the one closest to the middle."""
+    min_face_px: NonNegativeInt = 0
+    """Faces whose box is narrower or lower do not count."""
     num_workers: PositiveInt = 2
     """Threads."""
 

@@ -1,8 +1,9 @@
 """Sections that several scripts share."""
 
-from typing import Any, Literal
+import os
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
 
@@ -79,15 +80,75 @@ class DecodeConfig(StrictModel):
     """Refuse larger images, from the header."""
 
 
-class CropInputConfig(DecodeConfig):
-    """A folder of images to run a network over."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class YuNetOptions(StrictModel):
+    """OpenCV's FaceDetectorYN."""
+
+    score_threshold: Share = 0.6
+    """Faces below this score do not count."""
+    nms_threshold: Share = 0.3
+    """Overlap above which two boxes are one face."""
+    top_k: PositiveInt = 5000
+    """Boxes looked at."""
+    max_side_px: PositiveInt = 640
+    """Larger images are shrunk for detection; landmarks are in pixels of the image as it is."""
+    border: Share = 0.0
+    """Black border added for detection, as a share of the longer side; helps when faces fill the image."""
+
+
+def _detector(value: str) -> str:
+    kind, colon, name = value.partition(":")
+    if kind in ("yunet", "uniface") and colon:
+        if not name:
+            raise ValueError(f"{kind}: names nothing; expected yunet:FILE or uniface:NAME")
+        return f"{kind}:{os.path.expanduser(name)}"
+    return os.path.expanduser(value)
+
+
+DetectorName = Annotated[str, AfterValidator(_detector)]
+"""yunet:FILE, uniface:NAME, or the dotted name of a function of a package that --allow-module names."""
+
+
+class DetectionConfig(StrictModel):
+    """How the faces of photographs are found."""
+
+    detector: DetectorName | None = None
+    """yunet:FILE | uniface:NAME | package.function (with --allow-module package); needed with input: detect."""
+    faces: Literal["largest", "central", "all"] = "largest"
+    """Which faces of a photograph count: the one with the largest box, the one closest to the middle, or all."""
+    min_face_px: NonNegativeInt = 0
+    """Faces whose box is narrower or lower do not count."""
+    yunet: YuNetOptions = YuNetOptions()
+    """Settings of yunet:FILE."""
+
+
+DETECTION_KEYS = tuple(DetectionConfig.model_fields)
+
+
+def require_input(section: "CropInputConfig", place: str = "dataset") -> None:
+    """Raise ValueError where `input` and what it needs do not go together."""
+    for kind, key in (("landmarks", "landmarks"), ("detect", "detector")):
+        given = getattr(section, key) is not None
+        if section.input == kind and not given:
+            raise ValueError(f"{place}.{key} is needed with {place}.input: {kind}; name it")
+        if section.input != kind and given:
+            raise ValueError(
+                f"{place}.{key} has no effect with {place}.input: {section.input}; set {place}.input: {kind} or remove "
+                "it"
+            )
+
+
+class CropInputConfig(DecodeConfig, DetectionConfig):
+    """Images to run a network over."""
 
     loc: UserPath
-    """Folder."""
-    input: Literal["aligned", "landmarks"] = "aligned"
-    """Crops that are already aligned, or images with a landmark file."""
+    """Folder, or a file that holds images."""
+    input: Literal["aligned", "landmarks", "detect"] = "aligned"
+    """Crops that are already aligned, images with a landmark file, or photographs in which faces are to be found."""
     landmarks: UserPath | None = None
-    """Landmark file of the folder; needed with input: landmarks."""
+    """Landmark file of the images; needed with input: landmarks."""
     key_root: str | None = None
     """Prefix to strip from the names in the landmark file; null: found automatically."""
     on_missing: Literal["error", "skip"] = "error"

@@ -1,0 +1,122 @@
+"""The images a run looks at; where faces have to be found first, what an earlier run found in them is used again.
+
+landmarks.csv lies beside the scores or labels, landmarks.json says of which images and by which detector it is.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.detectors.registry import open_finder
+from data.samples.crops import FaceCrops, open_crops
+from data.samples.detected import DetectedCrops, FoundFaces
+from data.sources.registry import open_source
+from data.tables.faces import LANDMARKS_FILE, FaceTable, read_faces, write_faces
+from jobs.image_pass import NETWORK_FAILED
+from utils.allowed import AllowedModules
+from utils.config.sections import CropInputConfig
+from utils.files import atomic_write, sha256_file
+from utils.requests import first_difference
+
+logger = logging.getLogger(__name__)
+
+FACTS_FILE = "landmarks.json"
+_PASSING = (NETWORK_FAILED, "cannot be read")
+"""Reasons that say nothing about the faces of an image."""
+
+
+def open_images(cfg: CropInputConfig, allowed: AllowedModules) -> FaceCrops | DetectedCrops:
+    """Open the images of a run, and what says where the faces are in them: crops, a landmark file, a detector."""
+    if cfg.input != "detect":
+        return open_crops(cfg)
+    finder = open_finder(cfg, allowed)
+    return DetectedCrops(open_source(cfg.loc), cfg, finder)
+
+
+def with_known_faces(crops: FaceCrops | DetectedCrops, folder: str) -> FaceCrops | DetectedCrops:
+    """Return the crops by the faces that an earlier run into `folder` found in these very images, if there are any."""
+    if isinstance(crops, FaceCrops):
+        return crops
+    known = _kept(Path(folder), crops)
+    if known is not None:
+        logger.info(f"{Path(folder) / LANDMARKS_FILE}: used again, its images and the detector are the same")
+    return replace(crops, known=known, places=None)
+
+
+def stale_faces(crops: FaceCrops | DetectedCrops) -> tuple[str, ...]:
+    """Return the files of an earlier run that do not belong to these images."""
+    looked_for = isinstance(crops, DetectedCrops) and crops.known is None
+    return (LANDMARKS_FILE, FACTS_FILE) if looked_for else ()
+
+
+def keep_faces(folder: Path, crops: DetectedCrops, found: FoundFaces) -> None:
+    """Write landmarks.csv and landmarks.json, unless those of an earlier run hold the same."""
+    path, reasons = folder / LANDMARKS_FILE, _lasting(found.reasons)
+    if crops.known is not None and crops.known.reasons == reasons and len(crops.known.rows) == len(found.rows):
+        return
+    (folder / FACTS_FILE).unlink(missing_ok=True)
+    write_faces(path, FaceTable(crops.names.take(found.rows), found.faces), crops.cfg.faces == "all")
+    mark_kept(folder, crops, reasons)
+
+
+def mark_kept(folder: Path, crops: DetectedCrops, reasons: Mapping[int, str] = MappingProxyType({})) -> None:
+    """Write landmarks.json: of which images, and by which detector, the landmarks.csv beside it is."""
+    content = {"facts": _facts(crops), "sha256": sha256_file(folder / LANDMARKS_FILE), "reasons": dict(reasons)}
+    with atomic_write(folder / FACTS_FILE, "w") as stream:
+        json.dump(content, stream)
+
+
+def _lasting(reasons: dict[int, str]) -> dict[int, str]:
+    return {row: reason for row, reason in reasons.items() if not reason.startswith(_PASSING)}
+
+
+def _facts(crops: DetectedCrops) -> dict[str, Any]:
+    """Return everything that decides which faces are found where."""
+    decode = {"exif": crops.cfg.exif, "max_pixels": crops.cfg.max_pixels}
+    return {"detection": crops.finder.identity, "decode": decode, "images_sha256": crops.source.fingerprint()}
+
+
+def is_kept(folder: Path, crops: DetectedCrops) -> bool:
+    """Tell whether landmarks.csv in `folder` is of these very images and by the same detector; log why not."""
+    return _content(folder, crops) is not None
+
+
+def _content(folder: Path, crops: DetectedCrops) -> dict[str, Any] | None:
+    path = folder / LANDMARKS_FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        difference = first_difference(content["facts"], json.loads(json.dumps(_facts(crops))))
+        changed = "it was changed" if content["sha256"] != sha256_file(path) else None
+        why = f"{difference[0]} differs" if difference else changed
+    except (OSError, ValueError, KeyError, TypeError):
+        why = "nothing says what it was made from"
+    if why is None:
+        return content
+    logger.info(f"{path}: not used again, {why}")
+    return None
+
+
+def _kept(folder: Path, crops: DetectedCrops) -> FoundFaces | None:
+    """Return what an earlier run found in these very images; None where it is not there, or not whole."""
+    content = _content(folder, crops)
+    if content is None:
+        return None
+    try:
+        table = read_faces(folder / LANDMARKS_FILE)
+        reasons = {int(row): str(reason) for row, reason in content["reasons"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
+        return None
+    rows = pc.index_in(table.names.to_arrow(), value_set=crops.names.to_arrow())
+    if rows.null_count:
+        return None
+    return FoundFaces(rows.to_numpy().astype(np.int64), table.faces, reasons)
