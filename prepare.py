@@ -1,4 +1,7 @@
-"""Prepare data: python prepare.py -c configs/prepare_config.yaml base.task=check|convert|landmarks|synthetic|cache."""
+"""Prepare data: python prepare.py -c configs/prepare_config.yaml base.task=TASK.
+
+TASK: check, convert, fuse, landmarks, degrade, synthetic or cache.
+"""
 
 import json
 import logging
@@ -11,8 +14,10 @@ import numpy as np
 
 from data.index.build import FaceIndex, build_index
 from data.index.landmark_check import MISFIT_LIMIT_PX, misfit_px, require_faces
+from data.tables.fusing import fuse_labels
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
-from data.tables.scores import read_scores, write_scores_csv
+from data.tables.scores import LABELS, read_scores, write_labels, write_scores_csv
+from jobs.degrading import degrade_folder
 from jobs.landmarks import detect_landmarks
 from synthetic import contact_sheet, render_populations
 from utils import cli
@@ -90,6 +95,19 @@ def convert(cfg: PrepareConfig) -> None:
     logger.info(f"{target}: {len(names):,} rows{spread}")
 
 
+def fuse(cfg: PrepareConfig) -> None:
+    """Make one label file of several, by the mean of the ranks."""
+    folder = make_folder(cfg.base.save_path, "base.save_path")
+    names, labels = fuse_labels(cfg.fuse)
+    write_labels(folder, names, labels)
+    logger.info(f"{folder / LABELS[0]}: {len(names):,} images, rank mean of {len(cfg.fuse.files)} files")
+
+
+def degrade(cfg: PrepareConfig) -> None:
+    """Copy images and make them worse, by known degradations."""
+    degrade_folder(cfg.degrade, cfg.base)
+
+
 def landmarks(cfg: PrepareConfig, allowed: AllowedModules) -> None:
     """Detect a face in every image; write landmarks.csv, and failures.csv for images without one."""
     detect_landmarks(cfg.base, cfg.dataset, cfg.landmarks, allowed)
@@ -125,7 +143,15 @@ READS = {
     "landmarks": ("image_location", "exif", "max_pixels"),
 }
 """Task -> keys of `dataset` that it reads."""
-TASKS = {"check": check, "convert": convert, "landmarks": landmarks, "synthetic": synthetic, "cache": cache}
+TASKS = {
+    "check": check,
+    "convert": convert,
+    "fuse": fuse,
+    "landmarks": landmarks,
+    "degrade": degrade,
+    "synthetic": synthetic,
+    "cache": cache,
+}
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -176,16 +176,16 @@ def scene_of(nuisance: Nuisance, size_px: int, rng: np.random.Generator) -> Scen
 
 
 def degrade(image: np.ndarray, nuisance: Nuisance, rng: np.random.Generator) -> np.ndarray:
-    """Return the image (S, S, 3) uint8 RGB after darkness, blur, low resolution and noise, in the order of a camera."""
+    """Return the image (H, W, 3) uint8 RGB after darkness, blur, low resolution and noise, in the order of a camera."""
     image = image * np.float32(1 - nuisance.darkness)
     if nuisance.blur > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), nuisance.blur)
     if nuisance.lowres > 1.05:
-        size = image.shape[0]
-        small = max(4, round(size / nuisance.lowres))
+        height, width = image.shape[:2]
+        small = max(4, round(width / nuisance.lowres)), max(4, round(height / nuisance.lowres))
         image = cv2.resize(
-            cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA),
-            (size, size),
+            cv2.resize(image, small, interpolation=cv2.INTER_AREA),
+            (width, height),
             interpolation=cv2.INTER_LINEAR,
         )
     if nuisance.noise > 0:

@@ -1,5 +1,7 @@
 """Put things in front of a face and measure how much of it they cover."""
 
+from typing import Protocol
+
 import cv2
 import numpy as np
 
@@ -9,40 +11,67 @@ from synthetic.identity import RGB
 from synthetic.props import fill_px
 from synthetic.render import Rendered
 
+ON_AREA = ("edge", "bar", "blob")
+"""Occluders that need to know no more of a face than its pixels."""
 OCCLUDERS = ("edge", "bar", "hand", "blob", "sunglasses", "mask")
 CLOTH: tuple[RGB, ...] = ((196, 214, 226), (30, 32, 38), (86, 120, 160), (150, 60, 60), (222, 222, 216), (70, 92, 70))
 HANDS: tuple[RGB, ...] = ((92, 60, 45), (150, 104, 78), (196, 148, 118), (232, 190, 164))
 
 
+class FaceArea(Protocol):
+    """Where a face is in its image, be it rendered or photographed."""
+
+    @property
+    def face(self) -> np.ndarray:
+        """Return the share (H, W) float32 of each pixel that shows the face."""
+        ...
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """Return five points (5, 2) px, template order."""
+        ...
+
+
 def cover(
-    image: np.ndarray, rendered: Rendered, what: tuple[str, float], rng: np.random.Generator
+    image: np.ndarray, rendered: FaceArea, what: tuple[str, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """Return the image with an occluder of about the wanted share in front of the face, and the share it covers.
 
-    `what` is (kind, share). Sunglasses and mask have the size they have; their share is only measured.
+    `what` is (kind, share); a photographed face takes the kinds ON_AREA. Sunglasses and mask have the size they have;
+    their share is only measured.
     """
     kind, share = what
     mask = np.zeros(image.shape[:2], np.uint8)
     colour = CLOTH[int(rng.integers(len(CLOTH)))]
-    if kind == "sunglasses":
-        _draw_sunglasses(mask, rendered, rng)
-        colour = (18, 18, 22)
-    elif kind == "mask":
-        _draw_mask(mask, rendered)
-    elif kind == "hand":
-        colour = HANDS[int(rng.integers(len(HANDS)))]
-        _draw_hand(mask, rendered, share, rng)
-    else:
+    if kind in ON_AREA:
         {"edge": _draw_edge, "bar": _draw_bar, "blob": _draw_blob}[kind](mask, rendered, share, rng)
+    elif isinstance(rendered, Rendered):
+        colour = _draw_shaped(mask, rendered, what, rng) or colour
+    else:
+        raise ValueError(f"{kind} needs the surface of a rendered head")
     weight = mask.astype(np.float32) / 255
-    size = image.shape[0]
-    ramp = np.linspace(0.80, 1.08, size, dtype=np.float32)
-    shading = ramp[None, :, None] if rng.random() < 0.5 else ramp[::-1, None, None]
+    across = rng.random() < 0.5
+    ramp = np.linspace(0.80, 1.08, image.shape[1 if across else 0], dtype=np.float32)
+    shading = ramp[None, :, None] if across else ramp[::-1, None, None]
     covered = image + (np.asarray(colour, np.float32) * shading - image) * weight[..., None]
     return covered, float((weight * rendered.face).sum() / max(float(rendered.face.sum()), 1e-6))
 
 
-def _face_px(rendered: Rendered) -> np.ndarray:
+def _draw_shaped(mask: np.ndarray, rendered: Rendered, what: tuple[str, float], rng: np.random.Generator) -> RGB | None:
+    """Draw a hand, sunglasses or a mask; return its colour, None for that of cloth."""
+    kind, share = what
+    if kind == "sunglasses":
+        _draw_sunglasses(mask, rendered, rng)
+        return 18, 18, 22
+    if kind == "mask":
+        _draw_mask(mask, rendered)
+        return None
+    colour = HANDS[int(rng.integers(len(HANDS)))]
+    _draw_hand(mask, rendered, share, rng)
+    return colour
+
+
+def _face_px(rendered: FaceArea) -> np.ndarray:
     """Return positions (N, 2) of the pixels that show bare face."""
     rows, columns = np.nonzero(rendered.face > 0.5)
     if len(rows) == 0:
@@ -68,22 +97,23 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle)])
 
 
-def _draw_edge(mask: np.ndarray, rendered: Rendered, share: float, rng: np.random.Generator) -> None:
+def _draw_edge(mask: np.ndarray, rendered: FaceArea, share: float, rng: np.random.Generator) -> None:
     """Cover the wanted share from one side, as a door or a shoulder does."""
     along = _direction(rng)
     reach = np.quantile(_face_px(rendered) @ along, share)
-    fill_px(mask, _strip(along, -4.0 * len(mask), reach, len(mask)), 255)
+    size = max(mask.shape)
+    fill_px(mask, _strip(along, -4.0 * size, reach, size), 255)
 
 
-def _draw_bar(mask: np.ndarray, rendered: Rendered, share: float, rng: np.random.Generator) -> None:
+def _draw_bar(mask: np.ndarray, rendered: FaceArea, share: float, rng: np.random.Generator) -> None:
     """Cover the wanted share by a strip across the face."""
     along = _direction(rng)
     start = rng.uniform(0, 1 - share)
     low, high = np.quantile(_face_px(rendered) @ along, [start, start + share])
-    fill_px(mask, _strip(along, low, high, len(mask)), 255)
+    fill_px(mask, _strip(along, low, high, max(mask.shape)), 255)
 
 
-def _draw_blob(mask: np.ndarray, rendered: Rendered, share: float, rng: np.random.Generator) -> None:
+def _draw_blob(mask: np.ndarray, rendered: FaceArea, share: float, rng: np.random.Generator) -> None:
     """Cover about the wanted share by a round thing."""
     points = _face_px(rendered)
     at = points[int(rng.integers(len(points)))]

@@ -54,6 +54,12 @@ class CropBatch(NamedTuple):
     """(B, FACE_NUMBERS) float32, the face in each crop where faces were looked for; rows may then repeat."""
 
 
+def name_draws(name: str, seed: int, *more: int) -> np.random.Generator:
+    """Return the random numbers of one image: they depend on seed and name alone."""
+    key = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(key, "little"), *more])
+
+
 @dataclass(frozen=True)
 class CropPerturbation:
     """Landmark noise of an evaluation: one draw per (seed, file name), whatever the list it stands in."""
@@ -66,8 +72,7 @@ class CropPerturbation:
 
     def __call__(self, landmarks_52: np.ndarray, name: str) -> np.ndarray:
         """Return the landmarks of the named file, moved."""
-        key = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
-        rng = np.random.default_rng([self.seed, int.from_bytes(key, "little")])
+        rng = name_draws(name, self.seed)
         return perturb_landmarks(landmarks_52, self.radius_px, self.unit, rng)
 
 
