@@ -25,6 +25,7 @@ from utils.config import StrictModel, is_default, load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
 from utils.errors import ConfigError, DataError
 from utils.files import make_folder
+from utils.present import present
 from utils.training.precision import pick_device
 
 logger = logging.getLogger("evaluate")
@@ -57,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score_meaning(cfg: ThresholdConfig) -> str:
     """Return, for a score file, the threshold of each wanted discard rate and the percentiles."""
-    values = read_scores(cfg.scores).values * (1 if cfg.higher_is_better else -1)
+    path = present(cfg.scores)
+    values = read_scores(path).values * (1 if cfg.higher_is_better else -1)
     if not len(values):
         raise DataError(f"{cfg.scores}: holds no score; name another file in thresholds.scores")
-    name = Path(cfg.scores).name + ("" if cfg.higher_is_better else ", negated so that higher is better")
+    name = Path(path).name + ("" if cfg.higher_is_better else ", negated so that higher is better")
     found = threshold_table(name, values, cfg.discard), percentile_table(name, values)
     return "\n".join(table.markdown() for table in found)
 
@@ -92,7 +94,7 @@ def _unread(cfg: EvaluateConfig) -> Iterator[tuple[str, StrictModel, tuple[str, 
 def require_files(cfg: EvaluateConfig) -> None:
     """Refuse a configuration that names a file which is not there."""
     for place, path in _named_files(cfg):
-        if not Path(path).is_file():
+        if path is None or not Path(path).is_file():
             raise ConfigError(f"{place}: {path}: no such file; check the path")
 
 

@@ -27,6 +27,7 @@ from utils.config.sections import CropInputConfig, ModelConfig
 from utils.contract import save_contract
 from utils.errors import ConfigError, DataError, UserError
 from utils.files import atomic_write, make_folder, sha256_file
+from utils.present import present
 
 logger = logging.getLogger("export")
 
@@ -112,7 +113,7 @@ def compare(network: FrozenNetwork, onnx: FrozenNetwork, crops: np.ndarray, tole
         if not len(part):
             break
         answers = [one(torch.from_numpy(part)) for one in (onnx, network)]
-        largest = max(largest, float(answers[1].embedding.abs().max()))
+        largest = max(largest, float(present(answers[1].embedding).abs().max()))
         for name in ("quality", "embedding"):
             have, want = (getattr(answer, name) for answer in answers)
             difference = float((have - want).abs().max()) if have.shape == want.shape else float("inf")

@@ -26,6 +26,7 @@ from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder
+from utils.present import present
 from utils.store import Store
 
 logger = logging.getLogger("prepare")
@@ -58,23 +59,25 @@ def without_effect(cfg: PrepareConfig) -> list[str]:
 
 def check(cfg: PrepareConfig) -> None:
     """Print how landmarks and labels cover the images, and write coverage.json; fail where training would."""
-    index, coverage = build_index(cfg.dataset.model_copy(update={"on_missing": "skip"}))
+    dataset = present(cfg.dataset)
+    index, coverage = build_index(dataset.model_copy(update={"on_missing": "skip"}))
     lines = coverage.lines()
     if index.landmarks is not None:
         lines += unlike_faces(index)
     sys.stdout.write("\n".join(lines) + "\n")
     with atomic_write(make_folder(cfg.base.save_path, "base.save_path") / "coverage.json", "w") as stream:
         json.dump({**coverage.to_dict(), "report": lines}, stream, indent=2)
-    if cfg.dataset.on_missing == "error":
+    if dataset.on_missing == "error":
         coverage.require_complete()
     if index.landmarks is not None:
-        require_faces(cfg.dataset.landms_location, index.landmarks)
+        require_faces(present(dataset.landms_location), index.landmarks)
 
 
 def unlike_faces(index: FaceIndex) -> list[str]:
     """Return a line on landmarks that cannot be a face in template order."""
     block = 1 << 16
-    far = [misfit_px(index.landmarks[start : start + block]) for start in range(0, len(index), block)]
+    points = present(index.landmarks)
+    far = [misfit_px(points[start : start + block]) for start in range(0, len(index), block)]
     rows = np.flatnonzero(np.concatenate(far) > MISFIT_LIMIT_PX)
     if not len(rows):
         return []
@@ -84,7 +87,8 @@ def unlike_faces(index: FaceIndex) -> list[str]:
 
 def convert(cfg: PrepareConfig) -> None:
     """Read a landmark or label file of any format and write it as landmarks.csv or labels.csv."""
-    kind, source = cfg.convert.kind, Path(cfg.convert.source)
+    given = present(cfg.convert)
+    kind, source = given.kind, Path(given.source)
     target = make_folder(cfg.base.save_path, "base.save_path") / f"{kind}.csv"
     if target.exists() and source.exists() and target.samefile(source):
         raise DataError(f"{source}: the result would replace this file; name another base.save_path")
@@ -110,24 +114,25 @@ def degrade(cfg: PrepareConfig) -> None:
 
 def landmarks(cfg: PrepareConfig, allowed: AllowedModules) -> None:
     """Detect a face in every image; write landmarks.csv, and failures.csv for images without one."""
-    detect_landmarks(cfg.base, cfg.dataset, cfg.landmarks, allowed)
+    detect_landmarks(cfg.base, present(cfg.dataset), present(cfg.landmarks), allowed)
 
 
 def synthetic(cfg: PrepareConfig) -> None:
     """Render people with identities, exact landmarks and known nuisance."""
-    folder = make_folder(cfg.base.save_path, "base.save_path")
-    for report in render_populations(cfg.synthetic, folder):
+    folder, people = make_folder(cfg.base.save_path, "base.save_path"), present(cfg.synthetic)
+    for report in render_populations(people, folder):
         logger.info(report.line())
-    sheet = contact_sheet(cfg.synthetic.seed, 1, 6)
+    sheet = contact_sheet(people.seed, 1, 6)
     cv2.imwrite(str(folder / "faces.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
 def cache(cfg: PrepareConfig) -> None:
     """List what a cache folder keeps, or clear it."""
-    store, wanted = Store(cfg.cache.folder), (cfg.cache.kind, cfg.cache.unused_days)
+    given = present(cfg.cache)
+    store, wanted = Store(given.folder), (given.kind, given.unused_days)
     if not store.folder.is_dir():
         raise DataError(f"{store.folder}: no such folder; name in cache.folder one that keeps something")
-    if cfg.cache.clear:
+    if given.clear:
         removed = store.clear(*wanted)
         size = sum(one.size for one in removed)
         logger.info(f"{store.folder}: {len(removed)} entries removed, {size / 2**20:,.1f} MiB")

@@ -6,7 +6,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def build(
     objective = method.objective.from_config(cfg, model_cfg, builder, contract)
     data = method.data(cfg, shard)
     objective.attach(data)
-    objective.to(device, memory_format=torch.channels_last)
+    objective.to(device).to(memory_format=torch.channels_last)
     part = optim.partition(objective.parts(), objective, cfg.optimizer)
     optimizer = optim.build_optimizer(cfg.optimizer, part.groups)
     optim.check_partition(objective, part.trained)
@@ -100,7 +100,8 @@ def fit(run: Run) -> None:
         optim.set_lr(run.optimizer, run.plan.lr_factor(run.step, cfg.scheduler))
         with run.precision.autocast():
             terms = distributed.balance(model(to_device(batch, device)), len(batch.row))
-        loss = sum(weight * term for weight, term in zip(run.objective.factors, terms, strict=True))
+        weighted = (weight * term for weight, term in zip(run.objective.factors, terms, strict=True))
+        loss = cast(Tensor, sum(weighted))
         norm = run.precision.backward_and_step(loss, run.optimizer, run.part.clipped, cfg.optimizer.max_grad_norm)
         run.step += 1
         clock.step_done(len(batch.row) * distributed.world_size())
@@ -217,7 +218,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
     selection = run.metrics.get("selection", math.nan)
     if not distributed.is_main():
         return
-    run.log.scalars(run.step, {f"val/{name}": value for name, value in run.metrics.items()})
+    run.written.scalars(run.step, {f"val/{name}": value for name, value in run.metrics.items()})
     facts = {"step": run.step, "metrics": _finite(run.metrics), **run.data.facts}
     state = run.objective.published(run.ema.network.state_dict())
     run.folder.save_weights("last", state, run.contract, facts)
@@ -227,7 +228,7 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
     run.folder.drop_previous()
     if scheduled:
         run.folder.save_resume(run.state(finished=False))
-    run.log.draw_curves(run.objective.terms._fields, at_most_every_s=60)
+    run.written.draw_curves(run.objective.terms._fields, at_most_every_s=60)
 
 
 def save_resume(run: Run) -> None:
@@ -252,8 +253,8 @@ def finish(run: Run) -> None:
         validate_and_save(run, scheduled=False)
     if distributed.is_main():
         run.folder.save_resume(state)
-        run.log.draw_curves(run.objective.terms._fields)
-        run.log.close()
+        run.written.draw_curves(run.objective.terms._fields)
+        run.written.close()
     shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items() if name != "selection")
     logger.info(f"finished at step {run.step}" + (f": {shown}" if shown else ""))
     logger.info(f"weights: {run.folder.weights_path('best')}, {run.folder.weights_path('last')}")

@@ -29,7 +29,10 @@ from utils.present import present
 class PairImages(Protocol):
     """The images of validation pairs, and what judges their embeddings."""
 
-    names: Names
+    @property
+    def names(self) -> Names:
+        """Return the names of the images."""
+        ...
 
     @property
     def images(self) -> Sequence[bytes] | None:

@@ -11,6 +11,7 @@ from model.objectives.base import Objective
 from utils import distributed
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
+from utils.present import present
 from utils.training import checkpoint, optim
 from utils.training.ema import WeightAverage
 from utils.training.precision import Precision
@@ -39,6 +40,11 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
+    def written(self) -> RunLog:
+        """Return the log; only the first process has one."""
+        return present(self.log)
+
+    @property
     def stored(self) -> dict[str, torch.nn.Module]:
         """Return the modules whose state the next step needs."""
         return {**self.objective.parts(), **self.objective.kept()}
@@ -54,7 +60,7 @@ class Run:
             "ema": self.ema.state_dict(),
             "precision": self.precision.state_dict(),
             "rng": checkpoint.rng_state(),
-            "log": self.log.position,
+            "log": self.written.position,
             "wandb": self.wandb_id,
         }
 

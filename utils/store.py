@@ -213,7 +213,7 @@ def _line(one: Stored, latest: Stored | None) -> str:
     line = f"{one.folder.name}: {one.size / 2**20:,.1f} MiB, unused for {one.unused_days:.1f} days"
     if one.facts is None or latest is None:
         return f"{line}, damaged or of another version of this program"
-    if one.folder == latest.folder:
+    if latest is None or latest.facts is None or one.folder == latest.folder:
         return line
     return f"{line}, older content: {difference_text(one.facts, latest.facts)}"
 

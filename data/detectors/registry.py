@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class CallableDetector(FaceDetector):
     def __init__(self, name: str, found: Any):
         """Take what `--allow-module` lets the configuration name."""
         self.name = name
-        self.find: Callable = found() if inspect.isclass(found) else found
+        self.find = cast(Callable[..., Any], found() if inspect.isclass(found) else found)
         self.identity = {"detector": name}
 
     def __call__(self, image_rgb: np.ndarray) -> list[Face]:

@@ -39,7 +39,7 @@ class YuNetDetector(FaceDetector):
         return {name: value for name, value in self.__dict__.items() if name != "_thread"}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._thread = threading.local()
 
     @staticmethod

@@ -111,7 +111,7 @@ class _Problem(NamedTuple):
 
 
 class _Guarded(Dataset):
-    def __init__(self, dataset: "IndexedFaces | FaceCrops"):
+    def __init__(self, dataset: IndexedFaces | FaceCrops | DetectedCrops):
         self.dataset = dataset
 
     def __getitems__(self, keys: Any) -> Any:
@@ -124,7 +124,9 @@ class _Guarded(Dataset):
 class _Fetcher:
     """Iterate over `dataset.__getitems__(batch) for batch in batches` with processes or threads."""
 
-    def __init__(self, dataset: "IndexedFaces | FaceCrops", batches: Any, num_workers: int, pin_memory: bool):
+    def __init__(
+        self, dataset: IndexedFaces | FaceCrops | DetectedCrops, batches: Any, num_workers: int, pin_memory: bool
+    ):
         self.dataset = _Guarded(dataset)
         self.batches = batches
         self.pin_memory = pin_memory and torch.cuda.is_available()

@@ -21,6 +21,7 @@ import numpy as np
 
 from data.images.decode import IMAGE_SUFFIXES
 from utils.errors import DataError
+from utils.present import present
 
 BLANKS = " \t\r\n"
 BRACKETS = "[] \t"
@@ -164,10 +165,10 @@ class _Head:
                 f"{self.path}: cannot tell the columns of the name and {self.content.what} among "
                 f"{', '.join(titles)[:80]}; see README for what to call them"
             )
-        number_cells = [second[column : column + 1] for column in values]
+        number_cells = [second[column : column + 1] for column in present(values)]
         dialect = self._dialect(separator, rows[0].end, len(titles), number_cells)
         pattern = _blank_table_pattern(len(titles)) if separator == " " else ""
-        return dialect._replace(name=name or 0, values=values, pattern=pattern)
+        return dialect._replace(name=name or 0, values=present(values), pattern=pattern)
 
     def as_csv(self, separator: str) -> Dialect | None:
         """Return the dialect of comma-separated names and numbers; one number may be followed by its percentile."""

@@ -175,5 +175,5 @@ class _Pairing:
             raise DataError(f"{self.wanted[row]!r} may be {first!r} or {second!r}; {_WAY_OUT}")
         second = int(doubtful[np.flatnonzero(self.rows[doubtful] == self.rows[row])[1]])
         raise DataError(
-            f"{self.have[self.rows[row]]!r} may mean {self.wanted[row]!r} or {self.wanted[second]!r}; {_WAY_OUT}"
+            f"{self.have[int(self.rows[row])]!r} may mean {self.wanted[row]!r} or {self.wanted[second]!r}; {_WAY_OUT}"
         )

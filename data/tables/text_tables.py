@@ -26,6 +26,7 @@ from data.tables.join import duplicates
 from data.tables.names import Names
 from utils.errors import DataError
 from utils.files import atomic_write
+from utils.present import present
 
 _BLOCK_BYTES = 1 << 20
 _LARGEST_BLOCK_BYTES = (1 << 31) - 1
@@ -230,7 +231,7 @@ def _table_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]
 
 
 def _line_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    pattern = re.compile(dialect.pattern)
+    pattern = re.compile(present(dialect.pattern))
     with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
             if line := line.strip(BLANKS):

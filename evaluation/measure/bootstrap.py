@@ -49,6 +49,7 @@ class Rule(Protocol):
 
     def curves(self, draw: Draw, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each method's discard fractions and FNMR under each replicate, (R, G), at least up to `limit`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from itertools import combinations
 
 from evaluation.measure.bootstrap import Comparison, compare
 from evaluation.measure.panel import Panel
+from utils.present import present
 
 
 def origins(methods: Iterable[str]) -> dict[str, str]:
@@ -29,6 +30,6 @@ def method_difference(panel: Panel, a: str, b: str, limit: float) -> Comparison:
 
 def misalignment_loss(panel: Panel, method: str, limit: float) -> Comparison:
     """Compare a method with itself: pAUC on the misaligned crops minus that on aligned crops of the same pairs."""
-    one, two = panel.results[method], panel.aligned.results[method]
+    one, two = panel.results[method], present(panel.aligned).results[method]
     values = one.pauc[limit].normalised, two.pauc[limit].normalised
     return compare(*values, one.replicates[limit], two.replicates[limit])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evaluation.measure.thresholds import refuse_nan
 from utils.errors import DataError
@@ -32,7 +33,7 @@ class Curve:
     fnmr: np.ndarray
     stepwise: bool = True
 
-    def at(self, fractions: np.ndarray) -> np.ndarray:
+    def at(self, fractions: ArrayLike) -> np.ndarray:
         """Return the FNMR at the given discard fractions."""
         fractions = np.asarray(fractions, dtype=np.float64)
         if not self.stepwise:
@@ -48,15 +49,14 @@ class Curve:
             x = np.append(self.discard[inside], limit)
             y = np.append(self.fnmr[inside], self.at(limit))
             raw = float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
-        return PAUC(raw, normalise(raw, self.fnmr[0], limit))
+        return PAUC(raw, float(normalise(raw, self.fnmr[0], limit)))
 
 
-def normalise(raw: np.ndarray, fnmr0: np.ndarray, limit: float) -> np.ndarray:
+def normalise(raw: ArrayLike, fnmr0: ArrayLike, limit: float) -> np.ndarray:
     """Divide areas by FNMR(0) * limit; NaN where FNMR(0) is 0, since nothing can be gained there."""
-    raw, fnmr0 = np.asarray(raw, dtype=np.float64), np.asarray(fnmr0, dtype=np.float64)
-    value = np.full(raw.shape, np.nan)
-    np.divide(raw, fnmr0 * limit, out=value, where=fnmr0 > 0)
-    return value if value.ndim else float(value)
+    area, start = np.asarray(raw, dtype=np.float64), np.asarray(fnmr0, dtype=np.float64)
+    value = np.full(area.shape, np.nan)
+    return np.divide(area, start * limit, out=value, where=start > 0)
 
 
 def step_areas(discard_RG: np.ndarray, fnmr_RG: np.ndarray, limit: float) -> np.ndarray:

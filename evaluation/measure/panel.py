@@ -13,6 +13,7 @@ from evaluation.measure.pooled import ScoredPairs
 from evaluation.measure.rules import build_rule
 from evaluation.pairs.sets import PairSet
 from utils.config.evaluate import EvaluationSection
+from utils.present import present
 
 GRID_STEP = 0.005
 """Distance of the points at which the band of a curve is known."""
@@ -169,13 +170,13 @@ def merge_seeds(panels: Sequence[Panel]) -> Panel:
         errors=float(np.mean([panel.errors for panel in panels])),
         accuracy=float(np.mean([panel.accuracy for panel in panels])),
         results={method: _merge([panel.results[method] for panel in panels]) for method in first.results},
-        aligned=merge_seeds([panel.aligned for panel in panels]) if first.aligned is not None else None,
+        aligned=merge_seeds([present(panel.aligned) for panel in panels]) if first.aligned is not None else None,
     )
 
 
 def _merge(results: Sequence[MethodResult]) -> MethodResult:
     first = results[0]
-    heights = None if first.heights is None else np.mean([one.heights for one in results], axis=0)
+    heights = None if first.heights is None else np.mean([present(one.heights) for one in results], axis=0)
     return MethodResult(
         curve=mean_curve([one.curve for one in results]),
         pauc={

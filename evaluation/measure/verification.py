@@ -1,6 +1,6 @@
 """Verification accuracy as a validation metric: which pairs, and how good embeddings are on them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Verification:
         return self.pairs.names
 
     @property
-    def images(self) -> list[bytes] | None:
+    def images(self) -> Sequence[bytes] | None:
         """Return the encoded images themselves where the file carries them (.bin)."""
         return self.pairs.images
 

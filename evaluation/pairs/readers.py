@@ -210,7 +210,7 @@ def _lfw_rows(path: Path) -> Iterator[_Row]:
 def _cfp_rows(path: Path, protocol: str) -> Iterator[_Row]:
     base = next((p for p in (path, path / "Protocol", path.parent) if (p / "Pair_list_F.txt").is_file()), None)
     folds = sorted((base / "Split" / protocol).glob("*/same.txt")) if base else []
-    if not folds:
+    if base is None or not folds:
         raise DataError(f"{path}: expected CFP's Protocol folder with Pair_list_F.txt and Split/{protocol}/NN/same.txt")
     frontal = _cfp_images(base / "Pair_list_F.txt")
     other = frontal if protocol == "FF" else _cfp_images(base / "Pair_list_P.txt")

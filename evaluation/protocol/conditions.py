@@ -20,6 +20,7 @@ from evaluation.protocol.numbers import ImageNumbers, Models, complete, run_mode
 from evaluation.protocol.passes import CropPass, Measured
 from evaluation.protocol.views import ALIGNED, View, misaligned_views
 from utils.config.evaluate import EvaluateConfig
+from utils.present import present
 from utils.store import Store
 
 logger = logging.getLogger("evaluate")
@@ -77,7 +78,7 @@ class Protocol:
         if groups:
             findings.outside.append(_outside(findings, aligned, ALIGNED))
         for group in groups:
-            seen = [self._misaligned(findings, crops, view) for view in group]
+            seen = [self._misaligned(findings, present(crops), view) for view in group]
             findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
             findings.seed_panels += [without_heights(panel) for panels in seen for panel in panels]
         if remark := _beyond(findings):
@@ -91,7 +92,7 @@ class Protocol:
         if not views:
             return []
         models = self.models if crops is not None else Models({}, {})
-        for remark in _only_aligned(findings, models, "both" in self.cfg.misalignment.apply):
+        for remark in _only_aligned(findings, models, "both" in present(self.cfg.misalignment).apply):
             logger.info(remark)
             findings.remarks.append(remark)
         return views if models.methods else []
@@ -140,7 +141,7 @@ class Protocol:
 
     def _misaligned(self, findings: Findings, crops: CropPass, view: View) -> list[Panel]:
         """Measure one view; recognition sees it too where `both` is asked for and the model itself is at hand."""
-        kinds = self.cfg.misalignment.apply
+        kinds = present(self.cfg.misalignment).apply
         recognisers = self.models.recognisers if "both" in kinds else {}
         found = run_models(crops, view, Models(self.models.methods, recognisers))
         keep, remarks = complete(findings.faces, found, self.cfg.evaluation, findings.pairs)
@@ -183,20 +184,20 @@ def _only_aligned(findings: Findings, models: Models, both: bool) -> list[str]:
 
 def _outside(findings: Findings, found: ImageNumbers, view: View) -> Outside:
     """Return how far the crops of a view reach beyond their images, over the images of the findings' pairs."""
-    shares = found.outside[findings.pairs.used()]
+    shares = present(found.outside)[findings.pairs.used()]
     condition = Condition(view.alignment, view.p, view.seed)
     return Outside(findings.faces.name, condition, view.border, float(np.nanmean(shares)), float(np.nanmax(shares)))
 
 
 def _beyond(findings: Findings) -> str | None:
     """Say how far crops reach beyond their images at the largest p, and what that may do; None where none does."""
-    moved = [one for one in findings.outside if one.condition.p]
-    worst = [one for one in moved if one.condition.p == max(other.condition.p for other in moved)]
+    moved = [(one.condition.p, one) for one in findings.outside if one.condition.p]
+    worst = [one for p, one in moved if p == max(other for other, _ in moved)]
     if not worst or max(one.most for one in worst) == 0:
         return None
     name, p, border = findings.faces.name, worst[0].condition.p, worst[0].border
     share, most = 100 * np.mean([one.mean for one in worst]), 100 * max(one.most for one in worst)
-    copies = "the images are aligned copies, so " if findings.faces.crops.cfg.input == "aligned" else ""
+    copies = "the images are aligned copies, so " if present(findings.faces.crops).cfg.input == "aligned" else ""
     shown = "black, which a method can read as misaligned" if border == "black" else f"filled (border: {border})"
     way_out = "; misalignment.border: replicate or reflect fills them" if border == "black" else ""
     return (

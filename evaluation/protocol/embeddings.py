@@ -15,6 +15,7 @@ from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
+from utils.present import present
 
 _CHUNK = 65_536
 """Pairs whose embeddings are held at a time."""
@@ -23,17 +24,24 @@ _CHUNK = 65_536
 class ImageModel(Protocol):
     """Anything that turns crops into numbers, one row per image."""
 
-    fingerprint: dict[str, Any]
-    """JSON values; what is equal here gives equal numbers."""
-    reason: str | None
-    """Why `finish` may give NaN for an image, in a few words."""
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Return JSON values; what is equal here gives equal numbers."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Return why `finish` may give NaN for an image, in a few words."""
+        ...
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return (B,) scores or (B, D) embeddings of uint8 RGB crops."""
+        ...
         raise NotImplementedError
 
     def finish(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
         """Turn the rows of all images into the result, which may depend on all of them."""
+        ...
         raise NotImplementedError
 
 
@@ -75,7 +83,7 @@ def write_embeddings(path: str | Path, names: Sequence[str], values: np.ndarray)
         np.savez(stream, names=np.array(list(names), dtype=str), embeddings=values.astype(np.float32, copy=False))
 
 
-def unit_rows(values: np.ndarray, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+def unit_rows(values: np.ndarray, names: Names | Sequence[str], rows: np.ndarray) -> np.ndarray:
     """Scale embeddings (N, D) to length 1; DataError naming the first of `rows` that has no direction."""
     length = np.sqrt(np.einsum("nd,nd->n", values, values, dtype=np.float64))
     bad = rows[~(np.isfinite(length[rows]) & (length[rows] > 0))]
@@ -118,7 +126,7 @@ class Recogniser:
         """Return the embeddings (B, D) float32; with `flip` the sum of those of the crop and its mirror image."""
         embedding_BD = self.network.embeddings(images_BHW3)
         if self.flip:  # not remembered: other methods go on with the crops themselves
-            embedding_BD = embedding_BD + self.network.run(images_BHW3.flip(2)).embedding.cpu().numpy()
+            embedding_BD = embedding_BD + present(self.network.run(images_BHW3.flip(2)).embedding).cpu().numpy()
         return embedding_BD
 
     def finish(self, values: np.ndarray, names: Sequence[str]) -> np.ndarray:

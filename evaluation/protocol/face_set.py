@@ -13,6 +13,7 @@ from evaluation.pairs.sets import Generation, PairSet, folder_identities, pairs_
 from utils.config.evaluate import PairsConfig
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
+from utils.present import present
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
         listed = list(names)
         pairs = pairs_from_identities(listed, folder_identities(listed), draw)
     else:
-        pairs = read_pairs(cfg.pairs, cfg.format, cfg.root, draw)
+        pairs = read_pairs(present(cfg.pairs), cfg.format, cfg.root, draw)
     rows = None if crops is None else join(pairs.names, crops.names, cfg.key_root).rows
     if rows is not None and not (rows >= 0).any():
         raise DataError(
@@ -66,13 +67,14 @@ def with_images(faces: FaceSet, cfg: PairsConfig) -> FaceSet:
         return faces
     if faces.pairs.images is None:
         raise DataError(f"datasets.{faces.name}.root is needed to run a network on its images; name the folder")
-    source = MemorySource(cfg.pairs, faces.pairs.names, faces.pairs.images)
-    return replace(faces, crops=FaceCrops(source, _input(cfg, cfg.pairs, None)), rows=np.arange(len(source)))
+    path = present(cfg.pairs)
+    source = MemorySource(path, faces.pairs.names, faces.pairs.images)
+    return replace(faces, crops=FaceCrops(source, _input(cfg, path, None)), rows=np.arange(len(source)))
 
 
 def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> FaceSet:
     """Return the set with the landmarks of another detector joined."""
-    if cfg.landmarks is None:
+    if cfg.root is None or cfg.landmarks is None:
         raise DataError(
             f"misalignment.second_landmarks.{faces.name}: needs images with landmarks of their own; "
             f"name datasets.{faces.name}.root and landmarks"

@@ -49,7 +49,7 @@ def complete(
     named = [(f"score of {name}", one, discarded) for name, one in numbers.quality.items()]
     named += [(f"embedding of {name}", one, every) for name, one in numbers.embedding.items()]
     for what, one, needed in named:
-        broken = np.isnan(one.values) if one.values.ndim == 1 else np.isnan(one.values).any(axis=1)
+        broken = np.asarray(np.isnan(one.values.reshape(len(one.values), -1)).any(axis=1))
         used = pairs.subset(needed).used()
         bad = used[broken[used]]
         if len(bad):

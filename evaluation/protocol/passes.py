@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.samples.crops import CropPerturbation
+from data.samples.crops import CropPerturbation, FaceCrops
 from data.samples.loader import crop_batches
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
@@ -16,6 +16,7 @@ from utils.config.evaluate import PassParams
 from utils.config.sections import DETECTION_KEYS
 from utils.errors import DataError
 from utils.files import sha256_file, writing
+from utils.present import present
 from utils.progress import progress
 from utils.store import Store
 
@@ -36,12 +37,12 @@ class CropPass:
 
     def __init__(self, faces: FaceSet, store: Store, params: PassParams, verbose: bool = True):
         self.faces, self.store, self.params, self.verbose = faces, store, params, verbose
-        used = faces.pairs.used()
-        self.known = used[faces.rows[used] >= 0]
-        self.files = faces.rows[self.known]
+        used, rows, crops = faces.pairs.used(), present(faces.rows), present(faces.crops)
+        self.known = used[rows[used] >= 0]
+        self.files = rows[self.known]
         """Rows of the crops that are cut, one per row of `known`."""
-        self.names = faces.crops.names.take(self.files)
-        self.files_sha256 = faces.crops.source.take(self.files).fingerprint()
+        self.names = crops.names.take(self.files)
+        self.files_sha256 = crops.source.take(self.files).fingerprint()
 
     def __call__(self, view: View, models: Mapping[str, ImageModel]) -> dict[str, Measured]:
         """Return each model's numbers on the crops of `view`, and OUTSIDE, all of them from the same crops."""
@@ -58,9 +59,8 @@ class CropPass:
         return {name: self._spread(found[name]) for name in asked}
 
     def _run(self, view: View, models: Mapping[str, ImageModel | None]) -> dict[str, Measured]:
-        crops = self.faces.second if view.p is None else self.faces.crops
-        perturb = CropPerturbation(view.p, "template", view.seed, view.border) if view.p else None
-        crops = replace(crops.take(self.files), perturb=perturb)
+        perturb = CropPerturbation(view.p, "template", present(view.seed), view.border) if view.p else None
+        crops = replace(self._crops(view).take(self.files), perturb=perturb)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
         rows: list[int] = []
         reasons: dict[int, str] = {}
@@ -92,8 +92,11 @@ class CropPass:
         values = _scatter(measured.values, self.known, len(self.faces.pairs.names))
         return Measured(values, {int(self.known[row]): reason for row, reason in measured.reasons.items()})
 
+    def _crops(self, view: View) -> FaceCrops:
+        return present(self.faces.second if view.p is None else self.faces.crops)
+
     def _facts(self, view: View, model: ImageModel | None) -> dict[str, Any]:
-        crops = self.faces.second if view.p is None else self.faces.crops
+        crops = self._crops(view)
         return {
             "format": _FORMAT,
             "model": model.fingerprint if model else OUTSIDE,
@@ -113,7 +116,8 @@ class CropPass:
 
     def _write(self, view: View, name: str, model: ImageModel | None, measured: Measured) -> None:
         what = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
-        arrays = {"names": np.array(list(self.names), dtype=str), what: measured.values}
+        arrays = dict[str, Any](names=np.array(list(self.names), dtype=str))
+        arrays[what] = measured.values
         reasons = {str(row): why for row, why in measured.reasons.items()}
         with self.store.create(self._kind(view, name), self._facts(view, model), reasons) as folder:
             with writing(folder / f"{what}.npz"):
@@ -123,7 +127,7 @@ class CropPass:
         return f"{self.faces.name}.{view.label}.{name}"
 
 
-def _scatter(values: np.ndarray, rows: Sequence[int], count: int) -> np.ndarray:
+def _scatter(values: np.ndarray, rows: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     spread = np.full((count, *values.shape[1:]), np.nan, dtype=values.dtype)
     spread[rows] = values
     return spread

@@ -20,6 +20,7 @@ from evaluation.report.text_table import Table
 from utils.config import dump_config
 from utils.config.evaluate import EvaluateConfig
 from utils.files import atomic_write
+from utils.present import present
 
 _READING = (
     "A curve shows the false non-match rate (FNMR) that remains when the mated pairs of lowest quality are discarded, "
@@ -155,7 +156,7 @@ class Output:
 
     def _report(self, pictures: dict[str, Path], thresholds: list[Table]) -> None:
         alike = tables.correlation_tables(self.correlations)
-        misaligned = " ".join(views.__doc__.partition("\n\n")[2].split()) if self.cfg.misalignment else ""
+        misaligned = " ".join((views.__doc__ or "").partition("\n\n")[2].split()) if self.cfg.misalignment else ""
         versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
         reading = _READING.format(rule=_RULES[self.section.rule], intervals=tables.intervals(self.section))
         parts = [
@@ -172,7 +173,7 @@ class Output:
             parts.append(Section("Misaligned faces", misaligned, _filled(found), _picked(pictures, "robustness")))
         if self.nuisances:
             found = tables.nuisance_tables(self.nuisances) + tables.bin_tables(self.nuisances)
-            parts.append(Section("Nuisance", " ".join(nuisance.__doc__.partition("\n\n")[2].split()), found))
+            parts.append(Section("Nuisance", " ".join((nuisance.__doc__ or "").partition("\n\n")[2].split()), found))
         found = [tables.set_table(self.panels, self.remarks), tables.fnmr_table(self.aligned, self.grid[-1])]
         parts.append(Section("Data sets", tables=found))
         if "examples" in pictures:
@@ -199,7 +200,7 @@ def example_rows(findings: Findings) -> list[plots.ExampleRow]:
         order = used[np.argsort(values[used], kind="stable")]
         middle = (len(order) - count) // 2
         chosen = np.concatenate([order[:count], order[middle : middle + count], order[-count:]])
-        batch = crops.take(findings.faces.rows[chosen]).__getitems__(range(len(chosen)))
+        batch = crops.take(present(findings.faces.rows)[chosen]).__getitems__(range(len(chosen)))
         title = f"{findings.faces.name}, {method}"
         rows.append(plots.ExampleRow(title, batch.images.numpy(), values[chosen][batch.rows]))
     return rows

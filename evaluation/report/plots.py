@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +17,7 @@ from evaluation.measure.panel import Panel
 from evaluation.measure.robustness import Agreement
 from evaluation.report.tables import describe, errors
 from utils.files import atomic_write
+from utils.present import present
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
@@ -24,7 +26,7 @@ EXAMPLES = 5
 """Faces in each of the groups lowest, median and highest."""
 MAX_EXAMPLE_ROWS = 30
 BEST = "best possible"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -52,7 +54,7 @@ class Palette:
     def __init__(self, methods: Sequence[str]):
         self.rank = {method: i for i, method in enumerate(methods)}
 
-    def __getitem__(self, method: str) -> dict:
+    def __getitem__(self, method: str) -> dict[str, Any]:
         i = self.rank[method]
         return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
 
@@ -109,7 +111,7 @@ def _draw_edc(ax: Axes, panel: Panel, grid: np.ndarray, palette: Palette) -> Non
     shade = min(0.15, 0.5 / len(panel.results))
     for method, result in panel.results.items():
         x, y = _outline(result.curve, limit)
-        drawn = {"drawstyle": "steps-post"} if result.curve.stepwise else {}
+        drawn: dict[str, Any] = {"drawstyle": "steps-post"} if result.curve.stepwise else {}
         ax.plot(100 * x, 100 * y, label=method, linewidth=1.6, zorder=3, **palette[method], **drawn)
         if result.band is not None:
             step = "post" if result.curve.stepwise else None
@@ -157,7 +159,7 @@ def _draw_agreement(ax: Axes, dataset: str, series: list[tuple[str, list[Agreeme
     for method, own in series:
         by_p: dict[float, list[float]] = {0.0: [1.0]}
         for one in own:
-            by_p.setdefault(one.condition.p, []).append(one.spearman)
+            by_p.setdefault(present(one.condition.p), []).append(one.spearman)
         x = sorted(by_p)
         marker = {"marker": palette.marker(method), "markersize": 5}
         ax.plot(x, [np.mean(by_p[p]) for p in x], label=method, **marker, **palette[method])
@@ -169,7 +171,7 @@ def _draw_agreement(ax: Axes, dataset: str, series: list[tuple[str, list[Agreeme
 
 def _draw_pauc(ax: Axes, series: list[tuple[str, list[Panel]]], limit: float, palette: Palette) -> None:
     for shift, (method, panels) in enumerate(series):
-        panels = sorted(panels, key=lambda panel: panel.condition.p)
+        panels = sorted(panels, key=lambda panel: present(panel.condition.p))
         x = np.array([panel.condition.p for panel in panels]) + 0.06 * (shift - (len(series) - 1) / 2)
         y = np.array([panel.results[method].pauc[limit].normalised for panel in panels])
         marker = {"marker": palette.marker(method), "markersize": 5}
@@ -218,8 +220,8 @@ def _methods(panels: Sequence[Panel]) -> list[str]:
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(max(5.2, 4.0 * columns), 3.5 * rows), dpi=130, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(max(5.2, 4.0 * columns), 3.5 * rows), dpi=130)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     return figure, np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
 
 

@@ -18,8 +18,10 @@ def published_figures() -> dict[tuple[str, str, str, str], str]:
             rows = list(csv.DictReader(stream))
     except OSError as error:
         raise DataError(f"{PUBLISHED}: cannot be read ({error.strerror}); restore the file") from error
-    keys = ("table", "fr_model", "method", "dataset")
-    return {tuple(row[key].lower() for key in keys): row["pauc"] for row in rows}
+    return {
+        (row["table"].lower(), row["fr_model"].lower(), row["method"].lower(), row["dataset"].lower()): row["pauc"]
+        for row in rows
+    }
 
 
 def published_figure(panel: Panel, method: str) -> str | None:

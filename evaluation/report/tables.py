@@ -14,6 +14,7 @@ from evaluation.measure.robustness import Agreement, Outside
 from evaluation.report.published import published_figure
 from evaluation.report.text_table import Table, figure, short, signed
 from utils.config.evaluate import EvaluationSection
+from utils.present import present
 
 FEW_ERRORS = 20
 """With fewer mated pairs in error, a table says that it tells little."""
@@ -46,7 +47,7 @@ def _pauc_table(panels: Sequence[Panel], limit: float, section: EvaluationSectio
                 cells[row][column] = _cell(values[row, column], result.replicates[limit], printed[column])
         if with_mean and None not in results:
             values[row, -1] = np.mean(values[row, :-1])
-            replicates = np.mean([result.replicates[limit] for result in results], axis=0)
+            replicates = np.mean([present(result).replicates[limit] for result in results], axis=0)
             cells[row][-1] = _cell(values[row, -1], replicates, None)
         duplicate |= method in ("SER-FIQ", "SDD-FIQA") and any(printed)
     for column in range(values.shape[1]):
@@ -129,7 +130,7 @@ def loss_table(panels: Sequence[Panel], limit: float, section: EvaluationSection
     rows = []
     for panel in panels:
         for method in panel.results if panel.aligned else ():
-            before, after = (one.results[method].pauc[limit].normalised for one in (panel.aligned, panel))
+            before, after = (one.results[method].pauc[limit].normalised for one in (present(panel.aligned), panel))
             found = _compared(misalignment_loss(panel, method, limit))[:2]
             rows.append([*_place(panel), method, short(before), short(after), *found])
     columns = ["data set", "recognition", "crops", "FMR", "errors", "method", "aligned", "misaligned"]

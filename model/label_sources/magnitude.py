@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from model.label_sources.base import LabelSource
+from utils.present import present
 
 
 class Magnitude(LabelSource):
@@ -16,4 +17,4 @@ class Magnitude(LabelSource):
 
     def scores(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
         """Return the norms (B,)."""
-        return self.network(images_BHW3).embedding.double().norm(dim=1).cpu().numpy()
+        return present(self.network(images_BHW3).embedding).double().norm(dim=1).cpu().numpy()

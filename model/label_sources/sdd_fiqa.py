@@ -64,7 +64,7 @@ class SddFiqa(PopulationSource):
         rounds = self.cfg.rounds
         partner_MK = np.zeros((len(rows) * rounds, 2 * self.cfg.partners), dtype=np.int64)
         weight_MK = np.zeros(partner_MK.shape)
-        for i, row in enumerate(rows):
+        for i, row in enumerate(map(int, rows)):
             rng = np.random.default_rng(named_seed(self.seed, names[int(row)]))
             for m in range(i * rounds, (i + 1) * rounds):
                 same, other = population.draw(row, self.cfg.partners, rng)

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from utils.config.loading import Flag, UserPath
 from utils.config.sections import ModuleSpec
 from utils.config.train import ImagesConfig, LossConfig, TrainConfig
@@ -42,7 +44,7 @@ class MarginConfig(TrainConfig):
     """A training configuration with a margin head."""
 
     dataset: RecognitionDataset
-    loss: MarginLoss
+    loss: MarginLoss = Field(default=...)  # needed
 
 
 class CosFaceConfig(MarginConfig):
@@ -56,4 +58,4 @@ class CRFIQAConfig(MarginConfig):
 
     PARTS: ClassVar = {"feature_extractor": False, "margin": True, "quality_head": True}
 
-    loss: CertaintyLoss
+    loss: CertaintyLoss = Field(default=...)  # needed
