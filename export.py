@@ -24,7 +24,7 @@ from utils.config import beside, load_config
 from utils.config.export import CheckConfig, ExportConfig
 from utils.config.loading import validate
 from utils.config.sections import CropInputConfig, ModelConfig
-from utils.contract import save_contract
+from utils.contract import InputContract, save_contract
 from utils.errors import ConfigError, DataError, UserError
 from utils.files import atomic_write, make_folder, sha256_file
 from utils.present import present
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     weight, run = Path(cfg.model.weight), RunRecord.beside(cfg.model.weight)
     model_cfg = model_config(cfg, run, command.config)
-    contract, remark = checked_contract(model_cfg, weight)
+    contract = InputContract.from_transform(model_cfg.transform, model_cfg.channels)
+    remark = checked_contract(contract, weight)
     student = NetworkBuilder(command.allowed).trained_student(model_cfg, cfg.model.weight)
     record = describe(model_cfg, contract, method=run.method, weights_sha256=sha256_file(weight))
     if remark:

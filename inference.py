@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from jobs.image_pass import processes
 from jobs.scoring import open_scoring
-from model.frozen.load import NetworkLoader, scorer_spec
-from model.frozen.onnx_network import is_onnx
+from model.frozen.describe import Described, named_model
+from model.frozen.load import NetworkLoader
+from model.published.presets import preset_list
 from model.registry import NetworkBuilder
-from model.sharing.files import recorded_model
 from utils import cli
-from utils.config import beside, load_config
+from utils.config import load_config
 from utils.config.inference import InferenceConfig
-from utils.config.sections import ModelConfig
 
 logger = logging.getLogger("inference")
 
@@ -22,24 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the configuration, check everything, score, write the results."""
     command = cli.parse_command(__doc__, argv)
     cfg = load_config(InferenceConfig, command.config, command.overrides)
-    model_cfg = network_config(cfg, command.config)
+    if cfg.model.preset == "list":
+        sys.stdout.write(preset_list())
+        return 0
     with processes(cfg.base) as device:
         loader = NetworkLoader(NetworkBuilder(command.allowed), device)
-        scorer = loader.load(scorer_spec(model_cfg, cfg.model.weight, cfg.base.precision))
+        scorer = loader.load(described(cfg, command.config).scorer())
         if scorer.remark:
             logger.info(scorer.remark)
-        with open_scoring(cfg, model_cfg, scorer, command.allowed) as run:
+        with open_scoring(cfg, scorer, command.allowed) as run:
             session = run.images.measure_left(lambda crops, rows: scorer.qualities(crops))
             return run.conclude(session)
 
 
-def network_config(cfg: InferenceConfig, config: str) -> ModelConfig | None:
-    """Return the network's configuration: as given, or as an exported file records it; an ONNX file needs none."""
-    if is_onnx(cfg.model.weight):
-        return None
-    if cfg.model.config is None:
-        return recorded_model(cfg.model.weight)
-    return load_config(ModelConfig, beside(cfg.model.config, config))
+def described(cfg: InferenceConfig, config: str) -> Described:
+    """Gather what the configuration says about the network; `config` is its file, beside which model.config may lie."""
+    model = named_model(cfg.model.config, config, cfg.model.weight, cfg.model.preset)
+    return Described(cfg.model.weight, cfg.model, model, cfg.base.precision)
 
 
 if __name__ == "__main__":

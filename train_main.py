@@ -57,7 +57,7 @@ def build(
         raise ConfigError(
             f"dataloader.train.params.batch_size: {images} images per step for {processes} processes; each needs two"
         )
-    contract = InputContract.from_transform(model_cfg.transform)
+    contract = InputContract.from_transform(model_cfg.transform, model_cfg.channels)
     shard = Shard(distributed.rank(), distributed.world_size())
     builder, method = NetworkBuilder(allowed, cfg.base.allow_random_init), METHODS[cfg.base.method]
     objective = method.objective.from_config(cfg, model_cfg, builder, contract)

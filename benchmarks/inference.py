@@ -30,12 +30,13 @@ from benchmarks.measuring import Report, alternate, network_module, parser
 from benchmarks.pictures import write_picture
 from data.images.decode import decode_rgb
 from jobs.scoring import open_scoring
-from model.frozen.load import NetworkLoader, checked_contract, scorer_spec
+from model.frozen.load import NetworkLoader
 from model.registry import NetworkBuilder
 from model.sharing.files import describe, to_onnx
 from utils.config import load_config
 from utils.config.inference import InferenceConfig
 from utils.config.sections import ModelConfig
+from utils.contract import InputContract
 from utils.rank_correlation import spearman
 from utils.training.precision import pick_device
 
@@ -90,14 +91,13 @@ class Ours:
     def __init__(self, folder: Path, device: str, *overrides: str):
         values = [f"base.device={device}", f"dataset.loc={folder / 'faces'}", "base.verbose=0", *overrides]
         self.cfg = load_config(InferenceConfig, CONFIGS / "inference_config.yaml", values)
-        self.model_cfg = inference.network_config(self.cfg, str(CONFIGS / "inference_config.yaml"))
         self.device = pick_device(device)
-        spec = scorer_spec(self.model_cfg, self.cfg.model.weight, self.cfg.base.precision)
+        spec = inference.described(self.cfg, str(CONFIGS / "inference_config.yaml")).scorer()
         self.scorer = NetworkLoader(NetworkBuilder(), self.device).load(spec)
 
     def __call__(self) -> int:
         """Score the folder."""
-        with open_scoring(self.cfg, self.model_cfg, self.scorer) as run:
+        with open_scoring(self.cfg, self.scorer) as run:
             session = run.images.measure_left(lambda crops, rows: self.scorer.qualities(crops))
             run.conclude(session)
         return session.images
@@ -128,7 +128,7 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
 def write_onnx(folder: Path, student: nn.Module) -> None:
     """Write the file that export.py writes."""
     model_cfg = load_config(ModelConfig, folder / "model.yaml")
-    contract, _ = checked_contract(model_cfg, folder / "student.pth")
+    contract = InputContract.from_transform(model_cfg.transform, model_cfg.channels)
     record = describe(model_cfg, contract, method="aikd", weights_sha256="")
     (folder / "student.onnx").write_bytes(to_onnx(student, contract, record))
 

@@ -55,7 +55,7 @@ class Ours:
         seed_everything(0)
         self.cfg = cfg
         self.objective = AIKDObjective.from_config(
-            cfg, model_cfg, (), InputContract.from_transform(model_cfg.transform)
+            cfg, model_cfg, (), InputContract.from_transform(model_cfg.transform, model_cfg.channels)
         )
         self.initial = copy.deepcopy(self.objective.student)
         self.objective.to(device, memory_format=torch.channels_last)

@@ -23,7 +23,7 @@ from model.label_sources.base import named_seed
 from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.label import LabelConfig
-from utils.config.sections import DETECTION_KEYS, ModelConfig
+from utils.config.sections import DETECTION_KEYS
 from utils.errors import DataError, UserError
 from utils.files import allocate, sha256_file
 
@@ -64,7 +64,6 @@ class LabellingRun:
     """Hold the parts of one labelling run."""
 
     cfg: LabelConfig
-    weight: str | None
     source: LabelSource
     images: ImagePass
     population: Population | None
@@ -117,7 +116,7 @@ class LabellingRun:
     def _facts(self) -> dict[str, Any]:
         """Return what run.json records beside the request, the counts and the versions."""
         return {
-            "weights": self.weight,
+            "weights": self.source.network.weight,
             "range": self.source.range,
             "remark": self.source.remark,
             "device": str(self.source.network.device),
@@ -126,12 +125,11 @@ class LabellingRun:
 
 @contextmanager
 def open_labelling(
-    cfg: LabelConfig, model_cfg: ModelConfig, source: LabelSource, allowed: AllowedModules = NOTHING_MORE
+    cfg: LabelConfig, source: LabelSource, allowed: AllowedModules = NOTHING_MORE
 ) -> Iterator[LabellingRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
-    weight = cfg.model.weight or model_cfg.features.weights
     crops = with_known_faces(sampled(open_images(cfg.dataset, allowed), cfg), cfg.base.save_path)
-    wanted = request(cfg, model_cfg, crops, source)
+    wanted = request(cfg, crops, source)
     journal = Journal(cfg.base.save_path, wanted, len(crops.names), numbers_per_face(crops))
     try:
         journal.open((*OUTPUTS, *stale_faces(crops)))
@@ -141,7 +139,7 @@ def open_labelling(
             population = Population(source, open_embeddings(journal, source))
         loader = with_workers(cfg.dataloader.params, source.network.device)
         images = ImagePass(crops, journal, loader, cfg.base.verbose)
-        yield LabellingRun(cfg, weight, source, images, population)
+        yield LabellingRun(cfg, source, images, population)
     finally:
         journal.close()
 
@@ -156,11 +154,9 @@ def sampled(crops: FaceCrops | DetectedCrops, cfg: LabelConfig) -> FaceCrops | D
     return crops.take(rows)
 
 
-def request(
-    cfg: LabelConfig, model_cfg: ModelConfig, crops: FaceCrops | DetectedCrops, source: LabelSource
-) -> dict[str, Any]:
+def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSource) -> dict[str, Any]:
     """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
-    weight = cfg.model.weight or model_cfg.features.weights
+    weight = source.network.weight
     settings = cfg.source.settings
     return {
         "source": {
@@ -171,7 +167,8 @@ def request(
         "seed": cfg.base.seed,
         "draws": source.network.device.type if source.draws_on_device else None,
         "weights_sha256": sha256_file(weight) if weight else None,
-        "model": model_cfg.model_dump(mode="json", exclude={"features": {"weights"}, "teacher": True}),
+        "network": dict(source.network.facts),
+        "preprocessing": source.network.contract.to_dict(),
         "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks", *DETECTION_KEYS}),
         **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if cfg.dataset.landmarks else None,

@@ -21,7 +21,6 @@ from model.frozen.network import FrozenNetwork
 from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.inference import InferenceConfig
-from utils.config.sections import ModelConfig
 from utils.errors import DataError
 from utils.files import sha256_file
 
@@ -86,16 +85,13 @@ class ScoringRun:
 
 @contextmanager
 def open_scoring(
-    cfg: InferenceConfig,
-    model_cfg: ModelConfig | None,
-    scorer: FrozenNetwork,
-    allowed: AllowedModules = NOTHING_MORE,
+    cfg: InferenceConfig, scorer: FrozenNetwork, allowed: AllowedModules = NOTHING_MORE
 ) -> Iterator[ScoringRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     if not os.path.exists(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
     crops = with_known_faces(open_images(cfg.dataset, allowed), cfg.base.save_path)
-    wanted = request(cfg, model_cfg, scorer, crops)
+    wanted = request(cfg, scorer, crops)
     journal = Journal(cfg.base.save_path, wanted, len(crops.names), numbers_per_face(crops))
     journal.several = cfg.dataset.input == "detect" and cfg.dataset.faces == "all"
     try:
@@ -106,20 +102,12 @@ def open_scoring(
         journal.close()
 
 
-def request(
-    cfg: InferenceConfig, model_cfg: ModelConfig | None, scorer: FrozenNetwork, crops: FaceCrops | DetectedCrops
-) -> dict[str, Any]:
+def request(cfg: InferenceConfig, scorer: FrozenNetwork, crops: FaceCrops | DetectedCrops) -> dict[str, Any]:
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
-    network: dict[str, Any] = {"format": "onnx"}
-    if model_cfg is not None:
-        network = {
-            "features": model_cfg.features.model_dump(mode="json", include={"module", "params"}),
-            "head": model_cfg.head.model_dump(mode="json"),
-        }
     return {
         "weights_sha256": sha256_file(cfg.model.weight),
-        "network": network,
+        "network": dict(scorer.facts),
         "preprocessing": {
             **scorer.contract.to_dict(),
             "input": source.input,

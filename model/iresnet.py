@@ -40,11 +40,17 @@ class IResNet(nn.Module):
     """
 
     def __init__(
-        self, blocks: tuple[int, ...], dropout: float = 0.0, num_features: int = 512, features_grad: bool = False
+        self,
+        blocks: tuple[int, ...],
+        dropout: float = 0.0,
+        num_features: int = 512,
+        features_grad: bool = False,
+        bn_eps: float = 1e-5,
     ):
         """Build the stages.
 
         dropout: rate before `fc`. features_grad: train the last BatchNorm's weight (CR-FIQA); else it stays 1.
+        bn_eps: added to every BatchNorm's variance (MagFace: 2e-5).
         """
         super().__init__()
         self.in_planes = WIDTHS[0]
@@ -60,6 +66,9 @@ class IResNet(nn.Module):
         self.features = nn.BatchNorm1d(num_features)
         initialise(self, residual_scale=1 / math.sqrt(sum(blocks)))
         self.features.weight.requires_grad_(features_grad)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+                module.eps = bn_eps
 
     def _stage(self, planes: int, count: int) -> nn.Sequential:
         shortcut = nn.Sequential(
@@ -92,26 +101,36 @@ def initialise(network: nn.Module, residual_scale: float) -> None:
             nn.init.constant_(module.weight, residual_scale)
 
 
-def iresnet18(dropout: float = 0.0, num_features: int = 512, features_grad: bool = False) -> IResNet:
+def iresnet18(
+    dropout: float = 0.0, num_features: int = 512, features_grad: bool = False, bn_eps: float = 1e-5
+) -> IResNet:
     """Build IResNet-18."""
-    return IResNet(BLOCKS[18], dropout, num_features, features_grad)
+    return IResNet(BLOCKS[18], dropout, num_features, features_grad, bn_eps)
 
 
-def iresnet34(dropout: float = 0.0, num_features: int = 512, features_grad: bool = False) -> IResNet:
+def iresnet34(
+    dropout: float = 0.0, num_features: int = 512, features_grad: bool = False, bn_eps: float = 1e-5
+) -> IResNet:
     """Build IResNet-34."""
-    return IResNet(BLOCKS[34], dropout, num_features, features_grad)
+    return IResNet(BLOCKS[34], dropout, num_features, features_grad, bn_eps)
 
 
-def iresnet50(dropout: float = 0.0, num_features: int = 512, features_grad: bool = False) -> IResNet:
+def iresnet50(
+    dropout: float = 0.0, num_features: int = 512, features_grad: bool = False, bn_eps: float = 1e-5
+) -> IResNet:
     """Build IResNet-50."""
-    return IResNet(BLOCKS[50], dropout, num_features, features_grad)
+    return IResNet(BLOCKS[50], dropout, num_features, features_grad, bn_eps)
 
 
-def iresnet100(dropout: float = 0.0, num_features: int = 512, features_grad: bool = False) -> IResNet:
+def iresnet100(
+    dropout: float = 0.0, num_features: int = 512, features_grad: bool = False, bn_eps: float = 1e-5
+) -> IResNet:
     """Build IResNet-100."""
-    return IResNet(BLOCKS[100], dropout, num_features, features_grad)
+    return IResNet(BLOCKS[100], dropout, num_features, features_grad, bn_eps)
 
 
-def iresnet200(dropout: float = 0.0, num_features: int = 512, features_grad: bool = False) -> IResNet:
+def iresnet200(
+    dropout: float = 0.0, num_features: int = 512, features_grad: bool = False, bn_eps: float = 1e-5
+) -> IResNet:
     """Build IResNet-200."""
-    return IResNet(BLOCKS[200], dropout, num_features, features_grad)
+    return IResNet(BLOCKS[200], dropout, num_features, features_grad, bn_eps)

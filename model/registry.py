@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from model.ai_kd import WrapperModel
 from model.embedding_dim import embedding_dim
+from model.published.presets import MODULES
 from model.weights import load_backbone, load_student
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.sections import ModelConfig, ModuleSpec, NetworkConfig
@@ -26,6 +27,8 @@ BACKBONES = (
     "model.mobilefacenet.MobileFaceNet",
 )
 """What returns a backbone; a new one takes a file of its own and a line here."""
+KNOWN = tuple(dict.fromkeys((*BACKBONES, *MODULES)))
+"""The backbones above, and those that published networks need."""
 NOT_FELT_FROZEN = ("dropout", "features_grad")
 """Parameters of these backbones that change nothing in evaluation mode."""
 HEADS = ("model.mlp.MLP", "model.mlp.LinearHead")
@@ -46,13 +49,13 @@ class NetworkBuilder:
         """Build the network `spec.module` with `spec.params`, with random weights.
 
         Known names may be shortened to their last part. `package.Name` is imported only of an allowed package; of
-        several outputs such a network may return, the first is the embedding.
+        several outputs such a network may return, the embedding is the one that `output` names, else the first.
         """
-        name = full_name(BACKBONES, spec.module)
+        name = full_name(KNOWN, spec.module)
         if name is not None:
             return _call(_listed(name), spec)
         module = _call(self._foreign(spec.module), spec)
-        module.register_forward_hook(_first_output)
+        module.register_forward_hook(_Chosen(getattr(spec, "output", None), spec.module))
         return module
 
     def pretrained(self, features: NetworkConfig) -> nn.Module:
@@ -142,5 +145,25 @@ def _call(factory: Callable[..., nn.Module], spec: ModuleSpec, **more: int) -> n
     return module
 
 
-def _first_output(module: nn.Module, inputs: tuple, output: Any) -> Any:
-    return output[0] if isinstance(output, tuple | list) and output else output
+@dataclass(frozen=True)
+class _Chosen:
+    """Let a network of several outputs return one tensor."""
+
+    output: str | int | None
+    name: str
+
+    def __call__(self, module: nn.Module, inputs: tuple, output: Any) -> Any:
+        if isinstance(output, Mapping):
+            wanted = next(iter(output)) if self.output is None and len(output) == 1 else self.output
+            found = output.get(wanted)
+            names = ", ".join(map(repr, output))
+        elif isinstance(output, tuple | list) and output:
+            wanted = 0 if self.output is None else self.output
+            found = output[wanted] if isinstance(wanted, int) and -len(output) <= wanted < len(output) else None
+            names = f"0 to {len(output) - 1}"
+        else:
+            return output
+        if found is None:
+            which = "several" if self.output is None else f"no {self.output!r}"
+            raise ConfigError(f"{self.name}: has outputs {names}, {which}; name one in output")
+        return found

@@ -10,7 +10,8 @@ from torch import nn
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.frozen.cut import tail
-from model.frozen.load import NetworkLoader, OnnxSpec, TorchSpec
+from model.frozen.describe import Described
+from model.frozen.load import NetworkLoader, TorchSpec
 from model.frozen.network import TorchNetwork
 from model.frozen.shared import SharedLoader
 from model.iresnet import IResNet
@@ -18,7 +19,7 @@ from model.mlp import MLP
 from model.mobilefacenet import MobileFaceNet
 from model.registry import NetworkBuilder
 from tests.helpers.tiny_networks import Convolutional, Shortcut, TinyNet, randomised
-from utils.config.sections import ModelConfig, ModuleSpec, NetworkConfig
+from utils.config.sections import ModelConfig, ModuleSpec, NetworkConfig, NetworkKeys
 from utils.contract import InputContract
 from utils.errors import ConfigError, WeightsError
 
@@ -179,7 +180,7 @@ def test_a_network_without_a_head_gives_no_quality():
 
 def test_an_onnx_file_is_looked_for_and_computes_in_fp32(tmp_path):
     with pytest.raises(WeightsError, match="no such weights file"):
-        OnnxSpec.checked(str(tmp_path / "none.onnx"), None, "fp32")
+        Described(str(tmp_path / "none.onnx"), NetworkKeys()).scorer()
     (tmp_path / "some.onnx").write_bytes(b"")
     with pytest.raises(ConfigError, match="computes in fp32, not bf16"):
-        OnnxSpec.checked(str(tmp_path / "some.onnx"), None, "bf16")
+        Described(str(tmp_path / "some.onnx"), NetworkKeys(), precision="bf16").scorer()

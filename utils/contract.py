@@ -4,10 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from utils.errors import ConfigError, ContractError
 from utils.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Say which of a network's outputs counts, and what its quality is."""
+
+    output: str | int | None = None
+    """Name or number of the output; None: the embedding is the first that holds several numbers per image."""
+    quality: Literal["head", "output", "length"] = "head"
+    """Of its quality head or its own quality output; the one number of the output itself; the embedding's length."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,12 @@ class InputContract:
     landmark_order: str = "left_eye right_eye nose left_mouth right_mouth"
 
     @classmethod
-    def from_transform(cls, transform: Mapping[str, Any]) -> "InputContract":
-        """Read the contract off a `transform` block of Resize, ToTensor and Normalize, in that order.
+    def from_transform(cls, transform: Mapping[str, Any], channels: str = "RGB") -> "InputContract":
+        """Read the contract off a `transform` block of Resize, ToTensor and Normalize, in that order, and `channels`.
 
         `transform` maps trans_N to a ModuleSpec. Anything else than the three is refused.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"channels": channels}
         order = []
         for key, spec in transform.items():
             name = spec.module.removeprefix("torchvision.transforms.")

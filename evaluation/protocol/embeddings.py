@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from data.tables.names import Names
-from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec
-from model.frozen.onnx_network import is_onnx
+from model.frozen.describe import Described
+from model.frozen.load import NetworkLoader, NetworkSpec
 from utils.config.evaluate import RecogniserConfig
 from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
@@ -103,19 +103,14 @@ def cosines(unit_ND: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.nd
 
 
 class Recogniser:
-    """Embed crops with a backbone or an ONNX file, 112x112, (pixel / 255 - 0.5) / 0.5, in the stated channel order."""
+    """Embed crops with a backbone or an ONNX file; where nothing says how it is fed, as the official networks are."""
 
     reason: str | None = None
 
     def __init__(self, cfg: RecogniserConfig, precision: str = "fp32"):
         """Describe the model; `precision` where its section names none."""
         self.flip, self.spec = cfg.flip, _spec(cfg, cfg.precision or precision)
-        keys = {"module", "params", "channels", "flip"}
-        self.fingerprint = {
-            **cfg.model_dump(mode="json", include=keys),
-            "weights": sha256_file(self.spec.weight or ""),
-            "precision": self.spec.precision,
-        }
+        self.fingerprint = {"flip": cfg.flip, **fingerprint(self.spec)}
 
     def load(self, loader: NetworkLoader) -> None:
         """Load the network."""
@@ -134,10 +129,19 @@ class Recogniser:
         return values
 
 
+def fingerprint(spec: NetworkSpec) -> dict[str, Any]:
+    """Return what decides a network's numbers."""
+    return {
+        "network": spec.facts(),
+        "contract": spec.contract and spec.contract.to_dict(),
+        "weights": sha256_file(spec.weight) if spec.weight else None,
+        "precision": spec.precision,
+    }
+
+
 def _spec(cfg: RecogniserConfig, precision: str) -> NetworkSpec:
     """Describe the network of a recognition model."""
-    contract = InputContract(channels=cfg.channels)
-    if cfg.weights is not None and is_onnx(cfg.weights):
-        return OnnxSpec.checked(cfg.weights, contract, precision)
-    features = NetworkConfig(module=cfg.module or "", params=cfg.params, weights=cfg.weights)
-    return TorchSpec(ModelConfig(features=features), cfg.weights, contract, precision=precision)
+    model = None
+    if cfg.module is not None:
+        model = ModelConfig(features=NetworkConfig(module=cfg.module, params=cfg.params, weights=None))
+    return Described(cfg.weights or "", cfg, model, precision).network(assume=InputContract())

@@ -8,30 +8,25 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from model.frozen.load import NetworkLoader, scorer_spec
+from evaluation.protocol.embeddings import fingerprint
+from model.frozen.describe import Described, named_model
+from model.frozen.load import NetworkLoader
 from model.label_sources import PopulationSource, build_source, label_schema, source_class, source_spec
 from utils.config import beside, load_config
 from utils.config.evaluate import ScoresConfig
-from utils.config.sections import ModelConfig
-from utils.files import sha256_file
 
 
 class QualityModel:
-    """Score crops with a trained quality model (`weights` and `config`)."""
+    """Score crops with a quality model (`weights`)."""
 
     reason: str | None = None
 
-    def __init__(self, weights: str, config: Path, precision: str = "fp32"):
-        """Describe the model; `config` is its model_config.yaml."""
-        model = load_config(ModelConfig, config)
-        self.spec = scorer_spec(model, weights, precision)
-        network = model.model_dump(mode="json", include={"features", "head", "transform"})
-        network["features"].pop("weights")
-        self.fingerprint: dict[str, Any] = {
-            "network": network,
-            "weights": sha256_file(weights),
-            "precision": self.spec.precision,
-        }
+    def __init__(self, cfg: ScoresConfig, place: str | Path, precision: str = "fp32"):
+        """Describe the model; `place` is the configuration file, beside which `cfg.config` may lie."""
+        weights = cfg.weights or ""
+        model = named_model(cfg.config, place, weights, cfg.preset)
+        self.spec = Described(weights, cfg, model, cfg.precision or precision).scorer()
+        self.fingerprint: dict[str, Any] = fingerprint(self.spec)
 
     def load(self, loader: NetworkLoader) -> None:
         """Load the network."""
@@ -53,7 +48,8 @@ class SourceModel:
     def __init__(self, config: Path):
         """Describe the source; `config` is its label_config.yaml."""
         self.label = load_config(label_schema(), config)
-        self.model = load_config(ModelConfig, beside(self.label.model.config, config))
+        keys = self.label.model
+        self.model = named_model(keys.config, config, keys.weight, keys.preset)
         self.spec = source_spec(self.label, self.model)
         self.reason: str | None = getattr(source_class(self.label.source.name), "reason", None)
         settings = self.label.source.settings
@@ -61,8 +57,7 @@ class SourceModel:
             "source": self.label.source.name,
             "params": settings.model_dump(mode="json") if settings is not None else None,
             "seed": self.label.base.seed,
-            "network": self.model.model_dump(mode="json", exclude={"teacher"}),
-            "weights": sha256_file(self.spec.weight) if self.spec.weight else None,
+            **fingerprint(self.spec),
         }
 
     def load(self, loader: NetworkLoader) -> None:
@@ -86,6 +81,6 @@ class SourceModel:
 
 def describe_method(cfg: ScoresConfig, place: str, precision: str) -> QualityModel | SourceModel:
     """Describe a method that runs here, to be loaded later; its files may lie beside the configuration `place`."""
-    if cfg.weights is not None and cfg.config is not None:
-        return QualityModel(cfg.weights, beside(cfg.config, place), cfg.precision or precision)
+    if cfg.weights is not None:
+        return QualityModel(cfg, place, precision)
     return SourceModel(beside(cfg.source or "", place))

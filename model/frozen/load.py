@@ -1,19 +1,21 @@
 """From a configuration to a frozen network: weights loaded, contract checked, on its device."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from model.frozen.network import FrozenNetwork, TorchNetwork
-from model.frozen.onnx_network import OnnxNetwork, is_onnx
+from model.frozen.onnx_network import OnnxNetwork
 from model.registry import NetworkBuilder
 from model.sharing.files import read_record
 from utils.config.sections import ModelConfig
-from utils.contract import InputContract, load_contract, sidecar
+from utils.contract import InputContract, Reading, load_contract, sidecar
 from utils.errors import ConfigError, WeightsError
+
+HEAD = Reading()
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,20 @@ class TorchSpec:
     """fp32, bf16 or fp16."""
     random_init: bool = False
     """Whether it may do without weights, for trials."""
+    reading: Reading = HEAD
+    """What its quality is."""
     remark: str = ""
     """One sentence about weights and preprocessing the user should read once, or nothing."""
+    hint: str = ""
+    """What to add where the weights do not fit."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the JSON values that decide its numbers, beside contract, precision and the bytes of its weights."""
+        features = self.model.features.model_dump(mode="json", exclude={"weights"}, exclude_defaults=True)
+        facts: dict[str, Any] = {"features": {"params": {}, **features}}
+        if self.quality:
+            facts["head"] = self.model.head.model_dump(mode="json")
+        return facts if self.reading == HEAD else {**facts, "reading": asdict(self.reading)}
 
 
 @dataclass(frozen=True)
@@ -44,17 +58,18 @@ class OnnxSpec:
 
     weight: str
     contract: InputContract | None = None
-    """How crops become its input, where the file does not say so."""
+    """How crops become its input; None: as the file says."""
+    assumed: bool = False
+    """Whether nobody stated `contract`, so that what the file says comes first."""
+    reading: Reading = HEAD
+    """Which output counts, and what its quality is."""
+    remark: str = ""
+    """One sentence the user should read once, or nothing."""
     precision: ClassVar[str] = "fp32"
 
-    @classmethod
-    def checked(cls, weight: str, contract: InputContract | None, precision: str) -> "OnnxSpec":
-        """Describe a file that must be there, in the one precision there is."""
-        if not Path(weight).is_file():
-            raise WeightsError(f"{weight}: no such weights file; check the path")
-        if precision != cls.precision:
-            raise ConfigError(f"{weight}: an ONNX file computes in fp32, not {precision}; set base.precision=fp32")
-        return cls(weight, contract)
+    def facts(self) -> dict[str, Any]:
+        """Return the JSON values that decide its numbers, beside its contract and its bytes."""
+        return {"format": "onnx"} if self.reading == HEAD else {"format": "onnx", "reading": asdict(self.reading)}
 
 
 NetworkSpec = TorchSpec | OnnxSpec
@@ -70,9 +85,16 @@ class NetworkLoader:
     def load(self, spec: NetworkSpec) -> FrozenNetwork:
         """Build the network and load its weights; no other weights file is read."""
         if isinstance(spec, OnnxSpec):
-            return OnnxNetwork(Path(spec.weight).read_bytes(), spec.weight, self.device, spec.contract)
-        network = TorchNetwork(self._module(spec), spec.contract, self.device, spec.precision, spec.folded)
-        network.remark = spec.remark
+            content = Path(spec.weight).read_bytes()
+            network: FrozenNetwork = OnnxNetwork(content, spec.weight, self.device, spec.contract, spec.assumed)
+        else:
+            try:
+                module = self._module(spec)
+            except WeightsError as error:
+                raise WeightsError("; ".join(filter(None, (str(error), spec.hint)))) from error
+            network = TorchNetwork(module, spec.contract, self.device, spec.precision, spec.folded)
+        network.remark = network.remark or spec.remark
+        network.reading, network.weight, network.facts = spec.reading, spec.weight, spec.facts()
         return network
 
     def _module(self, spec: TorchSpec) -> nn.Module:
@@ -84,33 +106,21 @@ class NetworkLoader:
         return self.builder.trained_student(spec.model, spec.weight)
 
 
-def scorer_spec(model_cfg: ModelConfig | None, weight: str, precision: str = "fp32") -> NetworkSpec:
-    """Describe a trained quality model that scores; its contract is checked, see checked_contract.
+def checked_contract(contract: InputContract, weight: str | Path) -> str | None:
+    """Return a line to log where nothing beside or in the weights confirms the contract.
 
-    An ONNX file holds network and contract and takes no `model_cfg`.
+    Raises ContractError when the file beside the weights, or their own metadata, names another one.
     """
-    if model_cfg is None or is_onnx(weight):
-        return OnnxSpec.checked(weight, None, precision)
-    contract, remark = checked_contract(model_cfg, weight)
-    return TorchSpec(model_cfg, weight, contract, True, folded=True, precision=precision, remark=remark or "")
-
-
-def checked_contract(model_cfg: ModelConfig, weight: str | Path) -> tuple[InputContract, str | None]:
-    """Return the preprocessing contract of the `transform` block and, where nothing confirms it, a line to log.
-
-    Raises ContractError when the contract file beside the weights names another one.
-    """
-    contract = InputContract.from_transform(model_cfg.transform)
     if not Path(weight).is_file():
         raise WeightsError(f"{weight}: no such weights file; name it in model.weight")
     saved, place = load_contract(weight), sidecar(weight)
     if saved is None and (record := read_record(weight)) is not None:
-        saved, place = InputContract.from_dict(record["contract"], weight), weight
+        saved, place = InputContract.from_dict(record["contract"], weight), Path(weight)
     if saved is not None:
         contract.require(saved, place)
-        return contract, None
+        return None
     kind = "the official preprocessing" if contract == InputContract() else "the preprocessing of model.config"
-    return contract, (
+    return (
         f"{weight}: no contract file {sidecar(weight).name} beside it; takes {kind}: "
         f"{contract.size_px} px, {contract.channels}, mean {contract.mean}, std {contract.std}"
     )

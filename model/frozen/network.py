@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
 from model.frozen.fold import fold_batchnorm
-from utils.contract import InputContract
+from utils.contract import InputContract, Reading
 from utils.errors import ContractError, UserError, WeightsError
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,9 +23,9 @@ class Answer(NamedTuple):
     """What a network says about a batch, on its device, in float32."""
 
     embedding: Tensor
-    """(B, D)."""
+    """(B, D); D is 0 for a network that gives none."""
     quality: Tensor | None
-    """(B,), higher = better; None for a network without a quality head."""
+    """(B,), higher = better; None for a network that gives none."""
     taps: dict[str, Tensor]
     """What the modules named in `tap` were given, (B, ...)."""
 
@@ -42,6 +43,12 @@ class FrozenNetwork:
     """Where it computes."""
     remark: str = ""
     """One sentence about weights and preprocessing the user should read once, or nothing."""
+    reading: Reading = Reading()
+    """Which of its outputs counts, and what its quality is."""
+    weight: str | None = None
+    """Its file."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """JSON values that decide its numbers, beside contract, precision and the bytes of its file."""
     remembers: bool = False
     """Whether the answer to the latest batch is kept, for several methods that ask about the same tensor in turn."""
     _latest: tuple[Tensor, Answer] | None = None
@@ -60,7 +67,10 @@ class FrozenNetwork:
 
     def embeddings(self, images_BHW3: Tensor) -> np.ndarray:
         """Return the embeddings (B, D) float32."""
-        return self(images_BHW3).embedding.cpu().numpy()
+        embedding_BD = self(images_BHW3).embedding
+        if not embedding_BD.shape[1]:
+            raise WeightsError(f"{self.name}: gives no embedding, only a quality; name a recognition network")
+        return embedding_BD.cpu().numpy()
 
     def qualities(self, images_BHW3: Tensor) -> np.ndarray:
         """Return the qualities (B,) float32, higher = better."""
@@ -70,6 +80,21 @@ class FrozenNetwork:
         if quality_B is None:
             raise WeightsError(f"{self.name}: gives no quality; name the weights of a trained quality model")
         return quality_B.cpu().numpy()
+
+
+def measured(output_BD: Tensor, reading: Reading, name: str) -> Tensor | None:
+    """Return the qualities (B,) that an output of (B, D) or (B,) numbers stands for; None where they have a head."""
+    if reading.quality == "head":
+        return None
+    if reading.quality == "length":
+        return output_BD.norm(dim=1)
+    if output_BD.numel() != len(output_BD):
+        numbers = output_BD[0].numel()
+        raise WeightsError(
+            f"{name}: its output holds {numbers} numbers per image, a quality is one; name another in output, or set "
+            "quality: length"
+        )
+    return output_BD.flatten()
 
 
 class TorchNetwork(FrozenNetwork):
@@ -129,8 +154,10 @@ class TorchNetwork(FrozenNetwork):
         record = {name: lambda _, inputs, name=name: seen.update({name: inputs[0]}) for name in self.taps}
         with before(self.backbone, record), self.autocast():
             output = self.module(self.prepare(images_BHW3))
-        quality_B = output[1].float() if isinstance(self.module, WrapperModel) else None
-        return Answer(first_output(output).float(), quality_B, seen)
+        embedding_BD = first_output(output).float()
+        if isinstance(self.module, WrapperModel):
+            return Answer(embedding_BD, output[1].float(), seen)
+        return Answer(embedding_BD, measured(embedding_BD, self.reading, self.name), seen)
 
     def prepare(self, images_BHW3: Tensor) -> Tensor:
         """Turn uint8 crops into network input (B, 3, S, S) on the device."""

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from model.frozen.load import NetworkLoader, NetworkSpec, TorchSpec
 from model.frozen.network import FrozenNetwork
-from model.registry import BACKBONES, NOT_FELT_FROZEN, full_name
+from model.registry import KNOWN, NOT_FELT_FROZEN, full_name
 from utils.config.sections import NetworkConfig
 from utils.files import sha256_file
 
@@ -46,15 +46,16 @@ class SharedLoader(NetworkLoader):
         weight = spec.weight or ""
         if weight not in self.hashes:
             self.hashes[weight] = sha256_file(weight) if weight else ""
-        facts: list[Any] = [self.hashes[weight], spec.contract and spec.contract.to_dict()]
+        facts: list[Any] = [self.hashes[weight], spec.contract and spec.contract.to_dict(), asdict(spec.reading)]
         if isinstance(spec, TorchSpec):
-            facts += [_felt(spec.model.features), spec.precision, spec.folded]
+            features = spec.model.features
+            facts += [_felt(features), features.part, features.output, spec.precision, spec.folded]
         return json.dumps(facts, sort_keys=True, default=repr)
 
 
 def _felt(features: NetworkConfig) -> tuple[str, dict[str, Any]]:
     """Return a backbone's name and those of its parameters that a frozen network feels."""
-    name = full_name(BACKBONES, features.module)
+    name = full_name(KNOWN, features.module)
     if name is None:
         return features.module, features.params
     return name, {key: value for key, value in features.params.items() if key not in NOT_FELT_FROZEN}

@@ -4,13 +4,14 @@ Each has a file with its settings and its numbers; the table below says which na
 """
 
 import importlib
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import create_model, model_validator
 
-from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec, checked_contract
+from model.frozen.describe import Described
+from model.frozen.load import NetworkLoader, NetworkSpec, OnnxSpec, TorchSpec
 from model.frozen.network import TorchNetwork
-from model.frozen.onnx_network import is_onnx
 from model.label_sources.base import LabelSource, PopulationSource
 from utils.config.label import LabelConfig, SourceConfig
 from utils.config.sections import ModelConfig
@@ -27,6 +28,7 @@ SOURCES = {
     "sdd_fiqa": "model.label_sources.sdd_fiqa.SddFiqa",
     "grafiqs": "model.label_sources.grafiqs.Grafiqs",
     "student": "model.label_sources.student.Student",
+    "module": "model.label_sources.module.Module",
 }
 """A new source takes a file of its own and a line here; the first one is the default."""
 
@@ -48,8 +50,11 @@ def label_schema() -> type[LabelConfig]:
     return create_model("LabelConfig", __base__=LabelConfig, source=(source, source.model_validate({})), **more)
 
 
-def build_source(cfg: LabelConfig, model: ModelConfig, loader: NetworkLoader) -> LabelSource:
-    """Build the source `cfg.source.name` over the network of `model`, with weights loaded, on the device."""
+def build_source(cfg: LabelConfig, model: ModelConfig | None, loader: NetworkLoader) -> LabelSource:
+    """Build the source `cfg.source.name` over its network, with weights loaded, on the device.
+
+    `model` is what model.config names; None where the file of the weights says enough.
+    """
     source, network = source_class(cfg.source.name), loader.load(source_spec(cfg, model))
     if source.looks_inside and not isinstance(network, TorchNetwork):
         raise ConfigError(
@@ -58,21 +63,26 @@ def build_source(cfg: LabelConfig, model: ModelConfig, loader: NetworkLoader) ->
     return source(network, cfg.source.settings, cfg.base.seed, cfg.source.rows_per_pass)
 
 
-def source_spec(cfg: LabelConfig, model: ModelConfig) -> NetworkSpec:
+def source_spec(cfg: LabelConfig, model: ModelConfig | None) -> NetworkSpec:
     """Describe the network behind the labels; its contract is checked, see checked_contract."""
     source = source_class(cfg.source.name)
-    if source.head is not None:
+    if source.head is not None and model is not None:
         model = model.model_copy(update={"head": source.head})
-    weight = cfg.model.weight or model.features.weights
-    if weight is not None and is_onnx(weight):
-        return OnnxSpec.checked(weight, None, "fp32")
-    if weight is None:
-        contract = InputContract.from_transform(model.transform)
-        remark = "the network has random weights: for trials only"
+    weight = cfg.model.weight or (model.features.weights if model is not None else None)
+    if weight is not None:
+        described = Described(weight, cfg.model, model)
+        if source.trained:
+            spec = described.scorer()
+            return spec if isinstance(spec, OnnxSpec) else replace(spec, folded=False)
+        spec = described.network()
+    elif model is None:
+        raise ConfigError("model.config: names no network, and model.weight no file; name one of them")
     else:
-        contract, remark = checked_contract(model, weight)
-    random_init = cfg.base.allow_random_init
-    return TorchSpec(model, weight, contract, source.trained, random_init=random_init, remark=remark or "")
+        contract = replace(InputContract.from_transform(model.transform, model.channels), **cfg.model.fed)
+        remark = "" if source.own_weights else "the network has random weights: for trials only"
+        random_init = cfg.base.allow_random_init or source.own_weights
+        spec = TorchSpec(model, None, contract, random_init=random_init, remark=remark)
+    return replace(spec, reading=replace(spec.reading, quality=source.quality)) if source.quality else spec
 
 
 def _has_weight(cfg: LabelConfig) -> LabelConfig:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ class LabelSource:
     """The quality head its weights have; None: the one of the model configuration."""
     looks_inside: ClassVar[bool] = False
     """Whether it needs the network's layers or gradients, which only a network in torch has."""
+    own_weights: ClassVar[bool] = False
+    """Whether its network may bring its weights itself."""
+    quality: ClassVar[Literal["output"] | None] = None
+    """Where its network keeps the quality, if it is not asked by embeddings or by a head."""
     draws_on_device: ClassVar[bool] = False
     """Whether the network's device makes random numbers; the CPU's are others than a GPU's."""
     remark: str = ""

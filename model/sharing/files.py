@@ -48,7 +48,9 @@ def describe(model_cfg: ModelConfig, contract: InputContract, **facts: Any) -> d
     model = model_cfg.model_copy(
         update={"features": model_cfg.features.model_copy(update={"weights": None}), "teacher": None}
     )
-    return {"contract": contract.to_dict(), "model": model.model_dump(mode="json"), **facts}
+    unstated = {"part"} if model.features.output is not None else {"part", "output"}
+    plain = model.model_dump(mode="json", exclude={"features": unstated})
+    return {"contract": contract.to_dict(), "model": plain, **facts}
 
 
 def to_onnx(student: nn.Module, contract: InputContract, record: Mapping[str, Any]) -> bytes:

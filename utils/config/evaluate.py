@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import Border, DecodeConfig, DetectionConfig, Precision
+from utils.config.sections import Border, DecodeConfig, DetectionConfig, NetworkKeys, Precision
 
 
 def _several(value: Any) -> Any:
@@ -109,19 +109,18 @@ class PairsConfig(DecodeConfig, DetectionConfig):
         return self
 
 
-class RecogniserConfig(StrictModel):
+class RecogniserConfig(NetworkKeys):
     """One recognition model, or embeddings it gave."""
 
     embeddings: dict[str, UserPath] = Field(default_factory=dict)
     """DATASET: .npz with arrays `names` and `embeddings`."""
     module: str | None = None
-    """Backbone to run, e.g. model.iresnet.iresnet100; not needed for an ONNX file."""
+    """Backbone to run, e.g. model.iresnet.iresnet100; null: the weights say which, by their metadata or
+    their keys."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Its keyword arguments."""
     weights: UserPath | None = None
     """Weights file (.pth, .pt, .safetensors), or .onnx."""
-    channels: Literal["RGB", "BGR"] = "RGB"
-    """Channel order the model was trained with; AdaFace: BGR."""
     flip: Flag = False
     """1: add the embedding of the mirrored crop."""
     precision: Precision | None = None
@@ -135,16 +134,13 @@ class RecogniserConfig(StrictModel):
     @model_validator(mode="after")
     def _check(self) -> "RecogniserConfig":
         if self.weights is None and not self.embeddings:
-            raise ValueError("expected embeddings, or weights with module")
+            raise ValueError("expected embeddings, or weights")
         if self.precision is not None and self.weights is None:
             raise ValueError("precision goes with weights; remove it")
-        onnx = self.weights is not None and self.weights.lower().endswith(".onnx")
-        if self.weights is not None and not onnx and self.module is None:
-            raise ValueError("module is needed with weights; name the backbone, e.g. model.iresnet.iresnet100")
         return self
 
 
-class ScoresConfig(StrictModel):
+class ScoresConfig(NetworkKeys):
     """One quality method: a score file per data set, a trained quality model, or a label source."""
 
     files: dict[str, UserPath] = Field(default_factory=dict)
@@ -154,7 +150,7 @@ class ScoresConfig(StrictModel):
     weights: UserPath | None = None
     """Weights of a trained quality model; runs on every data set with images, and on perturbed crops."""
     config: UserPath | None = None
-    """Its model_config.yaml."""
+    """Its model_config.yaml; null: the weights say which network they are, by their metadata or their keys."""
     precision: Precision | None = None
     """Its number format; null: base.precision."""
     source: UserPath | None = None
@@ -180,10 +176,10 @@ class ScoresConfig(StrictModel):
     def _check(self) -> "ScoresConfig":
         if self.precision is not None and self.weights is None:
             raise ValueError("precision goes with weights; remove it")
-        if (self.weights is None) != (self.config is None):
-            raise ValueError("weights and config belong together; give both")
+        if self.config is not None and self.weights is None:
+            raise ValueError("config goes with weights; name the weights too, or remove it")
         if (self.weights is not None) + (self.source is not None) + bool(self.files) != 1:
-            raise ValueError("expected exactly one of score files, weights with config, or source")
+            raise ValueError("expected exactly one of score files, weights or source")
         return self
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, Precision, require_input
+from utils.config.sections import CropInputConfig, NetworkKeys, Precision, require_input
 
 
 class InferenceBase(StrictModel):
@@ -41,14 +41,14 @@ class InferenceLoader(StrictModel):
     """Its arguments."""
 
 
-class TrainedModel(StrictModel):
+class TrainedModel(NetworkKeys):
     """The network and its weights."""
 
     config: UserPath | None = None
     """Path of model_config.yaml, from the working directory or beside this file; its own weights are not read. null:
-    the file of `weight` says which network it holds (safetensors of export.py). Not read with an ONNX file."""
+    `weight` says which network it holds, by its metadata or its keys. Not read with a preset or an ONNX file."""
     weight: UserPath
-    """Weights of a trained quality model (.pth, .safetensors, .onnx of export.py); their contract is checked."""
+    """Weights of a trained quality model (.pth, .safetensors, .onnx); their contract is checked."""
 
 
 class OutputConfig(StrictModel):

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.inference import InferenceLoader
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, require_input
+from utils.config.sections import CropInputConfig, NetworkKeys, require_input
 
 
 class LabelBase(StrictModel):
@@ -34,13 +34,14 @@ class LabelDataset(CropInputConfig):
     """Label only this many images, drawn from (base.seed, name); null: all."""
 
 
-class LabelModel(StrictModel):
+class LabelModel(NetworkKeys):
     """The network behind the labels."""
 
-    config: UserPath
-    """Path of model_config.yaml, from the working directory or beside this file."""
+    config: UserPath | None = None
+    """Path of model_config.yaml, from the working directory or beside this file; null: `weight` says which network it
+    holds, by its metadata or its keys. Not read with a preset or an ONNX file."""
     weight: UserPath | None = None
-    """Weights file; null: model.features.weights of model_config.yaml. A trained quality model needs it."""
+    """Weights file, or .onnx; null: model.features.weights of model_config.yaml. A trained quality model needs it."""
 
 
 class SourceConfig(StrictModel):

@@ -3,10 +3,19 @@
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from utils.config.loading import Flag, StrictModel, UserPath
 
+Channels = Literal["RGB", "BGR"]
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number format of a network that only answers; fp32 means full fp32, TF32 off."""
 
@@ -27,6 +36,39 @@ class NetworkConfig(ModuleSpec):
     """Weights file (.pth, .pt, .safetensors); null: random, only with base.allow_random_init: 1."""
     part: str | None = None
     """Which entry to read where several hold weights, e.g. model or ema; null: the average, and the log says so."""
+    output: str | int | None = None
+    """Of several outputs the embedding, by name or number; null: the first. For networks of --allow-module."""
+
+
+class NetworkKeys(StrictModel):
+    """How one network is fed and read. null: as its file, its preset or its transform block says."""
+
+    preset: str | None = None
+    """A published network by name: its layers, its input, what its number means; `list` prints them."""
+    part: str | None = None
+    """Which entry to read where several hold weights, e.g. model or ema; null: the average, and the log says so."""
+    channels: Channels | None = None
+    """Channel order it was trained with."""
+    mean: float | tuple[float, float, float] | None = None
+    """Subtracted from pixel / 255, in the order of `channels`."""
+    std: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """What is left is divided by it."""
+    size_px: PositiveInt | None = None
+    """Side of its crops."""
+    output: str | int | None = None
+    """Of several outputs the one that counts, by name or number; null: the first that fits."""
+    quality: Literal["head", "output", "length"] | None = None
+    """Where the quality is: in a head, in an output of one number, or the length of the embedding."""
+
+    @property
+    def fed(self) -> dict[str, Any]:
+        """Return the stated fields of the preprocessing contract."""
+        stated = {key: getattr(self, key) for key in ("size_px", "channels", "mean", "std")}
+        return {
+            key: (float(value),) * 3 if key in ("mean", "std") and not isinstance(value, tuple) else value
+            for key, value in stated.items()
+            if value is not None
+        }
 
 
 class ModelConfig(StrictModel):
@@ -48,6 +90,8 @@ class ModelConfig(StrictModel):
         }
     )
     """Resize, ToTensor, Normalize: the preprocessing contract."""
+    channels: Channels = "RGB"
+    """Channel order of the network's input; mean and std are in this order."""
 
     @model_validator(mode="before")
     @classmethod
