@@ -14,10 +14,11 @@ from torch import Tensor
 from data.samples.crops import FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.tables.names import Names
-from data.tables.scores import FAILURES, LABELS, write_failures, write_labels
+from data.tables.scores import FAILURES, LABELS, PAGE, write_failures, write_labels
 from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
 from jobs.journal import Journal, Progress, list_of_images
+from jobs.score_page import write_page
 from model.label_sources import LabelSource, PopulationSource
 from model.label_sources.base import named_seed
 from utils import distributed
@@ -29,7 +30,7 @@ from utils.files import allocate, sha256_file
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = (FAILURES, *LABELS)
+OUTPUTS = (FAILURES, PAGE, *LABELS)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ class LabellingRun:
             if isinstance(self.images.crops, DetectedCrops):
                 seen, values = state.records()
                 keep_faces(journal.folder, self.images.crops, FoundFaces(seen, values[:, 1:], reasons))
+            if len(rows) and cfg.output.page:
+                title = f"Labels of {cfg.dataset.loc} by {cfg.source.name}"
+                write_page(self.images, title, (rows, labels[rows]), state, self._facts())
         counts = self.images.counts(state, "labelled", rows)
         self.images.finish(counts, self._facts(), session)
         if not len(rows):
@@ -110,7 +114,8 @@ class LabellingRun:
             f"min {low:.4g}, median {middle:.4g}, max {high:.4g}; higher = better"
         )
         warn(counts, "label", failures, cfg.base.strict)
-        logger.info(f"labels: {', '.join(str(journal.folder / name) for name in LABELS)}")
+        written = [*LABELS, *([PAGE] if cfg.output.page else [])]
+        logger.info(f"labels: {', '.join(str(journal.folder / name) for name in written)}")
         return SOME_FAILED if cfg.base.strict and state.reasons else 0
 
     def _facts(self) -> dict[str, Any]:

@@ -13,10 +13,11 @@ import numpy as np
 from data.samples.crops import FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.tables.faces import FaceTable, write_face_scores
-from data.tables.scores import FAILURES, FORMATS, SCORES, Scored, write_failures, write_scores
+from data.tables.scores import FAILURES, FORMATS, PAGE, SCORES, Scored, write_failures, write_scores
 from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
 from jobs.journal import Journal, list_of_images
+from jobs.score_page import write_page
 from model.frozen.network import FrozenNetwork
 from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
@@ -26,7 +27,7 @@ from utils.files import sha256_file
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = (FAILURES, *(f"{SCORES}.{kind}" for kind in FORMATS))
+OUTPUTS = (FAILURES, PAGE, *(f"{SCORES}.{kind}" for kind in FORMATS))
 ALWAYS = ("pkl", "csv")
 
 
@@ -51,6 +52,10 @@ class ScoringRun:
                 paths += self._write_scores(faces, values)
             if isinstance(crops, DetectedCrops):
                 keep_faces(journal.folder, crops, FoundFaces(faces, values[:, 1:], state.reasons))
+            if len(rows) and cfg.output.page:
+                made_with = {"weights": cfg.model.weight, "device": str(self.scorer.device)}
+                title = f"Quality of {cfg.dataset.loc}"
+                paths.append(write_page(self.images, title, (faces, values[:, 0]), state, made_with))
         counts = self.images.counts(state, "scored", rows)
         if len(faces) > len(rows):
             counts["faces"] = len(faces)

@@ -1,5 +1,6 @@
 """dataset.input: detect: from photographs to scores, labels and evaluations in one command."""
 
+import base64
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import yaml
 import label
 from data.alignment import align
 from data.detectors.yunet import YuNetDetector
+from data.images.decode import decode_rgb
 from data.tables.faces import FaceTable, read_faces, write_faces
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
@@ -22,7 +24,7 @@ from model.compact import CompactNet
 from tests.helpers import processes
 from tests.helpers.detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
 from tests.helpers.evaluation import csv_rows, run_evaluate
-from tests.helpers.inference import TINY, expected, infer, rows_of, scores_of, tiny_student, write_setup
+from tests.helpers.inference import TINY, expected, infer, page_content, rows_of, scores_of, tiny_student, write_setup
 from utils import cli
 
 CELLS = {"a/1.png": [(4, 3)], "a/2.png": [(2, 4), (6, 8)], "b/dark.png": [], 'b/é, "x"\n.png': [(5, 5)]}
@@ -159,6 +161,14 @@ def test_all_faces_have_a_row_each(photographs):
     assert [(row["path"], str(row["face"])) for row in parquet] == [(row["path"], row["face"]) for row in rows]
     assert not (out / "quality-scores.pkl").exists()
     assert json.loads((out / "run.json").read_text())["counts"]["faces"] == 4
+    page = page_content(out / "scores.html")
+    assert page["summary"].startswith("4 faces in 3 of 5 images")
+    assert {face["name"] for face in page["faces"]} == {"a/1.png", "a/2.png, face 0", "a/2.png, face 1", ALONE}
+    crops = [crop(shown[name], cell) for name in shown for cell in shown[name]]
+    for face, row in zip(page["faces"], rows, strict=True):  # its picture is the crop that has its score
+        seen = decode_rgb(base64.b64decode(face["jpeg"])).astype(float)
+        like = min(crops, key=lambda one: np.abs(seen - one).mean())
+        assert face["quality"] == float(row["quality"]) == pytest.approx(expected(like), abs=1e-4)
     first = (out / "quality-scores.csv").read_bytes()
     assert infer(photographs, *wanted(photographs, faces="all")) == 0
     assert (out / "quality-scores.csv").read_bytes() == first

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 SCORES = "quality-scores"
 LABELS = ("labels.csv", "labels.pkl")
 FAILURES = "failures.csv"
+PAGE = "scores.html"
 FORMATS = ("pkl", "csv", "txt", "parquet")
 _PICKLES = {".pkl", ".pickle", ".p"}
 _QUALITY = Content("a quality", (("quality",), ("score",), ("label",), ("quality_score",), ("value",)))

@@ -15,12 +15,20 @@ def threshold_table(title: str, scores: np.ndarray, shares: Sequence[float]) -> 
     rows = []
     ranked = np.sort(scores)
     for share in shares:
-        threshold = ranked[math.floor(share * len(ranked) + 1e-9)]
-        below = int(np.searchsorted(ranked, threshold))
+        threshold, below = discard_threshold(ranked, share)
         rows.append(
             [f"{100 * share:g} %", f"{threshold:.6g}", f"{below} of {len(ranked)} ({100 * below / len(ranked):.2f} %)"]
         )
     return Table(f"{title}: threshold for a wanted discard rate", ["wanted", "keep scores from", "discarded"], rows)
+
+
+def discard_threshold(ranked: np.ndarray, share: float) -> tuple[float, int]:
+    """Return the lowest score that is kept, and how many of the ascending scores lie below: at most `share` of them.
+
+    `share` is less than 1. Equal scores stay together.
+    """
+    threshold = ranked[math.floor(share * len(ranked) + 1e-9)]
+    return threshold, int(np.searchsorted(ranked, threshold))
 
 
 def percentile_table(title: str, scores: np.ndarray) -> Table:

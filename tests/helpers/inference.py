@@ -1,8 +1,11 @@
 """A tiny trained student with its files, inference.py run on it, and the scores worked out the long way round."""
 
 import csv
+import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +63,13 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     """Read a CSV; names that are no UTF-8 keep their bytes."""
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def page_content(path: Path) -> dict[str, Any]:
+    """Return what the script of scores.html reads."""
+    page = path.read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(found[1])
 
 
 def scores_of(folder: Path) -> dict[str, np.float32]:

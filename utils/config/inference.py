@@ -51,7 +51,14 @@ class TrainedModel(NetworkKeys):
     """Weights of a trained quality model (.pth, .safetensors, .onnx); their contract is checked."""
 
 
-class OutputConfig(StrictModel):
+class PageOutput(StrictModel):
+    """What is written beside the numbers."""
+
+    page: Flag = True
+    """1: scores.html, a page to look at: distribution, thresholds, faces from lowest to highest, failures."""
+
+
+class OutputConfig(PageOutput):
     """What is written."""
 
     formats: list[Literal["pkl", "csv", "txt", "parquet"]] = Field(default_factory=lambda: ["pkl", "csv"])

@@ -5,7 +5,7 @@ model.label_sources.label_schema completes it by the settings of each source.
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from utils.config.inference import InferenceLoader
+from utils.config.inference import InferenceLoader, PageOutput
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import CropInputConfig, NetworkKeys, require_input
 
@@ -66,6 +66,7 @@ class LabelConfig(StrictModel):
     dataloader: InferenceLoader = InferenceLoader()
     model: LabelModel
     source: SourceConfig
+    output: PageOutput = PageOutput()
 
     @model_validator(mode="after")
     def _complete(self) -> "LabelConfig":
