@@ -11,7 +11,7 @@ from pathlib import Path
 from data.tables.scores import read_scores
 from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import Recogniser, read_embeddings
-from evaluation.protocol.face_set import FaceSet, open_faces, with_second_landmarks
+from evaluation.protocol.face_set import FaceSet, open_faces, require_usual_images, with_second_landmarks
 from evaluation.protocol.methods import describe_method
 from evaluation.protocol.numbers import Models
 from evaluation.report.meaning import percentile_table, threshold_table
@@ -153,6 +153,9 @@ def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:
         raise ConfigError(f"datasets.{name}: no method scores it; name a score file in scores, or its root")
     if not stored and not (images and any(one.runs for one in cfg.recognition.values())):
         raise ConfigError(f"datasets.{name}: it has no embeddings; name a file in recognition, or its root")
+    runs = any(one.runs for one in (*cfg.recognition.values(), *cfg.scores.values()))
+    if images and runs and section.detector is None:  # what was found in these very images is of no other version
+        require_usual_images(faces, section)
     return faces
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.checks.landmark_order import MISFIT_LIMIT_PX, misfit_px
 from data.index.build import FaceIndex, build_index
-from data.index.landmark_check import MISFIT_LIMIT_PX, misfit_px, require_faces
+from data.samples.training import index_remarks
 from data.tables.fusing import fuse_labels
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.scores import LABELS, read_scores, write_labels, write_scores_csv
@@ -69,8 +70,8 @@ def check(cfg: PrepareConfig) -> None:
         json.dump({**coverage.to_dict(), "report": lines}, stream, indent=2)
     if dataset.on_missing == "error":
         coverage.require_complete()
-    if index.landmarks is not None:
-        require_faces(present(dataset.landms_location), index.landmarks)
+    for line in index_remarks(index, dataset):
+        logger.warning(line)
 
 
 def unlike_faces(index: FaceIndex) -> list[str]:
@@ -143,7 +144,7 @@ def cache(cfg: PrepareConfig) -> None:
 READS = {
     "check": (
         *("image_location", "landms_location", "quality_location", "label_scaling", "higher_is_better"),
-        *("key_root", "on_missing", "exif", "max_pixels", "cache"),
+        *("key_root", "on_missing", "exif", "max_pixels", "accept_unusual", "cache"),
     ),
     "landmarks": ("image_location", "exif", "max_pixels"),
 }

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from data.checks.inputs import InputKeys
 from data.index.build import TEMPLATE, FaceIndex, build_identity_index
 from data.index.split import split
-from data.samples.crops import open_crops
+from data.samples.crops import open_crops, require_usual
 from data.samples.datasets import IdentityDataset
 from data.samples.loader import train_loader, validation_loader
 from data.samples.sampler import Shard
@@ -106,7 +107,7 @@ def _records(cfg: RecognitionDataset) -> _Images:
         raise DataError(f"{cfg.image_location}: records hold aligned crops; set dataset.landms_location: template")
     source = open_records(cfg.image_location)
     index = FaceIndex(source, identities=source.identities)
-    report = [f"{source.location}: {len(index)} images"]
+    report = [f"{source.location}: {len(index)} images", *index_remarks(index, cfg)]
     return _Images(index, report, sha256_arrays(source.file.offsets, source.identities))
 
 
@@ -117,6 +118,7 @@ def _pair_index(cfg: RecognitionDataset, pairs: PairImages, index: FaceIndex) ->
         return FaceIndex(source, identities=np.full(len(source), -1, np.int32))
     if not _same_place(cfg):
         crops = open_crops(_input_config(cfg))
+        require_usual(crops, InputKeys("dataset.val_landms_location", "dataset.accept_unusual"))
         index = FaceIndex(crops.source, crops.landmarks, identities=np.full(len(crops), -1, np.int32))
     elif cfg.format == "recordio":
         raise DataError(
@@ -150,6 +152,7 @@ def _input_config(cfg: RecognitionDataset) -> CropInputConfig:
         on_missing="skip",  # images outside the pairs need none
         exif=cfg.exif,
         max_pixels=cfg.max_pixels,
+        accept_unusual=cfg.accept_unusual,
     )
 
 

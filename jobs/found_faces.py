@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.detectors.registry import open_finder
-from data.samples.crops import FaceCrops, open_crops
+from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.sources.registry import open_source
 from data.tables.faces import LANDMARKS_FILE, FaceTable, read_faces, write_faces
@@ -36,7 +36,9 @@ _PASSING = (NETWORK_FAILED, "cannot be read")
 def open_images(cfg: CropInputConfig, allowed: AllowedModules) -> FaceCrops | DetectedCrops:
     """Open the images of a run, and what says where the faces are in them: crops, a landmark file, a detector."""
     if cfg.input != "detect":
-        return open_crops(cfg)
+        crops = open_crops(cfg)
+        require_usual(crops)
+        return crops
     finder = open_finder(cfg, allowed)
     return DetectedCrops(open_source(cfg.loc), cfg, finder)
 

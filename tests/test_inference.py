@@ -260,7 +260,7 @@ def test_landmarks_that_are_often_unlike_a_face_are_said(setup, caplog):
 def test_a_crop_that_is_not_square_is_squeezed_with_a_warning(setup, caplog):
     write_image(setup / "faces/wide.png", crop_pixels(1, 128)[:100])
     write_image(setup / "faces/large.png", np.full((200, 200, 3), 90, np.uint8))
-    assert infer(setup) == 0
+    assert infer(setup, "dataset.accept_unusual=1") == 0
     assert "'wide.png' is not square" in caplog.text
     assert scores_of(setup / "out")["large.png"] == pytest.approx(
         expected(np.full((112, 112, 3), 90, np.uint8)), abs=1e-5
@@ -280,7 +280,7 @@ RESIZED = (
 def test_resizing_is_said_of_photographs_only(setup, caplog):
     write_crops(setup / "faces", 2)
     write_landmarks(setup, ["a/1.png", "a/2.png"])
-    assert infer(setup, "dataset.loc=" + str(setup / "faces/a")) == 0
+    assert infer(setup, "dataset.loc=" + str(setup / "faces/a"), "dataset.accept_unusual=1") == 0
     assert RESIZED.replace("1 images", "2 images") in caplog.text
     caplog.clear()
     extra = ["dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv", "dataset.on_missing=skip"]

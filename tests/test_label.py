@@ -317,7 +317,7 @@ def test_mistakes_are_one_sentence_with_exit_code_2(setup, capsys, overrides, se
 def test_photographs_labelled_whole_are_counted(setup, caplog):
     for path in sorted((setup / "images").rglob("*.jpg"))[:2]:
         cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (150, 150)))
-    whole = ("dataset.input=aligned", "dataset.landmarks=null", "base.verbose=1")
+    whole = ("dataset.input=aligned", "dataset.landmarks=null", "dataset.accept_unusual=1", "base.verbose=1")
     with caplog.at_level("INFO"):
         assert run(setup, "magnitude", *whole) == 0
     assert "11 images were not square and have been squeezed" in caplog.text

@@ -1,4 +1,4 @@
-"""data/index/landmark_check.py: a wrong order or unit of landmarks is refused, real faces and profiles are not."""
+"""data/checks/landmark_order.py: a wrong order or unit of landmarks is refused, real faces and profiles are not."""
 
 import time
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.alignment import TEMPLATE_112
-from data.index.landmark_check import misfit_px, require_faces
+from data.checks.landmark_order import misfit_px, require_faces
 from data.tables.landmarks import read_landmarks
 from synthetic.geometry import Pose
 from tests.helpers.faces import WRONG_ORDERS
@@ -77,6 +77,16 @@ def test_points_that_are_no_face_in_any_order_are_refused():
         require_faces("x.csv", np.random.default_rng(2).uniform(0, 100, (500, 5, 2)))
     with pytest.raises(DataError):
         require_faces("x.csv", np.full((3, 5, 2), 7.0))
+
+
+def test_points_of_another_kind_that_misfit_no_more_than_profiles_are_refused():
+    jaw = np.column_stack([np.cos(angles := np.linspace(np.pi, 0.75 * np.pi, 5)) * 77, np.sin(angles) * 98])
+    box_first = np.array([[-30, -25], [105, 110], [56, 72], [42, 92], [71, 92]])  # x1, y1, x2, y2 are those of a box
+    for points in (jaw, box_first):
+        some = np.broadcast_to(points, (300, 5, 2)) + np.random.default_rng(4).normal(0, 1, (300, 5, 2))
+        assert (misfit_px(some) < 19).mean() > 0.5
+        with pytest.raises(DataError, match=r"100% of the landmarks are no face"):
+            require_faces("x.csv", some)
 
 
 def test_millions_of_rows_cost_no_time():

@@ -134,7 +134,7 @@ def test_photographs_are_scored_with_the_landmarks_found(tmp_path, photographs, 
     assert run(tmp_path, **detect_sections(photographs, model)) == 0
     found = tmp_path / "out/landmarks.csv"
     score = (f"dataset.loc={photographs}", "dataset.input=landmarks", f"dataset.landmarks={found}")
-    score += (f"base.save_path={tmp_path / 'scores'}",)
+    score += (f"base.save_path={tmp_path / 'scores'}", "dataset.accept_unusual=1")  # the toy faces lie in a corner
     assert helpers_inference.infer(tmp_path, *score) == 2
     assert "2 of 5 images have no landmarks" in capsys.readouterr().err and not (tmp_path / "scores").exists()
     assert helpers_inference.infer(tmp_path, *score, "dataset.on_missing=skip") == 0
@@ -262,10 +262,14 @@ def test_two_processes_detect_what_one_does(tmp_path, photographs, model):
     assert json.loads((tmp_path / "two/run.json").read_text())["processes"] == 2
 
 
+CENTRED = 0.6 * TEMPLATE_112 + (10, 12)
+"""A face in the middle of a photograph."""
+
+
 def write_inputs(folder, names, suffix=True):
     """Write landmarks_data.pkl and a label pickle of the names below a leading train/."""
     keys = [f"train/{name if suffix else os.path.splitext(name)[0]}" for name in names]
-    points = {key: ([0, 0, 9, 9], TEMPLATE_112.tolist()) for key in keys}
+    points = {key: ([0, 0, 9, 9], CENTRED.tolist()) for key in keys}
     (folder / "landmarks_data.pkl").write_bytes(pickle.dumps(points))
     (folder / "labels.pkl").write_bytes(pickle.dumps({key: np.float32(row / 4) for row, key in enumerate(keys)}))
     return {"landms_location": str(folder / "landmarks_data.pkl"), "quality_location": str(folder / "labels.pkl")}
@@ -294,7 +298,7 @@ def test_what_a_task_does_not_read_of_its_dataset_section_is_said(tmp_path):
     said = {
         "check": "dataset.val_percent, dataset.perturbation, dataset.flip: without effect in task check, which reads "
         "image_location, landms_location, quality_location, label_scaling, higher_is_better, key_root, on_missing, "
-        "exif, max_pixels, cache",
+        "exif, max_pixels, accept_unusual, cache",
         "landmarks": "dataset.landms_location, dataset.val_percent, dataset.key_root, dataset.perturbation, "
         "dataset.flip: without effect in task landmarks, which reads image_location, exif, max_pixels",
     }
@@ -310,12 +314,12 @@ def test_check_tells_landmarks_in_another_order(tmp_path, photographs, capsys):
     dataset = {"image_location": str(photographs / "n1"), **write_inputs(tmp_path, names), "label_scaling": "none"}
     assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 0
     assert "unlike a face" not in capsys.readouterr().out
-    swapped = {"train/n1/a": TEMPLATE_112[[1, 0, 2, 4, 3]].tolist(), "train/n1/b": TEMPLATE_112.tolist()}
+    swapped = {"train/n1/a": CENTRED[[1, 0, 2, 4, 3]].tolist(), "train/n1/b": CENTRED.tolist()}
     (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(swapped))
     assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 0
     assert "1 of 2 images have points unlike a face in template order, first: 'a.png'" in capsys.readouterr().out
     for scale, looks in ((1, "left and right are exchanged"), (0.005, "they are fractions of the image")):
-        wrong = {f"train/n1/{name}": (TEMPLATE_112[[1, 0, 2, 4, 3]] * scale).tolist() for name in "ab"}
+        wrong = {f"train/n1/{name}": (CENTRED[[1, 0, 2, 4, 3]] * scale).tolist() for name in "ab"}
         (tmp_path / "landmarks_data.pkl").write_bytes(pickle.dumps(wrong))
         assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 2
         out, err = capsys.readouterr()

@@ -68,6 +68,22 @@ def decode_rgb(
         return _decode_with_pillow(data, exif, max_pixels)
 
 
+def read_size(encoded: bytes, *, exif: bool = True) -> tuple[int, int]:
+    """Read (width, height) from the header of an encoded image, as `decode_rgb` would give it; ImageError without."""
+    data = bytes(encoded)
+    header = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
+    if header is not None:
+        size, turned = (header.width, header.height), _orientation(header.exif) if exif and header.exif else 1
+    else:
+        kind, plugin = _plugin(data)
+        try:
+            with python_silence, plugin(io.BytesIO(data)) as image:
+                size, turned = image.size, image.getexif().get(_ORIENTATION_TAG, 1) if exif else 1
+        except Exception as error:  # Pillow raises a dozen types on damaged files
+            raise ImageError(f"damaged {kind}: {_one_line(error)}") from None
+    return (size[1], size[0]) if turned in (5, 6, 7, 8) else size
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"empty image of {width}x{height} pixels")

@@ -23,8 +23,8 @@ from data.alignment import (
     perturb_landmarks,
     warp,
 )
+from data.checks.inputs import CheckedInput, InputKeys
 from data.images.decode import ImageError, decode_rgb
-from data.index.landmark_check import require_faces
 from data.sources.base import ImageSource
 from data.sources.registry import open_source
 from data.tables.join import join
@@ -36,6 +36,9 @@ from utils.present import present
 from utils.training.batches import Failures
 
 logger = logging.getLogger(__name__)
+
+CROPS = InputKeys("dataset.landmarks", "dataset.accept_unusual")
+"""What the configurations of scoring and labelling call their inputs."""
 
 
 class CropBatch(NamedTuple):
@@ -164,11 +167,19 @@ def resize_crop(image: np.ndarray) -> np.ndarray:
 def open_crops(cfg: CropInputConfig) -> FaceCrops:
     """Open the images and join their landmark file.
 
-    Raises DataError when there is no such place, when images have no landmarks and `on_missing` is error, or when most
-    landmarks are in a wrong order or unit.
+    Raises DataError when there is no such place, or when images have no landmarks and `on_missing` is error.
     """
     source = open_source(cfg.loc)
     return FaceCrops(source, cfg, _landmarks(cfg, source.names) if cfg.input == "landmarks" else None)
+
+
+def require_usual(crops: FaceCrops, keys: InputKeys = CROPS) -> None:
+    """Warn of a noticeable share of images or landmarks that cannot be right; DataError where most are.
+
+    Apart from `open_crops`, because the images of an evaluation are not always looked at.
+    """
+    for line in CheckedInput(crops.source, crops.landmarks, crops.cfg.landmarks, crops.cfg, keys).lines():
+        logger.warning(line)
 
 
 def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
@@ -187,9 +198,7 @@ def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
             "fix the prefix with dataset.key_root, or set dataset.on_missing: skip to list them in failures.csv"
         )
     points = np.full((len(names), 5, 2), np.nan, np.float32)
-    points[rows >= 0] = found = table.points[rows[rows >= 0]]
-    for line in require_faces(path, found):
-        logger.warning(line)
+    points[rows >= 0] = table.points[rows[rows >= 0]]
     return points
 
 

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from data.checks.inputs import CheckedInput, InputKeys
 from data.index.build import FaceIndex
-from data.index.landmark_check import require_faces
 from data.samples.loader import BatchLoader
 from utils.config.train import ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_arrays
-from utils.present import present
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,9 @@ class TrainingData:
 
 
 def index_remarks(index: FaceIndex, cfg: ImagesConfig) -> list[str]:
-    """Return a line on landmarks unlike faces, if there are many; DataError where their order or unit is wrong."""
-    return [] if index.landmarks is None else require_faces(present(cfg.landms_location), index.landmarks)
+    """Return a line on each noticeable share of images or landmarks that cannot be right; DataError where most are."""
+    keys = InputKeys("dataset.landms_location", "dataset.accept_unusual")
+    return CheckedInput(index.source, index.landmarks, cfg.landms_location, cfg, keys).lines()
 
 
 def digest(index: FaceIndex) -> str:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.samples.crops import FaceCrops, open_crops
+from data.checks.inputs import InputKeys
+from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.sources.memory import MemorySource
 from data.tables.join import join
 from data.tables.names import Names
@@ -83,7 +84,18 @@ def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> F
     return replace(faces, second=second)
 
 
+def require_usual_images(faces: FaceSet, cfg: PairsConfig) -> None:
+    """Warn of images or landmarks that cannot be right; DataError where most are. For sets that networks run on."""
+    section = f"datasets.{faces.name}"
+    require_usual(present(with_images(faces, cfg).crops), InputKeys(f"{section}.landmarks", f"{section}.accept_unusual"))
+    if faces.second is not None:
+        key = f"misalignment.second_landmarks.{faces.name}"
+        require_usual(faces.second, InputKeys(key, f"{section}.accept_unusual"))
+
+
 def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfig:
     kind = "aligned" if landmarks is None else "landmarks"
-    same = {"exif": cfg.exif, "max_pixels": cfg.max_pixels, "detector": cfg.detector}
+    same = {
+        "exif": cfg.exif, "max_pixels": cfg.max_pixels, "detector": cfg.detector, "accept_unusual": cfg.accept_unusual,
+    }  # fmt: skip
     return CropInputConfig(loc=root, input=kind, landmarks=landmarks, key_root=cfg.key_root, on_missing="skip", **same)

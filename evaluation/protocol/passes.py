@@ -103,7 +103,9 @@ class CropPass:
             "view": [view.p, view.seed, view.border],
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
-            "crop": crops.cfg.model_dump(mode="json", exclude={"loc", "landmarks", "on_missing", *DETECTION_KEYS}),
+            "crop": crops.cfg.model_dump(
+                mode="json", exclude={"loc", "landmarks", "on_missing", "accept_unusual", *DETECTION_KEYS}
+            ),
             "landmarks": sha256_file(crops.cfg.landmarks) if crops.cfg.landmarks else None,
         }
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import Border, DecodeConfig, DetectionConfig, NetworkKeys, Precision
+from utils.config.sections import Border, DetectionConfig, ImageInputConfig, NetworkKeys, Precision
 
 
 def _several(value: Any) -> Any:
@@ -59,7 +59,7 @@ class EvaluationSection(StrictModel):
         return self
 
 
-class PairsConfig(DecodeConfig, DetectionConfig):
+class PairsConfig(ImageInputConfig, DetectionConfig):
     """One data set: its images and which of them are compared."""
 
     root: UserPath | None = None

@@ -124,6 +124,14 @@ class DecodeConfig(StrictModel):
     """Refuse larger images, from the header."""
 
 
+class ImageInputConfig(DecodeConfig):
+    """Images that somebody prepared."""
+
+    accept_unusual: Flag = False
+    """1: go on, with a warning, where most images cannot be what they are said to be: photographs taken for aligned
+    crops, landmarks of another version of the images."""
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -184,7 +192,7 @@ def require_input(section: "CropInputConfig", place: str = "dataset") -> None:
             )
 
 
-class CropInputConfig(DecodeConfig, DetectionConfig):
+class CropInputConfig(ImageInputConfig, DetectionConfig):
     """Images to run a network over."""
 
     loc: UserPath

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from utils.config.loading import Flag, StrictModel, UserPath, is_default
-from utils.config.sections import DecodeConfig, LoaderConfig, LoaderParams
+from utils.config.sections import ImageInputConfig, LoaderConfig, LoaderParams
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -62,7 +62,7 @@ class TrainBase(StrictModel):
     """1: torch.compile the networks."""
 
 
-class ImagesConfig(DecodeConfig):
+class ImagesConfig(ImageInputConfig):
     """The training images and their landmarks."""
 
     image_location: UserPath

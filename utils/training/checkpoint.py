@@ -24,6 +24,7 @@ FREE_KEYS = (
     "base.save_every",
     "base.log_every",
     "base.max_steps",
+    "dataset.accept_unusual",
     "dataset.cache",
     "dataset.on_missing",
     "dataloader.train.params.num_workers",
