@@ -109,13 +109,11 @@ def test_exif_rotation_decides_which_side_is_the_width(tmp_path):
 
 def test_misplaced_by_hand():
     assert misplaced(CENTRED, (100, 110)) is None
-    one_outside = CENTRED.copy()
-    one_outside[3] = (30, 109.6)  # the last pixel reaches to 109.5
-    assert misplaced(one_outside, (100, 110)) is None
-    one_outside[4] = (70, 109.6)
-    assert misplaced(one_outside, (100, 110)) == "2 of the 5 points lie outside"
+    low = 0.3 * TEMPLATE_112 + (35, 81.81)  # one mouth corner at y = 109.52, one at 109.47; pixels reach to 109.5
+    assert misplaced(low, (100, 110)) is None
+    assert misplaced(np.add(low, [0, 0.1]), (100, 110)) == "2 of the 5 points lie outside"
     assert misplaced(TEMPLATE_112, (112, 112)) is None
-    assert misplaced(TEMPLATE_112 * 1.9 - 50, (112, 112)) == "the eyes are more than half the image apart"
+    assert misplaced(TEMPLATE_112 * 1.65 - [36, 45], (112, 112)) == "the eyes are more than half the image apart"
     assert misplaced(0.2 * TEMPLATE_112 + (90, 5), (400, 40)) is None  # small, at the upper edge of a wide image
     assert "% of the crop lie outside" in misplaced(TEMPLATE_112 - [36, 30], (60, 70))
 

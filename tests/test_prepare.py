@@ -341,7 +341,7 @@ def test_convert_landmarks_and_labels(tmp_path):
         assert run(tmp_path, base={"task": "convert"}, convert={"kind": kind, "source": files[key]}) == 0
     table = read_landmarks(tmp_path / "out/landmarks.csv")
     assert list(table.names) == ["train/n1/a, b.jpg", "train/n1/c.jpg"]
-    assert np.array_equal(table.points, np.stack([TEMPLATE_112] * 2).astype(np.float32))
+    assert np.array_equal(table.points, np.stack([CENTRED] * 2).astype(np.float32))
     assert read_scores(tmp_path / "out/labels.csv").values.tolist() == [0, 0.25]
 
 
