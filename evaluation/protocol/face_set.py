@@ -87,10 +87,11 @@ def with_second_landmarks(faces: FaceSet, cfg: PairsConfig, landmarks: str) -> F
 def require_usual_images(faces: FaceSet, cfg: PairsConfig) -> None:
     """Warn of images or landmarks that cannot be right; DataError where most are. For sets that networks run on."""
     section = f"datasets.{faces.name}"
-    require_usual(present(with_images(faces, cfg).crops), InputKeys(f"{section}.landmarks", f"{section}.accept_unusual"))
+    keys = InputKeys(f"{section}.landmarks", f"{section}.accept_unusual")
+    require_usual(present(with_images(faces, cfg).crops), keys)
     if faces.second is not None:
         key = f"misalignment.second_landmarks.{faces.name}"
-        require_usual(faces.second, InputKeys(key, f"{section}.accept_unusual"))
+        require_usual(faces.second, keys._replace(landmarks=key))
 
 
 def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfig:
