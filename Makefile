@@ -66,7 +66,7 @@ sources: $(DEMO)/faces/.done $(DEMO)/teacher/.done
 	@PY=$(PY) examples/label_sources.sh
 
 # One process per core (four at most), one thread each.
-test: lint
+test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed

@@ -103,14 +103,15 @@ def convert(cfg: PrepareConfig) -> None:
 def fuse(cfg: PrepareConfig) -> None:
     """Make one label file of several, by the mean of the ranks."""
     folder = make_folder(cfg.base.save_path, "base.save_path")
-    names, labels = fuse_labels(cfg.fuse)
+    given = present(cfg.fuse)
+    names, labels = fuse_labels(given)
     write_labels(folder, names, labels)
-    logger.info(f"{folder / LABELS[0]}: {len(names):,} images, rank mean of {len(cfg.fuse.files)} files")
+    logger.info(f"{folder / LABELS[0]}: {len(names):,} images, rank mean of {len(given.files)} files")
 
 
 def degrade(cfg: PrepareConfig) -> None:
     """Copy images and make them worse, by known degradations."""
-    degrade_folder(cfg.degrade, cfg.base)
+    degrade_folder(present(cfg.degrade), cfg.base)
 
 
 def landmarks(cfg: PrepareConfig, allowed: AllowedModules) -> None:

@@ -314,7 +314,7 @@ def test_the_image_without_a_number_is_named(simulation, damage, capsys):
         ("recognition.AdaFace.channel=BGR", "did you mean 'channels'"),
         ("recognition.New.weights=x.pth", "recognition.New.weights: x.pth: no such file"),
         ("misalignment.apply=[recognition]", "apply"),
-        ("datasets.LFW.landmarks=x.csv", "landmarks need root"),
+        ("datasets.LFW.landmarks=x.csv", "landmarks and detector need root"),
     ],
 )
 def test_mistakes_are_one_sentence(simulation, override, words, capsys):
