@@ -84,7 +84,7 @@ class ScorePage:
             "percentiles": [[p, float(f"{np.percentile(wide, p):.6g}")] for p in PERCENTILES],
             "thresholds": _encoded(np.array([threshold for threshold, _ in table], "<f4")),
             "below": _encoded(np.array([below for _, below in table], "<u4")),
-            "faces": [self._face(int(face), rank[face], pictures.get(int(face))) for face in shown],
+            "faces": [self._face(int(face), float(rank[face]), pictures.get(int(face))) for face in shown],
             "failures": _by_reason(self.names, self.reasons),
             "facts": list(_flat(self.facts)),
             **groups,
@@ -109,7 +109,7 @@ class ScorePage:
         return {
             "name": self.names[row] + number,
             "quality": float(str(self.values[face])),
-            "percentile": round(float(percentile), 4),
+            "percentile": round(percentile, 4),
             "jpeg": base64.b64encode(jpeg).decode() if jpeg else "",
         }
 
