@@ -157,7 +157,7 @@ def begin(run: Run) -> None:
 def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
     """Return one line for each setting that is accepted and has no effect here."""
     lines = []
-    if cfg.base.amp and precision.device.type != "cuda" and precision.dtype is None:
+    if cfg.base.amp and cfg.base.precision == "auto" and precision.device.type != "cuda":
         lines.append(f"base.amp: mixed precision acts on CUDA only; {precision.device} computes in fp32")
     if cfg.ema.params:
         lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")

@@ -93,5 +93,5 @@ def _centre_lines(centres: CentreImages | None, cfg: AIKDConfig) -> list[str]:
         return []
     return [
         f"refined labels: centres of {centres.count} identities from their {len(centres.rows)} best images; "
-        f"{centres.dropped} images of identities with fewer than {cfg.loss.refinement.min_images} left out"
+        f"{centres.dropped} images of identities with fewer than {cfg.loss.refinement.min_images} of these left out"
     ]

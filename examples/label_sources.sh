@@ -43,7 +43,7 @@ evaluate() {
 }
 
 PLAIN=(dataset.misalign=0 'loss.weights=[0, 1]')
-REFINED=('loss.refinement={theta: 0.5, epsilon: 0.5}' 'loss.weights=[2, 2]')
+REFINED=('loss.refinement={theta: 0.5, epsilon: 0.5, min_images: 2}' 'loss.weights=[2, 2]')
 
 step "$SOURCES/cr_fiqa/network" 'train CR-FIQA' \
     configs/sources/crfiqa.yaml configs/sources/crfiqa_network.yaml "$DEMO/faces/.done" -- \

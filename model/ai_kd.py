@@ -23,7 +23,14 @@ class WrapperModel(nn.Module):
         embedding_BD = self.feature_extractor(images)
         if isinstance(embedding_BD, tuple | list):
             embedding_BD = embedding_BD[0]
-        return embedding_BD, self.quality_head(embedding_BD).flatten()
+        return embedding_BD, self._quality(embedding_BD)
+
+    def _quality(self, embedding_BD: Tensor) -> Tensor:
+        """Compute the head in fp32 under any autocast: bf16 has 257 numbers between .5 and 1.5, qualities need more."""
+        if not torch.is_autocast_enabled(embedding_BD.device.type):
+            return self.quality_head(embedding_BD).flatten()
+        with torch.autocast(embedding_BD.device.type, enabled=False):
+            return self.quality_head(embedding_BD.float()).flatten()
 
 
 class FrozenTeacher(nn.Module):

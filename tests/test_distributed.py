@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_another_number_of_processes(setup, tmp_path, restore
 @pytest.mark.slow
 def test_refined_labels_in_two_processes(setup, tmp_path):
     config, _ = setup
-    on = ("loss.refinement={min_images: 5, top: 0.5}", "base.epochs=1")
+    on = ("loss.refinement={min_images: 2, top: 0.5}", "base.epochs=1")
     assert train(config, f"base.save_path={tmp_path / 'one'}", *on) == 0
     code, stderr = train_in_two(config, f"base.save_path={tmp_path / 'two'}", *on)
     assert code == 0, stderr

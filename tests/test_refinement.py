@@ -20,7 +20,7 @@ from utils.config.train_aikd import RefinementConfig
 from utils.errors import ConfigError, DataError
 from utils.training.run_log import read_metrics
 
-ON = ("loss.refinement.epsilon=0.4", "loss.refinement.min_images=5")
+ON = ("loss.refinement.epsilon=0.4", "loss.refinement.top=0.4", "loss.refinement.min_images=2")
 
 
 def make_run(config, *overrides):
@@ -52,24 +52,28 @@ def index_of(names, labels):
     return FaceIndex(FolderSource("faces", Names.from_strings(names)), labels=np.array(labels, np.float32))
 
 
-def test_centres_are_made_of_the_best_training_images():
-    names = [f"a/{i}.jpg" for i in range(6)] + ["b/0.jpg", "b/1.jpg"] + [f"c/{i}.jpg" for i in range(5)]
-    labels = [0.1, 0.9, 0.5, 0.9, 0.2, 0.95, 1, 1, 0.3, 0.2, 0.1, 0.4, 0.6]
-    parts = Split(train=np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]), val=np.array([5, 12]))
-    found, kept = centre_images(index_of(names, labels), parts, RefinementConfig(top=0.2, min_images=5))
-    assert found.identity.tolist() == [0] * 6 + [-1] * 2 + [2] * 5
-    assert found.rows.tolist() == [1, 11]  # one of five, of equal labels the first; the best ones are held out
-    assert kept.train.tolist() == [0, 1, 2, 3, 4, 8, 9, 10, 11] and kept.val.tolist() == [5, 12]
-    assert found.dropped == 2 and found.count == 2
-    more, _ = centre_images(index_of(names, labels), parts, RefinementConfig(top=0.21, min_images=5))
-    assert more.rows.tolist() == [1, 3, 11]
+def test_one_threshold_for_all_chooses_the_images_of_the_centres():
+    names = [f"a/{i}.jpg" for i in range(6)] + ["b/0.jpg", "b/1.jpg"] + [f"c/{i}.jpg" for i in range(2)]
+    labels = [0.1, 0.9, 0.5, 0.9, 0.2, 0.95, 0.8, 0.3, 0.4, 0.45]
+    parts = Split(train=np.array([0, 1, 2, 3, 4, 6, 7, 8]), val=np.array([5, 9]))
+    found, kept = centre_images(index_of(names, labels), parts, RefinementConfig(top=0.4, min_images=1))
+    # the best four of ten are .95, .9, .9, .8; .95 is held out; c has none among them, however good its own best is
+    assert found.rows.tolist() == [1, 3, 6]
+    assert found.identity.tolist() == [0] * 6 + [1] * 2 + [-1] * 2
+    assert kept.train.tolist() == [0, 1, 2, 3, 4, 6, 7] and kept.val.tolist() == [5, 9]
+    assert found.dropped == 1 and found.count == 2
+    fewer, kept = centre_images(index_of(names, labels), parts, RefinementConfig(top=0.4, min_images=2))
+    assert fewer.rows.tolist() == [1, 3] and kept.train.tolist() == [0, 1, 2, 3, 4] and fewer.dropped == 3
 
 
-def test_twenty_percent_of_ten_are_two():
-    names = [f"a/{i}.jpg" for i in range(10)]
-    index = index_of(names, np.linspace(0, 1, 10))
-    found, _ = centre_images(index, split(index.labels, 0), RefinementConfig())
-    assert found.rows.tolist() == [8, 9]
+def test_the_published_defaults_ask_for_ten_images_among_the_best_fifth():
+    names = [f"{who}/{i:02}.jpg" for who in "ab" for i in range(50)]
+    labels = np.concatenate([np.linspace(0, 1, 50), np.linspace(0, 0.9, 50)])
+    threshold = np.sort(labels)[-20]
+    wanted = [row for row, label in enumerate(labels) if label >= threshold]
+    found, kept = centre_images(index_of(names, labels), split(labels, 0), RefinementConfig())
+    assert found.rows.tolist() == [row for row in wanted if row < 50] and len(found.rows) >= 10
+    assert sum(row >= 50 for row in wanted) < 10 and kept.train.max() == 49 and found.dropped == 50
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +97,9 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
     run.data.train.sampler.position, run.data.train.sampler.end_epoch = (0, 0), 1
     rows = [row for keys in run.data.train.sampler for _, row in keys]
     best = {}
-    for row in rows:
-        best.setdefault(index.names[row].split("/")[0], []).append((-index.labels[row], row))
+    for row in sorted(rows):
+        if index.labels[row] >= np.quantile(index.labels, 0.6):
+            best.setdefault(index.names[row].split("/")[0], []).append(row)
     crops = run.data.train.dataset
 
     def embedding(network, images):
@@ -102,8 +107,7 @@ def test_the_quality_loss_is_that_of_literally_refined_labels(setup):
             return network(normalise(images, run.contract))
 
     centre = {}
-    for identity, members in best.items():
-        taken = [row for _, row in sorted(members)[: int(np.ceil(0.2 * len(members)))]]
+    for identity, taken in best.items():
         images = [embedding(run.objective.teacher, crops[0, row].aligned)[0] for row in taken]
         centre[identity] = torch.stack(images).mean(0)
     losses = []
@@ -120,19 +124,18 @@ def test_theta_shares_the_weight(setup):
     config, folder = setup
     out = f"base.save_path={folder / 'weights'}"
     assert list(make_run(config, out).objective.factors) == [1, 1]
-    assert make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}").objective.factors == pytest.approx(
-        [0.3, 0.7]
-    )
-    both = make_run(config, out, "loss.refinement={theta: 0.3, min_images: 2}", "loss.weights=[2, 1]")
+    assert make_run(
+        config, out, "loss.refinement={theta: 0.3, top: 0.4, min_images: 2}"
+    ).objective.factors == pytest.approx([0.3, 0.7])
+    both = make_run(config, out, "loss.refinement={theta: 0.3, top: 0.4, min_images: 2}", "loss.weights=[2, 1]")
     assert both.objective.factors == pytest.approx([0.6, 0.7])
 
 
 def test_without_refinement_strength_it_is_plain_aikd(setup):
     config, folder = setup
     train(config, f"base.save_path={folder / 'plain'}")
-    train(
-        config, f"base.save_path={folder / 'zero'}", "loss.refinement={theta: 0.5, epsilon: 0}", "loss.weights=[2, 2]"
-    )  # fmt: skip
+    off = "loss.refinement={theta: 0.5, epsilon: 0, top: 1, min_images: 1}"
+    train(config, f"base.save_path={folder / 'zero'}", off, "loss.weights=[2, 2]")
     plain, zero, refined = (tensors(folder / name / "aikd-last.pth") for name in ("plain", "zero", "whole"))
     assert same_bytes(plain, zero)
     assert not same_bytes(plain, refined)
@@ -143,8 +146,8 @@ def test_a_resumed_run_has_the_centres(setup):
     out = (f"base.save_path={folder / 'halves'}", "base.resume=auto", *ON)
     first = train(config, *out, "base.max_steps=3")
     second = train(config, *out)
-    centres = 4 * 2  # ceil(.2 * 8) training images of each identity
-    assert len(first.data.centres.rows) == len(second.data.centres.rows) == centres
+    centres = len(first.data.centres.rows)
+    assert centres == len(second.data.centres.rows) and 4 <= centres <= 16
     steps, validation = 3 * 4, 8
     assert sum(first.seen) == centres + steps + validation and second.seen[0] == 4
     assert torch.equal(first.objective.refinement.centre_CD, second.objective.refinement.centre_CD)
@@ -169,10 +172,11 @@ def test_the_teacher_cache_serves_it_too(setup):
 def test_mistakes_are_one_sentence(setup, tmp_path):
     config, folder = setup
     out = f"base.save_path={tmp_path / 'run'}"
-    make_run(config, "loss.refinement={}", out)
+    make_run(config, *ON, out)
     cases = {
         "loss.refinement.epsilo=0.3": r"unknown key 'loss\.refinement\.epsilo'; did you mean 'epsilon'",
-        "loss.refinement.min_images=11": r"no identity \(folder\) has 11 images; lower loss\.refinement\.min_images",
+        "loss.refinement.min_images=11": r"no identity \(folder\) has 11 training images among the best 0\.2 of all "
+        r"labels, the most is \d; lower loss\.refinement\.min_images, raise loss\.refinement\.top",
         "loss.refinement.theta=1.5": r"loss\.refinement\.theta",
     }
     for override, sentence in cases.items():
@@ -184,7 +188,7 @@ def test_mistakes_are_one_sentence(setup, tmp_path):
     rows = list(csv.reader((folder / "labels.csv").open()))
     with open(tmp_path / "raw.csv", "w", newline="") as stream:
         csv.writer(stream).writerows((name, 3 * float(label)) for name, label in rows)
-    raw = (f"dataset.quality_location={tmp_path / 'raw.csv'}", "loss.refinement={}", f"base.save_path={tmp_path / 'r'}")
+    raw = (f"dataset.quality_location={tmp_path / 'raw.csv'}", *ON, f"base.save_path={tmp_path / 'r'}")
     make_run(config, *raw)
     with pytest.raises(DataError, match=r"refined labels lie in \[0, 1\].*set dataset\.label_scaling"):
         make_run(config, *raw, "dataset.label_scaling=none")

@@ -40,8 +40,9 @@ class TrainBase(StrictModel):
     """cpu, cuda or cuda:N."""
     amp: Flag = True
     """1: mixed precision on CUDA (bf16 where the device has it, else fp16 with loss scaling)."""
-    precision: Literal["auto", "bf16"] = "auto"
-    """auto: as `amp` says; bf16: mixed precision in bf16 on any device, a CPU too."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: as `amp` says; fp32: none; bf16: mixed precision on any device, a CPU too; fp16: with loss scaling, as
+    released, on CUDA only."""
     validate_every: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Fraction of an epoch between validations."""
     pretrain: Fraction = 0.3

@@ -40,9 +40,9 @@ class RefinementConfig(StrictModel):
     epsilon: NonNegativeFloat = 0.5
     """Refined label: label - epsilon * (1 - cos(student's embedding, centre of the identity)), kept in [0, 1]."""
     top: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Share of an identity's images, those with the highest labels, whose embeddings make its centre."""
+    """Share of all images, those with the highest labels, whose embeddings make the centres of their identities."""
     min_images: PositiveInt = 10
-    """Images of smaller identities are left out of training."""
+    """Images of identities with fewer of these are left out of training."""
 
     @property
     def shares(self) -> tuple[float, float]:

@@ -32,15 +32,17 @@ def to_device(batch: Any, device: torch.device) -> Any:
 class Precision:
     """Run forward passes in the fastest safe format and step through a loss scaler where fp16 needs it.
 
-    base.amp acts on CUDA only: bf16 where the device has it, else fp16; other devices compute in fp32 unless
-    base.precision says bf16.
+    base.amp acts on CUDA only: bf16 where the device has it, else fp16; other devices compute in fp32. Any
+    base.precision but auto overrides it; ConfigError for fp16 on a device that is no CUDA device.
     """
 
     def __init__(self, device: torch.device, base: TrainBase, scaler: ScalerConfig, growth_interval: int):
         self.device = device
         self.dtype: torch.dtype | None = None
-        if base.precision == "bf16":
-            self.dtype = torch.bfloat16
+        if base.precision == "fp16" and device.type != "cuda":
+            raise ConfigError(f"base.precision: fp16 needs a CUDA device, not {device}; use bf16 or fp32")
+        if base.precision != "auto":
+            self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[base.precision]
         elif base.amp and device.type == "cuda":
             self.dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
         params = {"growth_interval": max(1, growth_interval), **scaler.params}
