@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score_meaning(cfg: ThresholdConfig) -> str:
     """Return, for a score file, the threshold of each wanted discard rate and the percentiles."""
     path = present(cfg.scores)
-    values = read_scores(path).values * (1 if cfg.higher_is_better else -1)
+    table = read_scores(path, cfg)
+    for remark in table.remarks:
+        logger.info(f"{path}: {remark}")
+    values = table.values * (1 if cfg.higher_is_better else -1)
     if not len(values):
         raise DataError(f"{cfg.scores}: holds no score; name another file in thresholds.scores")
     name = Path(path).name + ("" if cfg.higher_is_better else ", negated so that higher is better")

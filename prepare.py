@@ -25,6 +25,7 @@ from utils import cli
 from utils.allowed import AllowedModules
 from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
+from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder
 from utils.present import present
@@ -93,9 +94,14 @@ def convert(cfg: PrepareConfig) -> None:
     target = make_folder(cfg.base.save_path, "base.save_path") / f"{kind}.csv"
     if target.exists() and source.exists() and target.samefile(source):
         raise DataError(f"{source}: the result would replace this file; name another base.save_path")
-    read, write = {"landmarks": (read_landmarks, write_landmarks_csv), "labels": (read_scores, write_scores_csv)}[kind]
-    names, values = read(source)
-    write(target, names, values)
+    if kind == "labels":
+        names, values, remarks = read_scores(source, cfg.convert)
+        write_scores_csv(target, names, values)
+    else:
+        names, values, remarks = read_landmarks(source)
+        write_landmarks_csv(target, names, values)
+    for remark in remarks:
+        logger.info(f"{source}: {remark}")
     spread = f", from {values.min():g} to {values.max():g}" if kind == "labels" else ""
     logger.info(f"{target}: {len(names):,} rows{spread}")
 
@@ -145,7 +151,7 @@ def cache(cfg: PrepareConfig) -> None:
 READS = {
     "check": (
         *("image_location", "landms_location", "quality_location", "label_scaling", "higher_is_better"),
-        *("key_root", "on_missing", "exif", "max_pixels", "accept_unusual", "cache"),
+        *("key_root", "on_missing", "exif", "max_pixels", "accept_unusual", "cache", *ScoreForm.model_fields),
     ),
     "landmarks": ("image_location", "exif", "max_pixels"),
 }

@@ -104,7 +104,7 @@ def recognition_file(tmp_path):
 
 FOREIGN = {
     "aikd": {
-        "dataset.format=recordio": "cosface and crfiqa; known here: cache, exif, ",
+        "dataset.format=recordio": "cosface and crfiqa; ",
         "dataset.flip=1": "cosface and crfiqa; known here: ",
         "dataset.val_pairs=pairs.txt": "cosface and crfiqa; did you mean 'val_percent'?",
         "dataset.val_location=x": "cosface and crfiqa",

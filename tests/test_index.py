@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from data.index.build import FaceIndex, build_identity_index, build_index
 from data.index.coverage import Coverage, LabelScaling
+from data.index.label_check import odd_labels
 from data.index.split import split
 from data.sources.folder import FolderSource
 from data.tables.landmarks import read_landmarks
@@ -152,6 +153,7 @@ def test_report(faces):
         "landmarks: matched without the first 1 folders of the file's names and 0 of the images' "
         "(the file starts with 'train/n1/a b.jpg')",
         f"labels: 1 of 5 images matched, 1 rows in {faces.folder}/labels.csv",
+        f"labels: took column 'quality' of path, quality ({faces.folder}/labels.csv)",
         "labels: matched without the first 1 folders of the file's names and 0 of the images' "
         "(the file starts with 'train/n1/a b.jpg')",
         "labels: no row for 'n1/b.JPG', 'n10/c.jpeg', 'n2/a.png' and 1 more",
@@ -159,6 +161,35 @@ def test_report(faces):
         "in use: 1 images, 4 left out",
     ]
     assert Coverage.from_dict(coverage.to_dict()) == coverage
+
+
+@pytest.mark.parametrize("cell", ["nan", "", "-1"])
+def test_a_label_that_is_missing_in_its_row_follows_on_missing(faces, cell):
+    text = (faces.folder / "labels.csv").read_text().replace('"n2/a.png",1.0', f'"n2/a.png",{cell}')
+    (faces.folder / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=r"1 of 5 images have no quality label, first: 'n2/a\.png'"):
+        build_index(faces.config(missing_value=-1))
+    index, coverage = build_index(faces.config(missing_value=-1, on_missing="skip"))
+    assert list(index.names) == [name for name in SORTED if name != "n2/a.png"]
+    assert "labels: 1 of 5 rows hold no value, first 'n2/a.png', line 4 " in "\n".join(coverage.lines())
+
+
+def test_marks_of_failure_among_the_labels_are_warned_of():
+    rng = np.random.default_rng(0)
+    labels = rng.uniform(0.2, 0.9, 500)
+    minmax = LabelScaling("minmax", True, 0, 1)
+    assert odd_labels(labels, minmax) == [] and odd_labels(rng.normal(0, 1, 5000), minmax) == []
+    assert odd_labels(rng.normal(0.946, 0.047, 5000).clip(0.1, 1), minmax) == []  # LightQNet's: clipped, not marked
+    assert odd_labels(rng.integers(0, 2, 500).astype(float), minmax) == []  # classes
+    few = labels.copy()
+    few[::50] = -1
+    (said,) = odd_labels(few, minmax)
+    assert said.startswith("10 labels are -1, far from the others (0.2") and said.endswith("set missing_value: -1")
+    assert odd_labels(np.where(few == -1, 7, few))[0].startswith("10 labels are 7, far")
+    one = np.append(labels, -1000)
+    (said,) = odd_labels(one, minmax)
+    assert said.startswith("min-max from -1000 to 0.8") and "leaves most labels within 1 %" in said
+    assert odd_labels(one, LabelScaling("rank", True, 0, 1)) == odd_labels(one) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """data/tables/scores.py and the text tables below it: every score format, and errors that name the place."""
 
 import csv
+import gzip
 import io
 import pickle
 
@@ -12,8 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data.tables import text_tables
-from data.tables.dialects import Content
+from data.tables.columns import Content
 from data.tables.scores import read_scores, write_scores_csv
+from utils.config.sections import ScoreForm
 from utils.errors import DataError
 
 
@@ -80,6 +82,126 @@ def test_text_formats(tmp_path, content, expected):
     assert scores(written(tmp_path, content)) == expected
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("sep=;\r\npath;quality\r\na.jpg;0,5\r\nb.jpg;1\r\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # Excel
+        ("sep=;\na.jpg;0.5\n", {"a.jpg": 0.5}),
+        ("path , quality\na b.jpg , 0.5\nc.jpg,1\n", {"a b.jpg": 0.5, "c.jpg": 1.0}),
+        ("path;quality\na.jpg;1\nb.jpg;2\nc.jpg;0,53\n", {"a.jpg": 1.0, "b.jpg": 2.0, "c.jpg": 0.53}),
+        ("a.jpg 1\nb.jpg 2\nc.jpg 0,53\n", {"a.jpg": 1.0, "b.jpg": 2.0, "c.jpg": 0.53}),
+        ("0,1\na.jpg,0.5\nb.jpg,1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # pandas, columns without names
+        (",0\na.jpg,0.5\nb.jpg,1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # pandas, a Series
+        (gzip.compress(b'path,quality\r\n"a.jpg",0.5\r\n'), {"a.jpg": 0.5}),
+        ("path\tquality\r\né.jpg\t0.5\r\nb.jpg\t1\r\n".encode("utf-16"), {"é.jpg": 0.5, "b.jpg": 1.0}),
+    ],
+)
+def test_text_as_other_programs_write_it(tmp_path, content, expected):
+    assert scores(written(tmp_path, content)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "form", "expected", "said"),
+    [
+        (
+            "path,label,fiq\na.jpg,3,0.5\n",
+            {"columns": {"name": "path", "score": "FIQ"}},
+            0.5,
+            "'fiq' of path, label, fiq",
+        ),
+        ("n;s;label\na.jpg;0,5;3\n", {"columns": {"name": "n", "score": "s"}}, 0.5, "'s' of n, s, label"),
+        ("a.jpg,17,0.5\n", {"columns": {"name": 1, "score": 3}}, 0.5, "3 of 3"),
+        ("17 0.5 a.jpg\n18 0.25 b.jpg\n", {"columns": {"name": 3, "score": 2}}, 0.5, "2 of 3"),
+        ("who,what\na.jpg,0.5\n", {"columns": {"name": 1, "score": "what"}}, 0.5, "'what' of who, what"),
+        ("a.jpg;1.234\n", {"decimal": "."}, 1.234, "2 of 2"),
+        ("a.jpg;1,234\n", {"separator": "semicolon"}, 1.234, "2 of 2"),
+        ("a;b.jpg 0.5\n", {"separator": "blank"}, 0.5, "2 of 2"),
+    ],
+)
+def test_the_user_says_what_a_table_holds(tmp_path, content, form, expected, said):
+    table = read_scores(written(tmp_path, content), ScoreForm(**form))
+    assert table.values[0] == expected and table.remarks == (f"took column {said}",)
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path):
+    path = written(tmp_path, "path,label,fiq\na.jpg,3,0.5\n")
+    for column in ("quality", 4):
+        with pytest.raises(DataError, match=f"has no column {column!r} but 'path', 'label', 'fiq'"):
+            read_scores(path, ScoreForm(columns={"name": "path", "score": column}))
+
+
+@pytest.mark.parametrize("title", ["score", "label", "value"])
+def test_a_generic_title_beside_other_numbers_is_refused(tmp_path, title):
+    text = f"image,x1,{title},cr_fiqa\na.jpg,10,0.99,0.5\n"
+    said = rf"'{title}' may be the quality, or 'x1', 'cr_fiqa'; say which with columns: {{name: image, score: cr_fiqa}}"
+    table = pa.table({"image": ["a.jpg"], "x1": [10], title: [0.99], "cr_fiqa": [0.5]})
+    pa.parquet.write_table(table, tmp_path / "q.parquet")
+    for path in (written(tmp_path, text, "q.csv"), tmp_path / "q.parquet"):
+        with pytest.raises(DataError, match=said):
+            read_scores(path)
+        form = ScoreForm(columns={"name": "image", "score": "cr_fiqa"})
+        assert read_scores(path, form).values.tolist() == [0.5]
+    with pytest.raises(DataError, match=f"'{title}' may be the quality, or 'img2'"):
+        read_scores(written(tmp_path, f"img1,img2,{title}\na.jpg,b.jpg,1\n"))
+    kept = f"path,{title},note,percentile\na.jpg,0.5,good,50\n"  # text and ranks are no other quality
+    assert scores(written(tmp_path, kept)) == {"a.jpg": 0.5}
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "", "None", "null", "NA", "-1"])
+@pytest.mark.parametrize("form", ["{0},{1}", "{0};{1}", "{0} {1}"])
+def test_rows_without_a_score_are_left_out_and_counted(tmp_path, cell, form):
+    if not cell and " " in form:
+        return  # then the name is all there is
+    first, empty, last = ("a.jpg", "0.5"), ("b.jpg", cell), ("c.jpg", "1")
+    for rows in ([first, empty, last], [empty, first, last]):
+        path = written(tmp_path, "".join(form.format(*row) + "\n" for row in rows))
+        table = read_scores(path, ScoreForm(missing_value=-1))
+        assert dict(zip(table.names, table.values.tolist(), strict=True)) == {"a.jpg": 0.5, "c.jpg": 1.0}
+        line = rows.index(empty) + 1
+        assert table.remarks[1] == f"1 of 3 rows hold no value, first 'b.jpg', line {line}"
+
+
+def test_missing_scores_of_pickles_and_parquet(tmp_path):
+    pickled = {"a": 0.5, "b": None, "c": float("nan"), "d": -1}
+    table = pa.table({"path": list(pickled), "quality": pa.array([0.5, None, float("nan"), -1.0])})
+    pa.parquet.write_table(table, tmp_path / "q.parquet")
+    for path in (written(tmp_path, pickle.dumps(pickled), "q.pkl"), tmp_path / "q.parquet"):
+        found = read_scores(path, ScoreForm(missing_value=-1))
+        assert list(found.names) == ["a"] and found.values.tolist() == [0.5]
+        assert found.remarks[-1].startswith("3 of 4 rows hold no value, first 'b'")
+
+
+def test_two_scores_of_one_image_are_merged_where_the_user_says_how(tmp_path):
+    path = written(tmp_path, "a.jpg 1\nb.jpg 2\na.jpg 5\n./a.jpg 0\n")
+    with pytest.raises(DataError, match="or set repeats: mean, min or max"):
+        read_scores(path)
+    for how, expected in (("mean", 2.0), ("min", 0.0), ("max", 5.0)):
+        table = read_scores(path, ScoreForm(repeats=how))
+        assert dict(zip(table.names, table.values.tolist(), strict=True)) == {"a.jpg": expected, "b.jpg": 2.0}
+
+
+def test_a_list_of_embeddings_is_no_list_of_scores(tmp_path):
+    path = written(tmp_path, "".join(f"n/{i} " + "0.25 " * 16 + "\n" for i in range(3)))
+    with pytest.raises(DataError, match="line 1: found 17 columns, a name with a quality takes 2"):
+        read_scores(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04\x14\0\x06\0xl/worksheets", "an Excel workbook; save the sheet as CSV"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "an image; name a file with names and numbers"),
+        (b"\x89HDF\r\n\x1a\n\0\0", "HDF5"),
+        (pickle.dumps({"a": 1.0}), "a pickle; give it the suffix .pkl"),
+        (b"\x01\0\x02", "is no text file; name a table of names and numbers"),
+    ],
+)
+def test_what_is_no_text_gets_a_clear_word(tmp_path, content, said):
+    with pytest.raises(DataError) as caught:
+        read_scores(written(tmp_path, content))
+    assert said in str(caught.value) and "\\x" not in str(caught.value)
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 @pytest.mark.parametrize("number", [0.25, np.float32(0.25), np.float64(0.25), np.array(0.25), np.array([0.25]), [0.25]])
 def test_pickles(tmp_path, number, protocol):
@@ -116,12 +238,9 @@ def test_parquet(tmp_path, dtype):
     [
         ("a.jpg 0.5\nb.jpg\n", "line 2: expected 2 columns (a name and a quality), found 1 in 'b.jpg'"),
         ("a.jpg 0.5\nb.jpg x\n", "line 2, 'b.jpg': 'x' is no number"),
-        ("a.jpg 0.5\nb.jpg nan\n", "line 2, 'b.jpg': 'nan' is not finite"),
         ("a.jpg 0.5\n\nb.jpg -inf\n", "line 3, 'b.jpg': '-inf' is not finite"),
-        ("a.jpg nan\n", "line 1, 'a.jpg': 'nan' is not finite"),
         ("a.jpg\t0.5\nb.jpg 1\n", "line 2: expected 2 columns"),
         ("img;score\na.jpg;[x]\nb;[1]\n", "line 2"),
-        ("path,quality\na.jpg,0.5\nb.jpg,\n", "line 3, 'b.jpg': '' is no number"),
         ("path,quality\na.jpg,0.5\nb,c.jpg,1\n", "line 3: expected 2 columns (a name and a quality), found 3"),
         ('path,quality\n"a\n.jpg",0.5\nb.jpg,1_0\n', "line 4, 'b.jpg': '1_0' is no number"),
         ("path,quality\na.jpg,high\n", "line 2, 'a.jpg': 'high' is no number"),
@@ -139,12 +258,12 @@ def test_parquet(tmp_path, dtype):
         ("number,file_of,quality\n1,a.jpg,0.5\n", "among number, file_of, quality"),
         ("quality,file_of,age\n0.5,a.jpg,30\n", "among quality, file_of, age"),
         ("path;age;fiqa\na.jpg;30;0,5\n", "among path, age, fiqa"),
+        ("a.jpg nan\nb.jpg None\n", "no row holds a value"),
         ("a.jpg,17,0.9\nb.jpg,18,0.3\n", "the third column is not the percentile of the second"),
         ("a.jpg,3,10\nb.jpg,3,20\n", "the third column is not the percentile of the second"),
         ("a.jpg,3,101\n", "the third column is not the percentile of the second"),
         ("a.jpg;17;0.9\n", "line 1: found 3 columns"),
         ("a.jpg 0.9 55.5\n", "line 1: found 3 columns"),
-        ("path;quality\na.jpg;1\nb.jpg;0,53\n", "line 3, 'b.jpg': '0,53' is no number"),
         ("a.jpg;1\nb.jpg;0,5\nc.jpg;1.5\n", "line 3, 'c.jpg': '1.5' is no number"),
         ("", "holds no rows"),
         ("path,quality\n", "holds no rows"),
@@ -166,8 +285,8 @@ def test_damage_in_text_is_named(tmp_path, content, said):
     ("value", "said"),
     [
         ({"a.jpg": "high"}, "the score of 'a.jpg' is 'high', no finite number"),
-        ({"a.jpg": None}, "no finite number"),
-        ({"a.jpg": float("nan")}, "the score of 'a.jpg' is nan"),
+        ({"a.jpg": None}, "no row holds a value"),
+        ({"a.jpg": float("inf")}, "the score of 'a.jpg' is inf"),
         ({"a.jpg": np.array([1.0, 2.0])}, "no finite number"),
         ({1: 0.5}, "entry 0 is (1, 0.5), no (name, score) pair"),
         ([("a.jpg", 1.0), ("b.jpg",)], "entry 1 is ('b.jpg',)"),
@@ -191,8 +310,8 @@ def test_damage_in_a_pickle_is_named(tmp_path, value, said):
 def test_damage_in_parquet_is_named(tmp_path):
     cases = {
         "has columns x, y": pa.table({"x": ["a"], "y": [1.0]}),
-        "the score of 'b' (row 1) is not finite": pa.table({"path": ["a", "b"], "quality": [1.0, float("nan")]}),
-        "row 1) is not finite": pa.table({"path": ["a", "b"], "quality": [1.0, None]}),
+        "the score of 'b' (row 1) is not finite": pa.table({"path": ["a", "b"], "quality": [1.0, float("inf")]}),
+        "no row holds a value": pa.table({"path": ["a"], "quality": pa.array([None], pa.float64())}),
         "a name is missing": pa.table({"path": ["a", None], "quality": [1.0, 2.0]}),
         "cannot be read as parquet": pa.table({"path": ["a"], "quality": ["high"]}),
         "row 1: 'a' has 2 but 1 before (row 0)": pa.table({"path": ["a", "a"], "quality": [1.0, 2.0]}),
@@ -231,7 +350,7 @@ number = st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.integer
 
 def check_rows(path, rows):
     """Compare what is read, line by line and by blocks, with what was written."""
-    kinds = text_tables.find_dialect(path, QUALITY), QUALITY
+    kinds = text_tables.find_dialect(path, QUALITY, ScoreForm()), QUALITY
     names, values = text_tables._read(path, *kinds)
     assert list(names) == [name for name, _ in rows] and values[:, 0].tolist() == [float(text) for _, text in rows]
     assert len(list(text_tables._lines_of_rows(path, *kinds))) == len(rows)

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -107,6 +108,16 @@ def test_a_key_root_is_removed_where_it_stands_and_nothing_else_is_found():
         assert joined(names, ["Data/vgg/n1/b.jpg"], root).rows.tolist() == [-1, -1]
         assert joined(names, ["data/vggface/n1/b.jpg"], root).rows.tolist() == [-1, -1]
     assert joined(names, ["train/n1/a"], "").rows.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("further", ["x.jpg", "caf\udce9.jpg"])
+def test_names_meet_in_any_unicode_form(further):
+    names = ["Zoë_Ångström/1.jpg", "한/2.jpg", "plain/3.jpg", further]
+    apart = [unicodedata.normalize("NFD", name) for name in names]
+    assert apart[:2] != names[:2]
+    for wanted, have in ((apart, names), (names, apart)):
+        assert joined(wanted, have).rows.tolist() == [0, 1, 2, 3]
+    assert duplicates(table([names[0], apart[0]])).tolist() == [[0, 1]]
 
 
 def test_names_that_differ_in_the_suffix_alone_are_told_apart_by_it():

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data.index.coverage import Coverage, LabelScaling, TableCoverage
 from data.index.identities import folder_identities
+from data.index.label_check import odd_labels
 from data.sources.base import ImageSource
 from data.sources.folder import FolderSource, FolderState, list_folder
 from data.sources.registry import open_source
@@ -18,6 +19,7 @@ from data.tables.join import join
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from data.tables.scores import read_scores
+from utils.config.sections import ScoreForm
 from utils.config.train import DatasetConfig, ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_file
@@ -25,7 +27,9 @@ from utils.present import present
 from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
 
 TEMPLATE = "template"
-_FORMAT = 4
+_FORMAT = 5
+_KEYS = {"key_root", "label_scaling", "higher_is_better", *ScoreForm.model_fields}
+"""Keys of the dataset section that decide what the index holds, beside the files."""
 _SMALL_BYTES = 16 << 20
 _TICK_NS = 2_000_000_000
 _log = logging.getLogger(__name__)
@@ -99,7 +103,7 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     facts = {
         "format": _FORMAT, "root": root, "template": cfg.landms_location == TEMPLATE, "identities": identities,
         "files": {path: _content(path) for path in files},
-        **cfg.model_dump(include={"key_root", "label_scaling", "higher_is_better"}, mode="json"),
+        **cfg.model_dump(include=_KEYS, mode="json"),
     }  # fmt: skip
     store = Store(cfg.cache)
     if (entry := store.open("index", facts)) is not None:
@@ -206,7 +210,8 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
         landmarks = None if landmarks is None else landmarks[rows]
     if labels is not None and isinstance(cfg, DatasetConfig):
         scaling = LabelScaling.fit(labels, cfg)
-        facts |= {"scaling": scaling}
+        odd, table = odd_labels(labels, scaling), facts["labels"]
+        facts |= {"scaling": scaling, "labels": replace(table, remarks=(*table.remarks, *odd))}
         labels = scaling.apply(labels)
     classes_of = classes = None
     if identities:
@@ -221,7 +226,10 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
 
 def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
-    table, values = (read_landmarks if what == "landmarks" else read_scores)(path)
+    if what == "landmarks" or not isinstance(cfg, ScoreForm):
+        table, values, remarks = read_landmarks(path)
+    else:
+        table, values, remarks = read_scores(path, cfg)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
     try:
         found = join(names, table, cfg.key_root)
@@ -232,6 +240,7 @@ def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.n
         path=str(path), rows=len(table), matched=len(names) - len(missing),
         unmatched=tuple(names[row] for row in missing[:3]), first_key=table[0],
         image_folders=found.wanted_folders, key_folders=found.have_folders,
+        remarks=tuple(f"{remark} ({path})" for remark in remarks),
     )  # fmt: skip
     if len(missing) == len(names):
         raise DataError(

@@ -64,6 +64,8 @@ class TableCoverage:
     """Leading folders dropped from the image names to match."""
     key_folders: int
     """Leading folders dropped from the file's names to match."""
+    remarks: tuple[str, ...] = ()
+    """How the file was read, and what is odd about its values."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Coverage:
                 continue
             matched = f"{table.matched:,} of {self.images:,} images matched"
             report.append(f"{name}: {matched}, {table.rows:,} rows in {table.path}")
+            report += [f"{name}: {remark}" for remark in table.remarks]
             if table.key_folders or table.image_folders:
                 report.append(
                     f"{name}: matched without the first {table.key_folders} folders of the file's names "
@@ -131,7 +134,9 @@ class Coverage:
         values = dict(values)
         for name in ("landmarks", "labels"):
             if values[name] is not None:
-                values[name] = TableCoverage(**{**values[name], "unmatched": tuple(values[name]["unmatched"])})
+                values[name] = TableCoverage(
+                    **values[name] | {key: tuple(values[name][key]) for key in ("unmatched", "remarks")}
+                )
         if values["scaling"] is not None:
             values["scaling"] = LabelScaling(**values["scaling"])
         return cls(**values)

@@ -1,7 +1,8 @@
 """The one rule by which names of two tables are joined.
 
 Names are relative paths; `\\` counts as `/`; a leading `./` or `/` and an image suffix (.jpg, .PNG, ...)
-do not count. Two names match when they are equal, or when one is the tail of the other from a folder
+do not count, nor does the Unicode form of a letter: an e followed by an accent is one letter with it.
+Two names match when they are equal, or when one is the tail of the other from a folder
 on (`train/n000002/0001_01` and `n000002/0001_01`), with one number of dropped folders for the whole
 table: the number that matches most, at a tie the smallest. Only where no such number matches
 anything, folders are dropped on both sides, leaving at least one. With a key_root nothing is found
@@ -10,6 +11,7 @@ told apart by it; a name that could still mean two different ones is an error.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -61,7 +63,8 @@ def duplicates(names: Names) -> np.ndarray:
 
 
 def normalise(names: Names) -> Names:
-    """Return the names with `/` as the only separator, none doubled, none leading, and no `./`."""
+    """Return the names with `/` as the only separator, none doubled, none leading, no `./`, and letters composed."""
+    names = _composed(names)
     text = names.data.tobytes()  # seen as one text: where two names meet, there may be false alarms
     filled = names.offsets[:-1][names.offsets[1:] > names.offsets[:-1]]
     if not any(part in text for part in (b"\\", b"//", b"./")) and not (names.data[filled] == ord("/")).any():
@@ -69,6 +72,17 @@ def normalise(names: Names) -> Names:
     array = pc.replace_substring(names.to_arrow(), pattern="\\", replacement="/")
     array = pc.replace_substring_regex(array, pattern=r"/(?:\.?/)+", replacement="/")
     return Names.from_arrow(pc.replace_substring_regex(array, pattern=r"^(?:\.?/)+", replacement=""))
+
+
+def _composed(names: Names) -> Names:
+    """Return the names in Unicode's form NFC, as most systems write them; macOS takes letters and accents apart."""
+    if not len(names.data) or int(names.data.max()) < 128:
+        return names
+    array = names.to_arrow()
+    try:
+        return Names.from_arrow(pc.utf8_normalize(array.cast(pa.large_string()), form="NFC"))
+    except pa.ArrowInvalid:  # a name that is no UTF-8
+        return Names.from_strings(unicodedata.normalize("NFC", name) for name in names)
 
 
 def _root(key_root: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.tables.dialects import Content
+from data.tables.columns import Content
 from data.tables.names import Names
 from data.tables.text_tables import one_line, read_text_table, write_csv
 from utils.errors import DataError
@@ -30,6 +30,8 @@ class LandmarkTable(NamedTuple):
     names: Names
     points: np.ndarray
     """(N, 5, 2) float32, px."""
+    remarks: tuple[str, ...] = ()
+    """Words on how the file was read: rows without landmarks."""
 
 
 def read_landmarks(path: str | Path) -> LandmarkTable:
@@ -40,8 +42,8 @@ def read_landmarks(path: str | Path) -> LandmarkTable:
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
         return _read_pickle(path)
-    names, values = read_text_table(path, _POINTS)
-    return LandmarkTable(names, values.reshape(-1, 5, 2))
+    names, values, remarks = read_text_table(path, _POINTS)
+    return LandmarkTable(names, values.reshape(-1, 5, 2), remarks[1:])
 
 
 def _read_pickle(path: Path) -> LandmarkTable:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from data.tables.dialects import Content, find_columns
+from data.tables.columns import Content, Header, taken
 from data.tables.names import Names
-from data.tables.text_tables import drop_repeats, one_line, read_text_table, write_csv
+from data.tables.text_tables import complete_rows, one_line, read_text_table, write_csv
+from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.pickles import load_restricted_pickle
@@ -41,23 +42,26 @@ class ScoreTable(NamedTuple):
     names: Names
     values: np.ndarray
     """(N,) float64, finite."""
+    remarks: tuple[str, ...] = ()
+    """Words on how the file was read: the column taken, rows without a score."""
 
 
-def read_scores(path: str | Path) -> ScoreTable:
+def read_scores(path: str | Path, form: ScoreForm | None = None) -> ScoreTable:
     """Read scores: pickled dict or pairs, CSV, parquet, or `path score` text with blank, tab or semicolon.
 
-    Raises DataError naming file, row and content of what cannot be used; NaN and infinity are errors.
+    Rows without a score (NaN, an empty cell, None, form.missing_value) are left out, and a remark says how many.
+    Raises DataError naming file, row and content of what cannot be used; infinity is an error.
     """
-    path = Path(path)
+    path, form = Path(path), form or ScoreForm()
     if path.suffix.lower() in _PICKLES:
-        return _read_pickle(path)
+        return _read_pickle(path, form)
     if path.suffix.lower() == ".parquet":
-        return _read_parquet(path)
-    names, values = read_text_table(path, _QUALITY)
-    return ScoreTable(names, np.ascontiguousarray(values[:, 0]))
+        return _read_parquet(path, form)
+    names, values, remarks = read_text_table(path, _QUALITY, form)
+    return ScoreTable(names, np.ascontiguousarray(values[:, 0]), remarks)
 
 
-def _read_pickle(path: Path) -> ScoreTable:
+def _read_pickle(path: Path, form: ScoreForm) -> ScoreTable:
     table = load_restricted_pickle(path, encoding="bytes")
     table = table.tolist() if isinstance(table, np.ndarray) else table
     if not isinstance(table, dict | list | tuple):
@@ -69,28 +73,38 @@ def _read_pickle(path: Path) -> ScoreTable:
             raise DataError(f"{path}: entry {row} is {one_line(pair)}, no (name, score) pair; mend or remove it")
         names.append(pair[0])
         values[row] = _number(path, *pair)
-    return _without_repeats(path, Names.from_strings(names), values, lambda row: f", entry {row}")
+    return _finished(path, Names.from_strings(names), values, form, "entry")
 
 
 def _number(path: Path, name: str | bytes, value: object) -> float:
+    """Return a score, NaN for None; DataError where it is no number."""
+    if value is None:
+        return float("nan")
     try:
         array = np.asarray(value, np.float64)
-        number = float(array.reshape(())) if array.size == 1 else float("nan")
+        number = float(array.reshape(())) if array.size == 1 else float("inf")
     except (TypeError, ValueError):
-        array, number = np.zeros(0), float("nan")
-    if not np.isfinite(number):
+        number = float("inf")
+    if np.isinf(number):
         shown = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
         raise DataError(f"{path}: the score of {shown!r} is {one_line(value, 40)}, no finite number; mend or remove it")
     return number
 
 
-def _read_parquet(path: Path) -> ScoreTable:
+def _read_parquet(path: Path, form: ScoreForm) -> ScoreTable:
     try:
-        columns = pa.parquet.read_schema(path).names
-        name, values = find_columns([title.lower() for title in columns], _QUALITY)
-        if name is None or not values:
-            raise DataError(f"{path}: has columns {', '.join(columns)}; expected path and quality")
-        table = pa.parquet.read_table(path, columns=[columns[name], columns[values[0]]])
+        schema = pa.parquet.read_schema(path)
+        numeric = tuple(pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in schema)
+        header = Header(str(path), tuple(schema.names), numeric)
+        found = header.find(_QUALITY) if form.columns is None else header.stated(form.columns)
+        if found.name is None or not found.values:
+            raise DataError(
+                f"{path}: has columns {', '.join(schema.names)}; expected path and quality, or name them with columns: "
+                "{name: TITLE, score: TITLE}"
+            )
+        if form.columns is None:
+            header.require_clear(found)
+        table = pa.parquet.read_table(path, columns=[schema.names[found.name], schema.names[found.values[0]]])
         array = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])
         values = np.array(table.column(1).cast(pa.float64()).to_numpy())
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -98,18 +112,18 @@ def _read_parquet(path: Path) -> ScoreTable:
         raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason}); mend it") from error
     if array.null_count:
         raise DataError(f"{path}: a name is missing; remove the row")
-    names = Names.from_arrow(array)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise DataError(f"{path}: the score of {names[bad[0]]!r} (row {bad[0]}) is not finite; mend or remove it")
-    return _without_repeats(path, names, values, lambda row: f", row {row}")
+    table = _finished(path, Names.from_arrow(array), values, form, "row")
+    return table._replace(remarks=(taken(found.values, header.titles, len(header.titles)), *table.remarks))
 
 
-def _without_repeats(path: Path, names: Names, values: np.ndarray, place: Callable[[int], str]) -> ScoreTable:
+def _finished(path: Path, names: Names, values: np.ndarray, form: ScoreForm, unit: str) -> ScoreTable:
+    """Return the scores that are there, each name once; `unit` is what errors count: row or entry."""
     if not len(names):
         raise DataError(f"{path}: holds no rows; expected a name and a quality in each")
-    kept = drop_repeats(path, names, values, place)
-    return ScoreTable(names, values) if kept is None else ScoreTable(names.take(kept), values[kept])
+    bad = np.flatnonzero(np.isinf(values))
+    if len(bad):
+        raise DataError(f"{path}: the score of {names[bad[0]]!r} ({unit} {bad[0]}) is not finite; mend or remove it")
+    return ScoreTable(*complete_rows(path, names, values, form, lambda row: f", {unit} {row}"))
 
 
 class Scored(NamedTuple):

@@ -5,67 +5,124 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.tables.dialects import (
-    BLANKS,
-    BRACKETS,
-    Content,
-    Dialect,
-    find_dialect,
-    is_number,
-    no_rows,
-    open_text,
-    with_point,
-)
+from data.tables.columns import Content, taken
+from data.tables.dialects import BLANKS, BRACKETS, MISSING, Dialect, find_dialect, is_number, no_rows, with_point
+from data.tables.encoding import open_bytes, open_text
 from data.tables.join import duplicates
 from data.tables.names import Names
+from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write
 from utils.present import present
 
 _BLOCK_BYTES = 1 << 20
 _LARGEST_BLOCK_BYTES = (1 << 31) - 1
+_LOOK_FOR_MARK = 10_000
 _NOT_IN_TEXT = "\x01"
 _QUOTED = re.compile(r'[,"\r\n]|^\s|\s$')
 
 
-def read_text_table(path: str | Path, content: Content) -> tuple[Names, np.ndarray]:
-    """Read names and numbers (N, count); equal rows are kept once.
+class TextTable(NamedTuple):
+    """What a text file says: names and finite numbers, and words on how it was read."""
+
+    names: Names
+    values: np.ndarray
+    """(N, count)."""
+    remarks: tuple[str, ...]
+
+
+def read_text_table(path: str | Path, content: Content, form: ScoreForm | None = None) -> TextTable:
+    """Read names and numbers; equal rows are kept once, rows without a value are left out and counted.
 
     Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
-    is no finite number, and of a name that occurs twice with different values.
+    is no number, and of a name that occurs twice with different values unless `form` says how to merge them.
     """
-    path = Path(path)
+    path, form = Path(path), form or ScoreForm()
     try:
-        dialect = find_dialect(path, content)
+        dialect = _with_decimal(path, find_dialect(path, content, form), form)
         names, values = _read(path, dialect, content)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
     if dialect.ends_in_percentile:
         _require_percentiles(path, *values.T)
         values = values[:, :-1]
-    kept = drop_repeats(path, names, values, lambda row: _line_of(path, dialect, content, row))
-    return (names, values) if kept is None else (names.take(kept), values[kept])
+
+    def place(row: int) -> str:
+        return f", line {next(islice(_lines_of_rows(path, dialect, content), row, None))}"
+
+    how = taken(dialect.values, dialect.titles, dialect.width)
+    table = complete_rows(path, names, values, form, place)
+    return TextTable(*table[:2], (how, *table.remarks))
 
 
-def drop_repeats(path: str | Path, names: Names, values: np.ndarray, place: Callable[[int], str]) -> np.ndarray | None:
-    """Return the rows left after dropping equal ones, None when all stay; DataError when their values differ."""
+def complete_rows(
+    path: str | Path, names: Names, values: np.ndarray, form: ScoreForm, place: Callable[[int], str]
+) -> TextTable:
+    """Return the rows with a value, each name once; `place` says where a row stands in the file."""
+    missing = np.isnan(values.reshape(len(values), -1)).any(axis=1)
+    if form.missing_value is not None:
+        missing |= values.reshape(len(values), -1)[:, 0] == form.missing_value
+    remarks, rows = (), np.arange(len(names))
+    if missing.any():
+        first = int(np.argmax(missing))
+        remarks = (f"{missing.sum():,} of {len(names):,} rows hold no value, first {names[first]!r}{place(first)}",)
+        rows = np.flatnonzero(~missing)
+        names, values = names.take(rows), values[rows]
+    if not len(names):
+        raise DataError(f"{path}: no row holds a value; name another file")
+    kept = drop_repeats(path, names, values, lambda row: place(int(rows[row])), form.repeats)
+    return TextTable(names, values, remarks) if kept is None else TextTable(names.take(kept[0]), kept[1], remarks)
+
+
+_MERGE = {"mean": np.add, "min": np.minimum, "max": np.maximum}
+
+
+def drop_repeats(
+    path: str | Path, names: Names, values: np.ndarray, place: Callable[[int], str], merge: str = "error"
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the rows left after dropping repeated names, and their values; None when all stay.
+
+    DataError when values of a name differ and `merge` is error.
+    """
     pairs = duplicates(names)
     if not len(pairs):
         return None
+    kept = np.delete(np.arange(len(names)), pairs[:, 1])
     differing = (values[pairs[:, 0]] != values[pairs[:, 1]]).reshape(len(pairs), -1).any(axis=1)
-    if differing.any():
+    if differing.any() and merge == "error":
         first, later = pairs[np.argmax(differing)]
         raise DataError(
             f"{path}{place(later)}: {names[later]!r} has {_shown(values[later])} but {_shown(values[first])} before"
             f"{place(first).replace(', ', ' (') + ')' if place(first) else ''}; keep one of the two rows"
+            + ("" if values[0].size > 1 else ", or set repeats: mean, min or max")
         )
-    return np.delete(np.arange(len(names)), pairs[:, 1])
+    if not differing.any():
+        return kept, values[kept]
+    merged = values.copy()
+    _MERGE[merge].at(merged, pairs[:, 0], values[pairs[:, 1]])
+    if merge == "mean":
+        count = 1 + np.bincount(pairs[:, 0], minlength=len(values))
+        merged = merged / count.reshape(-1, *[1] * (values.ndim - 1))
+    return kept, merged[kept]
+
+
+def _with_decimal(path: Path, dialect: Dialect, form: ScoreForm) -> Dialect:
+    """Return the dialect with the mark of the first number that has one: whole numbers may stand in front of it."""
+    if form.decimal is not None or dialect.decimal == ",":
+        return dialect
+    for line, cells in islice((_line_rows if dialect.pattern else _table_rows)(path, dialect), _LOOK_FOR_MARK):
+        if line > dialect.skip and len(cells) == dialect.width:
+            texts = [cells[column] for column in dialect.values]
+            if any("." in text or "," in text for text in texts):
+                return dialect._replace(decimal="," if any("," in text for text in texts) else ".")
+    return dialect
 
 
 def _shown(values: np.ndarray) -> str:
@@ -107,7 +164,7 @@ def _read(path: Path, dialect: Dialect, content: Content) -> tuple[Names, np.nda
             names.append(array)
             with np.errstate(over="ignore"):
                 values.append(np.stack(columns, axis=1).astype(content.dtype))
-            if not np.isfinite(values[-1]).all() or pc.any(pc.equal(pc.binary_length(array), 0)).as_py():
+            if np.isinf(values[-1]).any() or pc.any(pc.equal(pc.binary_length(array), 0)).as_py():
                 raise ValueError("a name is empty or a number not finite")
     except (pa.ArrowInvalid, ValueError) as error:
         raise _refusal(path, dialect, content, error) from error
@@ -129,22 +186,24 @@ def _table_blocks(path: Path, dialect: Dialect) -> Iterator[_Block]:
         chosen[0]: pa.large_binary()
     }
     reader = pyarrow.csv.open_csv(
-        path,
+        open_bytes(path),
         _read_options(dialect, titles, _block_bytes(path)),
         pyarrow.csv.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=chosen, null_values=[], decimal_point=dialect.decimal
+            column_types=types, include_columns=chosen, null_values=list(MISSING), decimal_point=dialect.decimal
         ),
     )
     for batch in reader:
         name, *columns = batch.columns
+        if dialect.padded:
+            name = pc.ascii_trim_whitespace(name.view(pa.large_string())).view(pa.large_binary())
         parsed = (_parsed(column, dialect.decimal) for column in columns) if dialect.brackets else columns
-        yield name, [column.to_numpy() for column in parsed]
+        yield name, [column.to_numpy(zero_copy_only=False) for column in parsed]
 
 
 def _line_blocks(path: Path, dialect: Dialect) -> Iterator[_Block]:
     reader = pyarrow.csv.open_csv(
-        path,
+        open_bytes(path),
         _read_options(dialect, ["line"], _BLOCK_BYTES),
         pyarrow.csv.ParseOptions(delimiter=_NOT_IN_TEXT, quote_char=False),
         pyarrow.csv.ConvertOptions(column_types={"line": pa.large_binary()}, null_values=[]),
@@ -158,7 +217,8 @@ def _line_blocks(path: Path, dialect: Dialect) -> Iterator[_Block]:
         if rows.null_count:
             raise ValueError("a row has another form")
         cells = (rows.field(f"c{column}").view(pa.large_string()) for column in dialect.values)
-        yield rows.field(f"c{dialect.name}"), [_parsed(cell, dialect.decimal).to_numpy() for cell in cells]
+        parsed = (_parsed(cell, dialect.decimal) for cell in cells)
+        yield rows.field(f"c{dialect.name}"), [column.to_numpy(zero_copy_only=False) for column in parsed]
 
 
 def _read_options(dialect: Dialect, titles: list[str], block_bytes: int) -> pyarrow.csv.ReadOptions:
@@ -172,18 +232,20 @@ def _block_bytes(path: Path) -> int:
 
     Arrow loses the line feed of a quoted name when a block ends between the two characters of a line break.
     """
-    found = set()
-    with open(path, "rb") as stream:
+    found, size = set(), 0
+    with open_bytes(path) as stream:
         while block := stream.read(_BLOCK_BYTES):
             found |= {mark for mark in (b'"', b"\r") if mark in block}
-    return max(_BLOCK_BYTES, min(path.stat().st_size, _LARGEST_BLOCK_BYTES)) if len(found) == 2 else _BLOCK_BYTES
+            size += len(block)
+    return max(_BLOCK_BYTES, min(size, _LARGEST_BLOCK_BYTES)) if len(found) == 2 else _BLOCK_BYTES
 
 
 def _parsed(texts: pa.Array, decimal: str) -> pa.Array:
     texts = pc.ascii_trim(texts, BRACKETS)
     if decimal == ",":  # where the comma is the mark, a point is none
         texts = pc.replace_substring(pc.replace_substring(texts, ".", ";"), ",", ".")
-    return pc.cast(texts, pa.float64())
+    empty = pc.is_in(texts, value_set=pa.array(MISSING, texts.type))
+    return pc.cast(pc.if_else(empty, None, texts), pa.float64())
 
 
 def _refusal(path: Path, dialect: Dialect, content: Content, error: Exception) -> DataError:
@@ -195,10 +257,6 @@ def _refusal(path: Path, dialect: Dialect, content: Content, error: Exception) -
     if not count:
         return no_rows(path, content)
     return DataError(f"{path}: cannot be read as {dialect} ({one_line(str(error))}); see README for the formats")
-
-
-def _line_of(path: Path, dialect: Dialect, content: Content, row: int) -> str:
-    return f", line {next(islice(_lines_of_rows(path, dialect, content), int(row), None))}"
 
 
 def _lines_of_rows(path: Path, dialect: Dialect, content: Content) -> Iterator[int]:
@@ -240,9 +298,11 @@ def _line_rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_number(place: str, text: str, decimal: str, dtype: type) -> None:
+    if text in MISSING:
+        return
     pointed = with_point(text, decimal)
     if not is_number(pointed):
         raise DataError(f"{place}: {text[:40]!r} is no number; mend or remove the row")
     with np.errstate(over="ignore"):
-        if not np.isfinite(dtype(float(pointed))):
+        if np.isinf(dtype(float(pointed))):
             raise DataError(f"{place}: {text!r} is not finite; mend or remove the row")

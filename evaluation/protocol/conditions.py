@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.index.label_check import odd_labels
 from data.tables.scores import read_scores
 from evaluation.measure.correlation import Correlation, correlations
 from evaluation.measure.nuisance import Nuisance, judge
@@ -120,7 +121,9 @@ class Protocol:
         quality, embedding = {}, {}
         for name, one in self.cfg.scores.items():
             if faces.name in one.files:
-                table = read_scores(one.files[faces.name])
+                table = read_scores(one.files[faces.name], one)
+                for remark in (*table.remarks, *odd_labels(table.values)):
+                    logger.info(f"{faces.name}, {name}: {remark} ({one.files[faces.name]})")
                 values = table.values if one.higher_is_better else -table.values
                 quality[name] = Measured(faces.column(table.names, values), {})
         for name, one in self.cfg.recognition.items():

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import Border, DetectionConfig, ImageInputConfig, NetworkKeys, Precision
+from utils.config.sections import Border, DetectionConfig, ImageInputConfig, NetworkKeys, Precision, ScoreForm
 
 
 def _several(value: Any) -> Any:
@@ -140,7 +140,7 @@ class RecogniserConfig(NetworkKeys):
         return self
 
 
-class ScoresConfig(NetworkKeys):
+class ScoresConfig(NetworkKeys, ScoreForm):
     """One quality method: a score file per data set, a trained quality model, or a label source."""
 
     files: dict[str, UserPath] = Field(default_factory=dict)
@@ -198,7 +198,7 @@ class MisalignmentConfig(StrictModel):
     """DATASET: landmark file of another detector, evaluated as a condition of its own."""
 
 
-class ThresholdConfig(StrictModel):
+class ThresholdConfig(ScoreForm):
     """What a score means: thresholds for wanted discard rates."""
 
     scores: UserPath | None = None

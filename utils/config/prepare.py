@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, DecodeConfig, DetectorName, Share, YuNetOptions
+from utils.config.sections import CropInputConfig, DecodeConfig, DetectorName, ScoreForm, Share, YuNetOptions
 from utils.config.synthetic import SyntheticConfig
 from utils.config.train_aikd import AIKDDataset
 from utils.config.train_recognition import RecognitionDataset
@@ -24,7 +24,7 @@ class PrepareBase(StrictModel):
     """1: progress bar and report; 0: errors only."""
 
 
-class ConvertConfig(StrictModel):
+class ConvertConfig(ScoreForm):
     """A file to read, in any format of README."""
 
     kind: Literal["landmarks", "labels"]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -190,6 +191,36 @@ def require_input(section: "CropInputConfig", place: str = "dataset") -> None:
                 f"{place}.{key} has no effect with {place}.input: {section.input}; set {place}.input: {kind} or remove "
                 "it"
             )
+
+
+_SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "blank": " ", "\\t": "\t"}
+Separator = Annotated[
+    Literal[",", ";", "\t", " "], BeforeValidator(lambda v: _SEPARATORS.get(v, v) if isinstance(v, str) else v)
+]
+
+
+class ScoreColumns(StrictModel):
+    """Which columns of a table are the name and the score: titles, or numbers from 1."""
+
+    name: str | PositiveInt
+    """Column of the image's name."""
+    score: str | PositiveInt
+    """Column of its score."""
+
+
+class ScoreForm(StrictModel):
+    """What a file of labels or scores holds, where it does not tell by itself."""
+
+    columns: ScoreColumns | None = None
+    """{name: TITLE, score: TITLE}, or numbers from 1; null: by their titles (docs/formats.md)."""
+    separator: Separator | None = None
+    """Between columns: comma, semicolon, tab or blank; null: found automatically."""
+    decimal: Literal[".", ","] | None = None
+    """Decimal mark; null: found automatically."""
+    missing_value: float | None = None
+    """A number that means no score, e.g. -1; such rows count as missing. null: none."""
+    repeats: Literal["error", "mean", "min", "max"] = "error"
+    """Different scores of one image: refuse the file, or take their mean, the lowest or the highest."""
 
 
 class CropInputConfig(ImageInputConfig, DetectionConfig):

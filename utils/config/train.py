@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from utils.config.loading import Flag, StrictModel, UserPath, is_default
-from utils.config.sections import ImageInputConfig, LoaderConfig, LoaderParams
+from utils.config.sections import ImageInputConfig, LoaderConfig, LoaderParams, ScoreForm
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -80,7 +80,7 @@ class ImagesConfig(ImageInputConfig):
     """Folder for the checked index, reused while the inputs are unchanged; null: none."""
 
 
-class DatasetConfig(ImagesConfig):
+class DatasetConfig(ImagesConfig, ScoreForm):
     """The training images with their quality labels."""
 
     quality_location: UserPath | None = None
