@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils.errors import WeightsError
+from utils.outside.reading import reading, reason, shown
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 """Entries that hold their running average; where a file has both, this is what its training measured."""
 PREFIXES = ("module.", "backbone.", "encoder.", "model.", "net.", "network.")
 """What may stand before every key of a file."""
+
+_WRAPPERS_AT_MOST = 8
 
 
 class Layout(NamedTuple):
@@ -67,14 +69,18 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tens
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; check the path")
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-    content = _unwrap(content, path, part)
+    with reading(path, "cannot be read as weights", "the file is damaged or no state_dict", WeightsError):
+        content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+        return _state_dict(path, _unwrap(content, path, part))
+
+
+def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds {_kind(content)}, not a state_dict; save model.state_dict() instead")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path}: entry {key!r} is {_kind(value)}, not a tensor; save model.state_dict() and nothing else"
+                f"{path}: entry {shown(key)} is {_kind(value)}, not a tensor; save model.state_dict() and nothing else"
             )
     return _strip_wrappers({key: value.dequantize() if value.is_quantized else value for key, value in content.items()})
 
@@ -82,7 +88,9 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tens
 def _unwrap(content: object, path: Path, part: str | None) -> object:
     """Return the innermost state_dict of a file, by the names of the entries."""
     found = part is None
-    while isinstance(content, Mapping):
+    for _ in range(_WRAPPERS_AT_MOST):  # a file can wrap itself
+        if not isinstance(content, Mapping):
+            break
         entries = [key for key, value in content.items() if isinstance(value, Mapping) and value]
         average, model = ([key for key in known if key in entries] for known in (AVERAGES, MODELS))
         if not found and part in entries:
@@ -118,7 +126,7 @@ def cuts(state: Mapping[str, Tensor], layout: Layout) -> Iterator[SplitState]:
         )
         yield _split(state, full)
         more = next((p for p in PREFIXES if all(key.startswith(prefix + p) for key in state)), None)
-        if more is None:
+        if more is None or not state:
             return
         prefix += more
 
@@ -219,10 +227,8 @@ def _strip_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with reading(path, "not a readable safetensors file", "fetch it again", WeightsError):
         return load_file(path, device="cpu")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({_first_line(error)}); fetch it again") from error
 
 
 def _read_torch(path: Path):
@@ -241,16 +247,7 @@ def _read_torch(path: Path):
             raise WeightsError(
                 f"{path}: asks to run {found[1]} on loading, which is refused; weights must be a plain state_dict"
             ) from error
-        raise WeightsError(f"{path}: not a weights file ({_first_line(error)}); fetch it again") from error
-    except Exception as error:  # a damaged archive fails in any way
-        raise WeightsError(
-            f"{path}: cannot be read as weights ({_first_line(error)}); the file is damaged or no state_dict"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".:; ")[:120]
+        raise WeightsError(f"{path}: not a weights file ({reason(error)}); fetch it again") from error
 
 
 def _kind(value: object) -> str:

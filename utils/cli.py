@@ -11,6 +11,7 @@ from utils import distributed
 from utils.allowed import AllowedModules
 from utils.errors import UserError
 
+_LONGEST = 400
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -75,5 +76,8 @@ def run(main: Callable[[], int], go_on: str = "run again") -> int:
 
 def _report(error: UserError) -> int:
     if distributed.first_to_fail():
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        line = " ".join(f"error: {error}".split())
+        if len(line) > _LONGEST:  # the place stands in front, the way out at the end
+            line = f"{line[: _LONGEST * 2 // 3]} ... {line[-_LONGEST // 4 :]}"
+        sys.stderr.write(f"{line}\n")
     return error.exit_code

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from utils.errors import ConfigError, ContractError
 from utils.files import atomic_write
+from utils.outside.reading import reading
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,5 @@ def load_contract(weights: str | Path) -> InputContract | None:
     path = sidecar(weights)
     if not path.is_file():
         return None
-    try:
+    with reading(path, "not a preprocessing contract", "remove it or restore it", ContractError):
         return InputContract.from_dict(json.loads(path.read_text(encoding="utf-8"))["contract"], path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ContractError(f"{path}: not a preprocessing contract ({error}); remove it or restore it") from error

@@ -1,18 +1,23 @@
 """Pickles from outside: only plain containers, text, numbers and numpy arrays are ever built."""
 
+import io
 import math
+import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
 
 from utils.errors import DataError
+from utils.outside.reading import reading
 
 _WAY_OUT = "only dict, list, tuple, str, bytes, numbers and numpy arrays are read, so save it again from those"
 _PLAIN_KINDS = "biufcSU"
+_SMALL_BYTES = 1 << 22
+_KEYS = (str, bytes, int, float, complex, np.generic, type(None))
 _ALIASES = {"posix": "os", "nt": "os", "__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
@@ -32,27 +37,39 @@ def load_restricted_pickle(path: str | Path | IO[bytes], encoding: Literal["ASCI
     try:
         with open(path, "rb") as stream:
             return _load(stream, str(path), encoding)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing pickle file") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({why}); name an existing pickle file") from error
 
 
 def _load(stream: IO[bytes], name: str, encoding: str) -> Any:
-    try:
-        value = _Unpickler(stream, encoding=encoding, errors="strict").load()
-    except _Refusal as refusal:
-        raise DataError(f"{name}: refused to build {str(refusal)!r} from a pickle; {_WAY_OUT}") from None
-    except Exception as error:  # a damaged pickle raises nearly any type
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{name}: not a readable pickle ({reason}); cut short, damaged or another format") from None
+    with reading(name, "not a readable pickle", "cut short, damaged or another format"):
+        try:
+            value = _loaded(stream, encoding)
+        except _Refusal as refusal:
+            raise DataError(f"{name}: refused to build {str(refusal)!r} from a pickle; {_WAY_OUT}") from None
     return value.dtype if isinstance(value, _DtypeSpec) else value
 
 
-class _Unpickler(pickle.Unpickler):
+def _loaded(stream: IO[bytes], encoding: str) -> Any:
+    """Load a small file with care, a larger one fast: what hostile files share grows by powers, not by their size."""
+    head = stream.read(_SMALL_BYTES + 1)
+    if len(head) > _SMALL_BYTES:
+        stream.seek(-len(head), os.SEEK_CUR)
+        return _Unpickler(stream, encoding=encoding, errors="strict").load()
+    value = _CarefulUnpickler(io.BytesIO(head), encoding=encoding, errors="strict").load()
+    require_bounded(value)
+    return value
+
+
+class _Restricted:
+    """Build stand-ins for what a pickle names."""
+
     def find_class(self, module: str, name: str) -> Any:
         """Return the safe stand-in for a global, or refuse it by name."""
         module = _ALIASES.get(module, module)
         if (found := _BUILDERS.get((module, name))) is None:
-            raise _Refusal(f"{module}.{name}")
+            raise _Refusal(f"{module}.{name}"[:200])
         if isinstance(found, _NdarrayName):
             return found
         return lambda *arguments: found(*arguments)  # a fresh one: a pickle can set attributes of what it is given
@@ -60,6 +77,74 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """Refuse references to objects outside the file."""
         raise _Refusal("a persistent reference")
+
+
+class _Unpickler(_Restricted, pickle.Unpickler):
+    """Unpickle in C."""
+
+
+class _CarefulUnpickler(_Restricted, pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """Unpickle in Python: the number of a remembered object takes no memory, and no key is hashed for ever."""
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _load_item(self) -> None:
+        _require_plain_keys(self.stack[-2:-1])
+        self.load_setitem()
+
+    def _load_items(self) -> None:
+        _require_plain_keys(self.stack[::2])
+        self.load_setitems()
+
+    def _load_dict(self) -> None:
+        _require_plain_keys(self.stack[::2])
+        self.load_dict()
+
+    def _load_set(self) -> None:
+        raise _Refusal("builtins.set")
+
+    dispatch[pickle.SETITEM[0]] = _load_item
+    dispatch[pickle.SETITEMS[0]] = _load_items
+    dispatch[pickle.DICT[0]] = _load_dict
+    dispatch.update(dict.fromkeys((pickle.EMPTY_SET[0], pickle.ADDITEMS[0], pickle.FROZENSET[0]), _load_set))
+
+
+def _require_plain_keys(keys: list) -> None:
+    for key in keys:
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, _KEYS) for part in parts):
+            raise _Refusal(f"a dict with a key of type {type(key).__name__}")
+
+
+def require_bounded(value: Any, limit: int = 20_000_000) -> None:
+    """Raise ValueError where containers hold themselves, or one another so often that written out they are endless."""
+    counts: dict[int, int] = {}
+    pending: list[tuple[Any, bool]] = [(value, False)]
+    while pending:
+        one, counted = pending.pop()
+        parts = _parts(one)
+        if parts is None or (not counted and counts.get(id(one), 0) > 0):
+            continue
+        if not counted:
+            if id(one) in counts:
+                raise ValueError("a value holds itself")
+            counts[id(one)] = 0
+            pending.append((one, True))
+            pending += [(part, False) for part in parts]
+            continue
+        counts[id(one)] = total = 1 + sum(counts.get(id(part), 1) for part in parts)
+        if total > limit:
+            raise ValueError("its parts hold one another too often")
+
+
+def _parts(value: Any) -> list | None:
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        return list(value.flat)
+    return None
 
 
 class _DtypeSpec:
@@ -95,6 +180,8 @@ class _Array(np.ndarray):
         version, shape, dtype, fortran, data = state if len(state) == 5 else (1, *state)
         if not isinstance(dtype, _DtypeSpec):
             raise _Refusal("numpy.ndarray without a dtype")
+        if dtype.dtype.itemsize == 0 and math.prod(shape) > 1:
+            raise ValueError("an array of numbers without bytes")
         if dtype.dtype.kind == "O" and not (isinstance(data, list) and len(data) == math.prod(shape)):
             raise _Refusal("numpy.ndarray of objects from raw memory")  # numpy itself would read past a short list
         if isinstance(data, str):  # Python 2 bytes read with encoding latin-1
@@ -152,13 +239,28 @@ def _bytearray(*values: Any) -> bytearray:
     return bytearray(_bytes(*values))
 
 
+class _OrderedDict(OrderedDict):
+    """An OrderedDict whose methods stay what they are."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refusal("collections.OrderedDict with attributes")
+
+
+def _ordered_dict(items: Any = ()) -> _OrderedDict:
+    pairs = list(items) if isinstance(items, list | tuple) else [None]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise _Refusal("collections.OrderedDict of another form")
+    _require_plain_keys([pair[0] for pair in pairs])
+    return _OrderedDict(pairs)
+
+
 def _complex(real: float = 0.0, imag: float = 0.0) -> complex:
     return complex(real, imag)
 
 
 _NDARRAY = _NdarrayName()
 _BUILDERS: dict[tuple[str, str], Callable | _NdarrayName] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("_codecs", "encode"): _encode,
     ("builtins", "bytes"): _bytes,
     ("builtins", "bytearray"): _bytearray,

@@ -27,8 +27,16 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".
 """Lower case; files are compared with their suffix in lower case."""
 
 MAX_PIXELS = 100_000_000
+_BLOCK_PIXELS = 1 << 20
+_MAX_SCANS = 100
+_MAX_SCANNED_PIXELS = 1_000_000_000
+_MAX_RUN_LENGTH_PIXELS = 4_000_000
+_ANIMATION_PICTURES = 4
+"""Pictures as large as the canvas that a decoder of animations holds at once."""
 
 _ORIENTATION_TAG = 0x0112
+_RUN_LENGTHS = (1, 2)
+"""Kinds of compression of a BMP that Pillow undoes in Python."""
 _BITS_PER_SAMPLE_TAG = 258
 _PLUGINS = (
     (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
@@ -61,6 +69,7 @@ def decode_rgb(
         header = _jpeg_header(data)
         if header is not None:
             _check_size(header.width, header.height, max_pixels)
+            _check_scans(header)
             image = _decode_plain_jpeg(data, header, exif)
             if image is not None:
                 return image
@@ -91,9 +100,16 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"{width}x{height} pixels are more than dataset.max_pixels ({max_pixels})")
 
 
+def _check_scans(header: "_JpegHeader") -> None:
+    if header.scans > _MAX_SCANS or header.scans * header.width * header.height > _MAX_SCANNED_PIXELS:
+        raise ImageError(f"{header.scans} scans of {header.width}x{header.height} pixels take too long to decode")
+
+
 class _JpegHeader(NamedTuple):
     width: int
     height: int
+    scans: int
+    """How often the decoder goes over all pixels."""
     plain: bool
     """8 bit, grey or YCbCr, with its end marker: what cv2 decodes right and completely."""
     exif: bytes | None
@@ -102,7 +118,7 @@ class _JpegHeader(NamedTuple):
 def _jpeg_header(data: bytes) -> _JpegHeader | None:
     """Walk the segments up to the first scan; None when they do not make sense."""
     at, size, exif = 2, len(data), None
-    frame = None
+    frame, progressive, parts = None, False, b""
     while at + 4 <= size and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:
@@ -111,9 +127,11 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
         length = data[at + 2] << 8 | data[at + 3]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 10 <= size:
             frame = struct.unpack_from(">BHHB", data, at + 4)
+            progressive = marker in (0xC2, 0xCA)
         elif marker == 0xE1 and exif is None and data[at + 4 : at + 10] == b"Exif\0\0":
             exif = data[at + 4 : at + 2 + length]
         elif marker == 0xDA:
+            parts = data[at + 4 : at + 5]
             break
         at += 2 + length
     else:
@@ -121,8 +139,9 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
     if frame is None:
         return None
     bits, height, width, components = frame
+    scans = data.count(b"\xff\xda", at) if progressive or parts != bytes([components]) else 1
     plain = bits == 8 and components in (1, 3) and data.rfind(b"\xff\xd9", at) >= 0
-    return _JpegHeader(width, height, plain, exif)
+    return _JpegHeader(width, height, scans, plain, exif)
 
 
 def _decode_plain_jpeg(data: bytes, header: _JpegHeader, exif: bool) -> np.ndarray | None:
@@ -172,10 +191,17 @@ def _decode_with_pillow(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
     kind, plugin = _plugin(data)
     try:
         if kind == "WebP":
-            _check_size(*_webp_size(data), max_pixels)
+            width, height = _webp_size(data)
+            _check_size(width, height, max_pixels)
+            if _is_animation(data) and _ANIMATION_PICTURES * width * height > max_pixels:
+                raise ImageError(f"{width}x{height} pixels are too many for an animation")
+        if kind == "JPEG" and data.count(b"\xff\xda") > _MAX_SCANS:
+            raise ImageError(f"damaged JPEG of more than {_MAX_SCANS} scans")
         with plugin(io.BytesIO(data)) as image:
             width, height = image.size
             _check_size(width, height, max_pixels)
+            if kind == "BMP" and data[30] in _RUN_LENGTHS and width * height > _MAX_RUN_LENGTH_PIXELS:
+                raise ImageError(f"{width}x{height} pixels are too many for a BMP with run lengths")
             # Pillow turns a TIFF while loading it and forgets the tag
             tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
             turned = image.tag_v2.get(_ORIENTATION_TAG, 1) if tiff else 1
@@ -203,7 +229,7 @@ def _plugin(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFil
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error)[:1000].split())[:200] or type(error).__name__
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -217,6 +243,10 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8 ":
         return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
     raise ImageError("damaged WebP: no picture chunk")
+
+
+def _is_animation(data: bytes) -> bool:
+    return data[12:16] == b"VP8X" and bool(data[20] & 2)
 
 
 def _has_16_bit_colour(image: Image.Image, kind: str, data: bytes) -> bool:
@@ -233,12 +263,17 @@ def _decode_16_bit_colour(data: bytes) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None or image.dtype != np.uint16:
         raise ImageError("damaged 16-bit image")
-    return _to_8_bit(np.ascontiguousarray(image[:, :, ::-1]))
+    return _to_8_bit(image[:, :, ::-1])
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Divide by 257, rounding to nearest: 0..65535 -> 0..255."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    """Divide by 257, rounding to nearest: 0..65535 -> 0..255; some rows at a time, to need little memory."""
+    result = np.empty(values.shape, np.uint8)
+    rows = max(1, _BLOCK_PIXELS // max(1, values.shape[1]))
+    for start in range(0, len(values), rows):
+        block = slice(start, start + rows)
+        result[block] = (values[block].astype(np.uint32) + 128) // 257
+    return result
 
 
 def _rgb8(image: Image.Image, kind: str) -> np.ndarray:
@@ -252,4 +287,4 @@ def _rgb8(image: Image.Image, kind: str) -> np.ndarray:
         return np.ascontiguousarray(np.asarray(image)[:, :, :3])
     if mode in ("RGBa", "La"):
         image = image.convert("RGBA" if mode == "RGBa" else "LA")
-    return np.array(image.convert("RGB"))
+    return np.array(image if mode == "RGB" else image.convert("RGB"))

@@ -164,9 +164,9 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
             names, others, below = [], 0, []
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         below.append(entry.name + b"/")
-                    elif not (entry.is_file() or entry.is_symlink()):
+                    elif not (entry.is_symlink() or entry.is_file()):
                         continue
                     elif _is_image(entry.name):
                         names.append(entry.name)
@@ -177,6 +177,14 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
         for name in sorted(below, reverse=True):  # the last in is the first out
             pending.append((os.path.join(folder, name[:-1]), (*parents, identity)))
         yield folder, names, others, status.st_mtime_ns
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Tell folders and links to them; a link in a circle is none, and fails when it is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_image(name: bytes) -> bool:

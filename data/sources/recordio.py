@@ -203,10 +203,15 @@ def _image_places(file: RecordFile) -> np.ndarray:
     head = file.read(0)
     if head.payload or len(head.labels) < 2:
         return np.arange(len(keys))
-    count = int(head.labels[0]) - 1
-    if count < 1 or not np.array_equal(keys[1 : count + 1], np.arange(1, count + 1)):
+    stated = float(head.labels[0])
+    if not 2 <= stated <= len(keys) + 1:
+        raise DataError(
+            f"{file.rec}: record 0 says that images end before {stated:g}, the .idx lists {len(keys)}; {_FETCH}"
+        )
+    count = int(stated) - 1
+    if not np.array_equal(keys[1 : count + 1], np.arange(1, count + 1)):
         missing = np.setdiff1d(np.arange(1, count + 1), keys)
-        first = f"record {missing[0]} is missing" if len(missing) else "there is none"
+        first = f"record {missing[0]} is missing" if len(missing) else "others come between them"
         raise DataError(f"{file.rec}: the .idx should list images 1 to {count}, {first}; {_FETCH}")
     return np.arange(1, count + 1)
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from data.tables.columns import Content
 from data.tables.names import Names
-from data.tables.text_tables import one_line, read_text_table, write_csv
+from data.tables.text_tables import read_text_table, write_csv
 from utils.errors import DataError
+from utils.outside.reading import reading, shown
 from utils.pickles import load_restricted_pickle
 
 HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
@@ -41,7 +42,8 @@ def read_landmarks(path: str | Path) -> LandmarkTable:
     """
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
-        return _read_pickle(path)
+        with reading(path, way_out="see README for the formats"):
+            return _read_pickle(path)
     names, values, remarks = read_text_table(path, _POINTS)
     return LandmarkTable(names, values.reshape(-1, 5, 2), remarks[1:])
 
@@ -54,7 +56,7 @@ def _read_pickle(path: Path) -> LandmarkTable:
         raise DataError(f"{path}: holds no rows; expected names with 5x2 landmarks")
     for name in table:
         if not isinstance(name, str | bytes):
-            raise DataError(f"{path}: {name!r} is no image name; the dict must map names to landmarks")
+            raise DataError(f"{path}: {shown(name)} is no image name; the dict must map names to landmarks")
     points = np.empty((len(table), 5, 2), np.float32)
     items = iter(table.items())
     for start in range(0, len(table), _BLOCK):
@@ -68,7 +70,7 @@ def _usual_form(block: list[tuple]) -> np.ndarray | None:
     """Take all v[1] at once, for speed; None where any of them needs a closer look."""
     try:
         values = np.asarray([value[1] for _, value in block], np.float64)
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return None
     return values if values.shape[1:] == (5, 2) and np.isfinite(values).all() else None
 
@@ -79,22 +81,18 @@ def _points(path: Path, name: str | bytes, value: object) -> np.ndarray:
     if found is None and isinstance(value, list | tuple | np.ndarray) and len(value) >= 2:
         found = _five_by_two(value[1])
     if found is None:
-        raise DataError(f"{path}: {_text(name)!r} has no 5x2 landmarks but {one_line(value)}; mend or remove it")
+        raise DataError(f"{path}: {shown(name)} has no 5x2 landmarks but {shown(value)}; mend or remove it")
     if not np.isfinite(found).all():
-        raise DataError(f"{path}: {_text(name)!r} has a landmark that is not finite: {found.tolist()}; mend it")
+        raise DataError(f"{path}: {shown(name)} has a landmark that is not finite: {found.tolist()}; mend it")
     return found
 
 
 def _five_by_two(value: object) -> np.ndarray | None:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return array.reshape(5, 2) if array.shape in ((5, 2), (10,), (1, 5, 2), (1, 10)) else None
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
 
 
 def write_landmarks_csv(path: str | Path, names: Iterable[str], points_NK2: np.ndarray) -> None:

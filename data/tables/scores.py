@@ -13,14 +13,16 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from data.tables.columns import Content, Header, taken
 from data.tables.names import Names
-from data.tables.text_tables import complete_rows, one_line, read_text_table, write_csv
+from data.tables.text_tables import complete_rows, read_text_table, write_csv
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write
+from utils.outside.reading import reading, reason, shown
 from utils.pickles import load_restricted_pickle
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ _PICKLES = {".pkl", ".pickle", ".p"}
 _QUALITY = Content("a quality", (("quality",), ("score",), ("label",), ("quality_score",), ("value",)))
 _PROTOCOL = 3
 _ENTRIES_AT_ONCE = 1 << 16
+_MOST_ROWS_PER_BYTE = 10
+_MOST_TEXT_PER_BYTE = 100
+_LEAST_TEXT_BYTES = 64 << 20
 
 
 class ScoreTable(NamedTuple):
@@ -53,10 +58,11 @@ def read_scores(path: str | Path, form: ScoreForm | None = None) -> ScoreTable:
     Raises DataError naming file, row and content of what cannot be used; infinity is an error.
     """
     path, form = Path(path), form or ScoreForm()
-    if path.suffix.lower() in _PICKLES:
-        return _read_pickle(path, form)
-    if path.suffix.lower() == ".parquet":
-        return _read_parquet(path, form)
+    with reading(path, way_out="see README for the formats"):
+        if path.suffix.lower() in _PICKLES:
+            return _read_pickle(path, form)
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path, form)
     names, values, remarks = read_text_table(path, _QUALITY, form)
     return ScoreTable(names, np.ascontiguousarray(values[:, 0]), remarks)
 
@@ -70,7 +76,7 @@ def _read_pickle(path: Path, form: ScoreForm) -> ScoreTable:
     names, values = [], np.empty(len(table), np.float64)
     for row, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | bytes):
-            raise DataError(f"{path}: entry {row} is {one_line(pair)}, no (name, score) pair; mend or remove it")
+            raise DataError(f"{path}: entry {row} is {shown(pair)}, no (name, score) pair; mend or remove it")
         names.append(pair[0])
         values[row] = _number(path, *pair)
     return _finished(path, Names.from_strings(names), values, form, "entry")
@@ -83,11 +89,11 @@ def _number(path: Path, name: str | bytes, value: object) -> float:
     try:
         array = np.asarray(value, np.float64)
         number = float(array.reshape(())) if array.size == 1 else float("inf")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("inf")
     if np.isinf(number):
-        shown = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
-        raise DataError(f"{path}: the score of {shown!r} is {one_line(value, 40)}, no finite number; mend or remove it")
+        found = f"{shown(value, 40)}, no finite number"
+        raise DataError(f"{path}: the score of {shown(name)} is {found}; mend or remove it")
     return number
 
 
@@ -99,21 +105,37 @@ def _read_parquet(path: Path, form: ScoreForm) -> ScoreTable:
         found = header.find(_QUALITY) if form.columns is None else header.stated(form.columns)
         if found.name is None or not found.values:
             raise DataError(
-                f"{path}: has columns {', '.join(schema.names)}; expected path and quality, or name them with columns: "
+                f"{path}: has columns {', '.join(schema.names)[:120]}; expected path and quality, or name them with columns: "
                 "{name: TITLE, score: TITLE}"
             )
         if form.columns is None:
             header.require_clear(found)
-        table = pa.parquet.read_table(path, columns=[schema.names[found.name], schema.names[found.values[0]]])
+        table = _parquet_columns(path, schema.names[found.name], schema.names[found.values[0]])
         array = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])
         values = np.array(table.column(1).cast(pa.float64()).to_numpy())
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason}); mend it") from error
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason(error)}); mend it") from error
     if array.null_count:
         raise DataError(f"{path}: a name is missing; remove the row")
     table = _finished(path, Names.from_arrow(array), values, form, "row")
     return table._replace(remarks=(taken(found.values, header.titles, len(header.titles)), *table.remarks))
+
+
+def _parquet_columns(path: Path, name: str, values: str) -> pa.Table:
+    """Read names and values; refuse a file that repeats one name so often that it grows beyond a file of names."""
+    size = path.stat().st_size
+    rows = pa.parquet.read_metadata(path).num_rows
+    if rows > _MOST_ROWS_PER_BYTE * size:
+        raise DataError(f"{path}: claims {rows:,} rows in {size:,} bytes, too many for names that differ; mend it")
+    table = pa.parquet.read_table(path, columns=[name, values], read_dictionary=[name])
+    written_out = 0
+    for chunk in table.column(0).chunks:
+        if pa.types.is_dictionary(chunk.type):
+            lengths = pc.binary_length(chunk.dictionary)
+            written_out += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    if written_out > max(_LEAST_TEXT_BYTES, _MOST_TEXT_PER_BYTE * size):
+        raise DataError(f"{path}: repeats names to {written_out:,} bytes from {size:,}; give each image one row")
+    return table
 
 
 def _finished(path: Path, names: Names, values: np.ndarray, form: ScoreForm, unit: str) -> ScoreTable:

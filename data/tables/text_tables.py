@@ -20,6 +20,7 @@ from data.tables.names import Names
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write
+from utils.outside.reading import reading, reason
 from utils.present import present
 
 _BLOCK_BYTES = 1 << 20
@@ -44,12 +45,13 @@ def read_text_table(path: str | Path, content: Content, form: ScoreForm | None =
     Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
     is no number, and of a name that occurs twice with different values unless `form` says how to merge them.
     """
-    path, form = Path(path), form or ScoreForm()
-    try:
-        dialect = _with_decimal(path, find_dialect(path, content, form), form)
-        names, values = _read(path, dialect, content)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name an existing file") from error
+    with reading(path, way_out="name an existing file of names and numbers"):
+        return _text_table(Path(path), content, form or ScoreForm())
+
+
+def _text_table(path: Path, content: Content, form: ScoreForm) -> TextTable:
+    dialect = _with_decimal(path, find_dialect(path, content, form), form)
+    names, values = _read(path, dialect, content)
     if dialect.ends_in_percentile:
         _require_percentiles(path, *values.T)
         values = values[:, :-1]
@@ -127,11 +129,6 @@ def _with_decimal(path: Path, dialect: Dialect, form: ScoreForm) -> Dialect:
 
 def _shown(values: np.ndarray) -> str:
     return " ".join(f"{value:g}" for value in np.ravel(values)[:4])
-
-
-def one_line(value: object, limit: int = 80) -> str:
-    """Return a value as an error shows it."""
-    return " ".join(repr(value).split())[:limit]
 
 
 def _require_percentiles(path: Path, quality: np.ndarray, percentile: np.ndarray) -> None:
@@ -256,7 +253,7 @@ def _refusal(path: Path, dialect: Dialect, content: Content, error: Exception) -
         return found
     if not count:
         return no_rows(path, content)
-    return DataError(f"{path}: cannot be read as {dialect} ({one_line(str(error))}); see README for the formats")
+    return DataError(f"{path}: cannot be read as {dialect} ({reason(error)}); see README for the formats")
 
 
 def _lines_of_rows(path: Path, dialect: Dialect, content: Content) -> Iterator[int]:

@@ -1,5 +1,6 @@
 """Readers for the pair lists people have: plain lists, LFW, XQLFW, CFP, Adience and InsightFace .bin."""
 
+import glob
 import itertools
 import posixpath
 import re
@@ -15,6 +16,7 @@ import pyarrow.csv
 from data.tables.names import Names
 from evaluation.pairs.sets import Generation, PairSet, components, even_folds, pairs_from_identities
 from utils.errors import DataError
+from utils.outside.reading import reading, shown
 from utils.pickles import load_restricted_pickle
 
 
@@ -24,12 +26,13 @@ def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw
     root: image folder, which tells apart the two published file namings of Adience. draw: for Adience.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such pairs file")
-    if form == "adience":
-        names, identities = read_adience_images(path, root)
-        return pairs_from_identities(names, identities, draw or Generation())
-    return READERS[form](path)
+    with reading(path, "cannot be read as a pairs file", "see README for the formats"):
+        if not path.exists():
+            raise DataError(f"{path}: no such pairs file")
+        if form == "adience":
+            names, identities = read_adience_images(path, root)
+            return pairs_from_identities(names, identities, draw or Generation())
+        return READERS[form](path)
 
 
 def read_list(path: Path) -> PairSet:
@@ -59,11 +62,10 @@ def read_bin(path: Path) -> PairSet:
     """
     content = load_restricted_pickle(path, encoding="bytes")
     shaped = isinstance(content, list | tuple) and len(content) == 2
+    shaped = shaped and all(isinstance(part, list | tuple | np.ndarray) and np.ndim(part[:0]) == 1 for part in content)
     if not shaped or len(content[0]) != 2 * len(content[1]) or len(content[1]) == 0:
         raise DataError(f"{path}: not an InsightFace .bin, which holds (2n encoded images, n flags)")
-    images = [
-        image if isinstance(image, bytes) else np.asarray(image, dtype=np.uint8).tobytes() for image in content[0]
-    ]
+    images = [_encoded(path, row, image) for row, image in enumerate(content[0])]
     seen: dict[bytes, int] = {}
     same = np.array([seen.setdefault(image, row) for row, image in enumerate(images)])
     mated = np.array([bool(flag) for flag in content[1]])
@@ -72,6 +74,14 @@ def read_bin(path: Path) -> PairSet:
     identities = components(edges, len(images))
     names = Names.from_strings([f"{row:06d}.jpg" for row in nodes])
     return PairSet(names, nodes[0::2], nodes[1::2], mated, even_folds(mated), identities, images)
+
+
+def _encoded(path: Path, row: int, image: object) -> bytes:
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        return image.tobytes()
+    if not isinstance(image, bytes):
+        raise DataError(f"{path}: image {row} is {shown(image)}, not the bytes of a file; mend it")
+    return image
 
 
 READERS: dict[str, Callable[[Path], PairSet]] = {
@@ -111,8 +121,9 @@ def read_adience_images(path: Path, root: str | Path | None) -> tuple[list[str],
     if root is not None and rows:
         user, image, face = rows[0]
         other = "coarse_tilt_aligned_face"
-        if any(Path(root).glob(f"**/{user}/{other}.{face}.{image}")):
-            prefix = other if not any(Path(root).glob(f"**/{user}/{prefix}.{face}.{image}")) else prefix
+        first = {kind: f"**/{glob.escape(f'{user}/{kind}.{face}.{image}')}" for kind in (prefix, other)}
+        if any(Path(root).glob(first[other])) and not any(Path(root).glob(first[prefix])):
+            prefix = other
     return [f"{user}/{prefix}.{face}.{image}" for user, image, face in rows], [row[2] for row in rows]
 
 
@@ -195,12 +206,12 @@ def _lfw_rows(path: Path) -> Iterator[_Row]:
     for number, line in _lines(path):
         cells = line.split("\t") if "\t" in line else line.split()
         cells = [cell.strip() for cell in cells]
-        if number == 1 and len(cells) in (1, 2) and all(cell.isdigit() for cell in cells):
+        if number == 1 and len(cells) in (1, 2) and all(_is_count(cell) for cell in cells):
             block = 2 * int(cells[1]) if len(cells) == 2 else None
             continue
         if len(cells) == 3:
             cells.insert(2, cells[0])
-        if len(cells) != 4 or not (cells[1].isdigit() and cells[3].isdigit()):
+        if len(cells) != 4 or not (_is_count(cells[1]) and _is_count(cells[3])):
             raise DataError(f"{path}, line {number}: expected `name n1 n2` or `name1 n1 name2 n2`, found {line[:80]!r}")
         first, second = (f"{name}/{name}_{int(n):04d}.jpg" for name, n in (cells[:2], cells[2:]))
         yield _Row(first, second, cells[0] == cells[2], row // block if block else -1)
@@ -228,10 +239,16 @@ def _cfp_images(path: Path) -> dict[int, str]:
     images = {}
     for number, line in _lines(path):
         cells = line.split(maxsplit=1)
-        if len(cells) != 2 or not cells[0].isdigit() or cells[1].count("/") < 2:
+        name = re.sub(r"^(\.\./|\./|/)+", "", posixpath.normpath(cells[-1].replace("\\", "/")))
+        if len(cells) != 2 or not _is_count(cells[0]) or name.count("/") < 2:
             raise DataError(f"{path}, line {number}: expected `number path`, found {line[:80]!r}")
-        images[int(cells[0])] = re.sub(r"^(\.\./|\./|/)+", "", posixpath.normpath(cells[1].replace("\\", "/")))
+        images[int(cells[0])] = name
     return images
+
+
+def _is_count(text: str) -> bool:
+    """Tell plain numbers of a sane length; int() takes other scripts' digits, isdigit superscripts."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -15,6 +15,7 @@ from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
+from utils.outside.reading import reading
 from utils.present import present
 
 _CHUNK = 65_536
@@ -54,27 +55,21 @@ class Embeddings(NamedTuple):
 
 def read_embeddings(path: str | Path) -> Embeddings:
     """Read a .npz with arrays `names` (N,) of text and `embeddings` (N, D)."""
-    try:
+    with reading(path, "not a readable .npz of plain arrays", "save names as text, not objects"):
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in ("names", "embeddings") if key not in archive]
             if missing:
-                raise DataError(f"{path}: holds no array {missing[0]!r} but {', '.join(archive.files) or 'nothing'}")
+                held = ", ".join(archive.files)[:120] or "nothing"
+                raise DataError(f"{path}: holds no array {missing[0]!r} but {held}")
             names, values = archive["names"], archive["embeddings"]
-    except DataError:
-        raise
-    except Exception as error:  # a damaged archive fails in any way
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(
-            f"{path}: not a readable .npz of plain arrays ({reason}); save names as text, not objects"
-        ) from error
-    if names.ndim != 1 or names.dtype.kind not in "US" or values.ndim != 2 or values.dtype.kind != "f":
-        raise DataError(
-            f"{path}: expected names (N,) of text and embeddings (N, D) of floats, "
-            f"found {names.dtype} {names.shape} and {values.dtype} {values.shape}"
-        )
-    if len(names) != len(values):
-        raise DataError(f"{path}: {len(names)} names but {len(values)} embeddings; one name per embedding")
-    return Embeddings(Names.from_strings(names.tolist()), values.astype(np.float32, copy=False))
+        if names.ndim != 1 or names.dtype.kind not in "US" or values.ndim != 2 or values.dtype.kind != "f":
+            raise DataError(
+                f"{path}: expected names (N,) of text and embeddings (N, D) of floats, "
+                f"found {names.dtype} {names.shape} and {values.dtype} {values.shape}"
+            )
+        if len(names) != len(values):
+            raise DataError(f"{path}: {len(names)} names but {len(values)} embeddings; one name per embedding")
+        return Embeddings(Names.from_strings(names.tolist()), values.astype(np.float32, copy=False))
 
 
 def write_embeddings(path: str | Path, names: Sequence[str], values: np.ndarray) -> None:

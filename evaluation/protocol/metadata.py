@@ -9,23 +9,28 @@ from data.tables.names import Names
 from evaluation.measure.nuisance import Metadata
 from evaluation.protocol.face_set import FaceSet
 from utils.errors import DataError
+from utils.outside.reading import reading, shown
 
 _SKIPPED = ("path", "identity", "kind")
 
 
 def read_metadata(path: str | Path, faces: FaceSet, names: Names) -> Metadata:
     """Read the CSV and join it to `names`; columns that are no numbers are left out."""
-    try:
+    with reading(path, "cannot be read as a CSV of metadata", "name the metadata of these images"):
         with open(path, encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a CSV of metadata ({error}); name another file") from error
-    if not rows or "path" not in rows[0]:
-        raise DataError(f"{path}: expected a column 'path' and one per nuisance; name the metadata of these images")
+        if not rows or "path" not in rows[0]:
+            raise DataError(f"{path}: expected a column 'path' and one per nuisance; name the metadata of these images")
+        if ragged := [row for row in rows if None in row or None in (row["path"], row.get("kind", ""))]:
+            raise DataError(f"{path}: the row of {shown(ragged[0]['path'])} has not the columns of the first; mend it")
+        return _joined(rows, faces, names)
+
+
+def _joined(rows: list[dict[str, str]], faces: FaceSet, names: Names) -> Metadata:
     listed = Names.from_strings([row["path"] for row in rows])
     columns = {}
     for name in rows[0]:
-        if name in _SKIPPED or name is None:
+        if name in _SKIPPED:
             continue
         try:
             values = np.array([float(row[name]) for row in rows])

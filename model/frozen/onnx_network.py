@@ -11,6 +11,7 @@ from model.frozen.network import Answer, FrozenNetwork, checked_crops, measured,
 from model.sharing.files import INPUT, KEY, OUTPUTS, parse_record
 from utils.contract import InputContract
 from utils.errors import ConfigError, WeightsError
+from utils.outside.reading import reading
 
 PIXELS = "tensor(uint8)"
 
@@ -42,8 +43,7 @@ class OnnxNetwork(FrozenNetwork):
         An `assumed` contract gives way to what the file says; another one must agree with it.
         """
         self.name = Path(path).name
-        self._open(content, path, device)
-        record = parse_record(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
+        record = parse_record(self._open(content, path, device), path)
         self.describes_itself, entry = record is not None, self.session.get_inputs()[0]
         if record is not None:
             self.contract = InputContract.from_dict(record["contract"], path)
@@ -68,8 +68,10 @@ class OnnxNetwork(FrozenNetwork):
             raise WeightsError(f"{path}: takes input of type {entry.type}; known are floats and uint8")
         self.pixels, self.entry = entry.type == PIXELS, entry.name
         self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
+        self._try(path)
 
-    def _open(self, content: bytes, path: str | Path, device: torch.device) -> None:
+    def _open(self, content: bytes, path: str | Path, device: torch.device) -> str | None:
+        """Start the session and return the text of the file's own metadata entry."""
         try:
             import onnxruntime
         except ImportError as error:
@@ -81,10 +83,21 @@ class OnnxNetwork(FrozenNetwork):
             providers, self.device = [("CUDAExecutionProvider", {"device_id": device.index or 0}), *providers], device
         elif device.type == "cuda":
             self.remark = f"onnxruntime has no CUDA here; {path} computes on the CPU"
-        try:
+        options.log_severity_level = 4  # what fails is raised
+        self.bounded = self.device.type == "cpu"  # CUDA maps far more memory than it uses
+        with reading(path, "not a readable ONNX file", "export it again", WeightsError, self.bounded):
             self.session = onnxruntime.InferenceSession(content, options, providers=providers)
-        except Exception as error:  # onnxruntime raises types of its own
-            raise WeightsError(f"{path}: not a readable ONNX file ({' '.join(str(error).split())[:120]})") from error
+            if not self.session.get_inputs() or not self.session.get_outputs():
+                raise WeightsError(f"{path}: a network without an input or an output; export it again")
+            return self.session.get_modelmeta().custom_metadata_map.get(KEY)
+
+    def _try(self, path: str | Path) -> None:
+        """Answer one black image: a network that cannot, or only with endless memory, is refused before any work."""
+        side = self.contract.size_px
+        shape = (side, side, 3) if self.channels_last else (3, side, side)
+        image = np.zeros((self.batch or 1, *shape), np.uint8 if self.pixels else np.float32)
+        with reading(path, "fails on an image", "export it again", WeightsError, self.bounded):
+            self.session.run(None, {self.entry: image})
 
     def run(self, images_BHW3: Tensor) -> Answer:
         """Compute the answer to a batch; a model of fixed batch size gets batches filled up with zeros."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from utils.config.loading import validate
 from utils.config.sections import ModelConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError, WeightsError
+from utils.outside.reading import reading
 
 KEY = "ai_kd"
 INPUT = "crops"
@@ -93,12 +94,11 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     """Return the metadata of a shared safetensors file; None for a file of any other kind or origin."""
     if Path(path).suffix.lower() != ".safetensors" or not Path(path).is_file():
         return None
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return parse_record((stream.metadata() or {}).get(KEY), path)
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise WeightsError(f"{path}: not a readable safetensors file ({reason}); fetch it again") from error
+    with (
+        reading(path, "not a readable safetensors file", "fetch it again", WeightsError),
+        safe_open(path, framework="pt") as stream,
+    ):
+        return parse_record((stream.metadata() or {}).get(KEY), path)
 
 
 def parse_record(text: str | None, path: str | Path) -> dict[str, Any] | None:
@@ -109,7 +109,7 @@ def parse_record(text: str | None, path: str | Path) -> dict[str, Any] | None:
         record = json.loads(text)
         if isinstance(record["contract"], dict) and isinstance(record["model"], dict):
             return record
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise WeightsError(f"{path}: its metadata entry {KEY!r} is damaged; export it again")
 

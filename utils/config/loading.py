@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic.fields import FieldInfo
 
 from utils.errors import ConfigError
+from utils.outside.reading import reading, reason, shown
 
 
 class StrictModel(BaseModel):
@@ -37,8 +38,18 @@ def _flag(value: Any) -> Any:
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
-UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+def _user_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("a path holds no NUL character")
+    return os.path.expanduser(value)
+
+
+UserPath = Annotated[str, AfterValidator(_user_path)]
 """A file or folder; `~` is the home folder."""
+_LONGEST_YAML = 1_000_000
+_MOST_NODES = 100_000
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -64,23 +75,50 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), lis
 
 def parse_yaml(text: str, place: str) -> Any:
     """Parse YAML text; `place` is what an error names."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{place}{where}: not valid YAML ({problem})") from error
+    if len(text) > _LONGEST_YAML:
+        raise ConfigError(f"{place}: {len(text):,} characters are more than a configuration has; name another file")
+    with reading(place, "not valid YAML", "mend it", ConfigError):
+        try:
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _require_bounded(node)
+            return loader.construct_document(node)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark else ""
+            problem = getattr(error, "problem", None) or reason(error)
+            raise ConfigError(f"{place}{where}: not valid YAML ({problem[:120]})") from error
+
+
+def _require_bounded(node: yaml.Node) -> None:
+    """Refuse aliases that stand for their own surroundings, or for one another until nobody can write them out."""
+    counts: dict[int, int] = {}
+
+    def count(one: yaml.Node) -> int:
+        if not isinstance(one, yaml.CollectionNode):
+            return 1
+        if counts.setdefault(id(one), 0) == 0:
+            parts = [part for item in one.value for part in (item if isinstance(item, tuple) else (item,))]
+            counts[id(one)] = -1
+            counts[id(one)] = 1 + sum(map(count, parts))
+        if counts[id(one)] < 0:
+            raise ValueError("an alias stands for what holds it")
+        if counts[id(one)] > _MOST_NODES:
+            raise ValueError("aliases stand for one another too often")
+        return counts[id(one)]
+
+    count(node)
 
 
 def read_yaml(path: str | Path) -> dict:
     """Read a YAML file whose top level is a mapping."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such configuration file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a configuration ({error})") from error
+    with reading(path, "cannot be read as a configuration", error=ConfigError):
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such configuration file") from error
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top level")
@@ -132,7 +170,7 @@ def load_variant(
         name = node.get(key, first)
     if name not in schemas:
         *others, last = map(repr, schemas)
-        raise ConfigError(f"{path}: {choice}: input should be {', '.join(others)} or {last}, found {_shown(name)}")
+        raise ConfigError(f"{path}: {choice}: input should be {', '.join(others)} or {last}, found {shown(name)}")
     own = schemas[name]
     values, foreign = _own_values(values, own, {other: schema for other, schema in schemas.items() if other != name})
     if foreign:
@@ -224,18 +262,13 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     message = message[:1].lower() + message[1:]
     if not key:
         return f"{message}{more}"
-    return f"{key}: {message}, found {_shown(detail['input'])}{more}"
+    return f"{key}: {message}, found {shown(detail['input'])}{more}"
 
 
 def _hint(schema: type[BaseModel], path: Sequence[str]) -> str:
     known = sorted(_known_keys(schema, path[:-1]))
     near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known) or 'nothing'}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> set[str]:
