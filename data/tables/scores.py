@@ -105,8 +105,8 @@ def _read_parquet(path: Path, form: ScoreForm) -> ScoreTable:
         found = header.find(_QUALITY) if form.columns is None else header.stated(form.columns)
         if found.name is None or not found.values:
             raise DataError(
-                f"{path}: has columns {', '.join(schema.names)[:120]}; expected path and quality, or name them with columns: "
-                "{name: TITLE, score: TITLE}"
+                f"{path}: has columns {', '.join(schema.names)[:120]}; expected path and quality, or name them with "
+                "columns: {name: TITLE, score: TITLE}"
             )
         if form.columns is None:
             header.require_clear(found)
