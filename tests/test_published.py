@@ -1,0 +1,291 @@
+"""Published networks: each file in its own layout gives the numbers of its layer facts; any ONNX; one contract each."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from model.frozen.describe import Described
+from model.frozen.load import NetworkLoader
+from model.published.mobile import UnitMobileFaceNet
+from model.published.presets import PRESETS, find_preset, preset_list
+from model.published.recognise import recognise
+from model.registry import NetworkBuilder, build_head
+from model.weights import LAYOUTS
+from tests.helpers import reference_networks as reference
+from tests.helpers.images import write_crops
+from tests.helpers.inference import infer, rows_of, write_setup
+from utils.allowed import AllowedModules
+from utils.config.sections import ModelConfig, ModuleSpec, NetworkConfig, NetworkKeys
+from utils.contract import InputContract, save_contract
+from utils.errors import ConfigError, ContractError, WeightsError
+
+CPU = torch.device("cpu")
+OWN = [name for name, preset in PRESETS.items() if preset.module is not None]
+CROPS = torch.randint(0, 256, (2, 112, 112, 3), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+CROPS[1] = (CROPS[1] // 4 + torch.arange(112)[:, None, None]).to(torch.uint8)
+
+
+def network(weight, scores=True, allowed=(), model=None, **keys):
+    described = Described(str(weight), NetworkKeys(**keys), model)
+    loader = NetworkLoader(NetworkBuilder(AllowedModules(tuple(allowed))), CPU)
+    return loader.load(described.scorer() if scores else described.network())
+
+
+def network_input(mean=0.5, std=0.5, channels="RGB"):
+    x = (CROPS.numpy().astype(np.float64) / 255 - mean) / std
+    return torch.from_numpy(x[..., :: 1 if channels == "RGB" else -1].copy()).permute(0, 3, 1, 2).float()
+
+
+def lived_in(module: nn.Module) -> nn.Module:
+    """Give BatchNorms and PReLUs the values of a network that has seen something."""
+    generator = torch.Generator().manual_seed(2)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.2, generator=generator)
+            part.running_var.uniform_(0.5, 1.5, generator=generator)
+        elif isinstance(part, nn.Conv2d) and isinstance(module, UnitMobileFaceNet):  # no shortcut carries the signal
+            nn.init.kaiming_normal_(part.weight, mode="fan_in", generator=generator)
+        elif isinstance(part, nn.PReLU):
+            part.weight.data.uniform_(0.1, 0.4, generator=generator)
+    return module.eval()
+
+
+def parts_of(name):
+    """Return backbone and head of a preset, with random weights."""
+    preset = find_preset(name)
+    torch.manual_seed(7)
+    backbone = lived_in(NetworkBuilder().backbone(ModuleSpec(module=preset.module, params=preset.params)))
+    head = preset.head and build_head(preset.head, preset.head.params.get("in_dim", 512))
+    return backbone, head
+
+
+def prefixed(state, prefix):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def published(folder, name, outer, more=None, wrapper=None):
+    """Save a preset's file as it is published; return path, backbone's and head's state."""
+    backbone, head = (part.state_dict() if part is not None else {} for part in parts_of(name))
+    layout = next(one for one in LAYOUTS if one.name == PRESETS[name].layout)
+    state = {**prefixed(backbone, outer + layout.backbone), **prefixed(head, outer + layout.head), **(more or {})}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, folder / f"{name}.pth")
+    return folder / f"{name}.pth", backbone, head
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_preset_is_recognised_by_its_keys_and_shapes(name):
+    preset = PRESETS[name]
+    layout = next(one for one in LAYOUTS if one.name == preset.layout)
+    with torch.device("meta"):
+        state = NetworkBuilder().backbone(ModuleSpec(module=preset.module, params=preset.params)).state_dict()
+        head = build_head(preset.head, preset.head.params.get("in_dim", 512)).state_dict() if preset.head else {}
+    file = {**prefixed(state, layout.backbone), **prefixed(head, layout.head)}
+    assert recognise(file) == recognise(prefixed(file, "module.")) == name
+    short = {key: tensor for key, tensor in file.items() if "num_batches" not in key}
+    assert recognise(short) == name and recognise(dict(list(short.items())[1:])) is None
+    key = next(iter(file))
+    assert recognise({**file, key: torch.empty(9, 9, device="meta")}) is None
+
+
+def test_a_published_mobilefacenet_scores_as_its_layers_say(tmp_path):
+    path, backbone, head = published(tmp_path, "ediffiqa_t", "")
+    found = network(path)
+    embedding = reference.mobile(backbone, network_input())
+    np.testing.assert_allclose(found.embeddings(CROPS), embedding.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.qualities(CROPS), reference.mlp(head, embedding).numpy(), atol=1e-5)
+    assert "ediffiqa_t by its keys" in found.remark
+    assert np.ptp(found.embeddings(CROPS), axis=0).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["ediffiqa_s", "cr_fiqa_s"])
+def test_published_iresnets_with_a_head_score_as_their_layers_say(tmp_path, name):
+    path, backbone, head = published(tmp_path, name, "")
+    embedding = reference.iresnet(backbone, network_input())
+    one_linear = name == "cr_fiqa_s"
+    wanted = (embedding @ head["weight"].T + head["bias"])[:, 0] if one_linear else reference.mlp(head, embedding)
+    found = network(path)
+    np.testing.assert_allclose(found.qualities(CROPS), wanted.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.embeddings(CROPS), embedding.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_magface_scores_by_the_length_of_its_embedding_of_a_bgr_crop(tmp_path):
+    classes = {"fc.weight": torch.zeros(512, 9)}
+    path, backbone, _ = published(tmp_path, "magface_r18", "", classes, "state_dict")
+    embedding = reference.iresnet(backbone, network_input(0, 1, "BGR"), eps=2e-5)
+    found = network(path)
+    np.testing.assert_allclose(found.qualities(CROPS), embedding.norm(dim=1).numpy(), rtol=1e-5)
+    assert found.contract == InputContract(channels="BGR", mean=(0, 0, 0), std=(1, 1, 1))
+    other = reference.iresnet(backbone, network_input(0, 1, "RGB"), eps=2e-5).norm(dim=1)
+    assert (other - embedding.norm(dim=1)).abs().max() > 0.01, "the channel order matters here"
+    config = ModelConfig(features=NetworkConfig(module="iresnet18", weights=None))
+    assert np.array_equal(network(path, False, model=config).embeddings(CROPS), network(path, False).embeddings(CROPS))
+    spoken = config.model_copy(update={"channels": "RGB"})
+    stated = ModelConfig.model_validate({**spoken.model_dump(), "channels": "RGB"})
+    assert "warning" in (remark := network(path, False, model=stated).remark) and "magface_r18" in remark
+
+
+def test_adaface_embeds_as_its_layers_say(tmp_path):
+    classes = {"head.kernel": torch.zeros(512, 9), "head.t": torch.zeros(1)}
+    path, backbone, _ = published(tmp_path, "adaface_r18", "", classes, "state_dict")
+    embedding = reference.adaface(backbone, network_input(channels="BGR"))
+    found = network(path, scores=False)
+    np.testing.assert_allclose(found.embeddings(CROPS), embedding.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        network(path, quality="length").qualities(CROPS), embedding.norm(dim=1).numpy(), rtol=1e-5
+    )
+    with pytest.raises(WeightsError, match="adaface_r18 is a recognition network without a quality"):
+        network(path)
+
+
+def test_sdd_fiqa_scores_as_its_layers_say(tmp_path):
+    path, backbone, head = published(tmp_path, "sdd_fiqa", "module.")
+    state = {**backbone, **prefixed(head, "quality.3.")}
+    wanted = reference.sdd_fiqa(state, network_input()).numpy()
+    np.testing.assert_allclose(network(path).qualities(CROPS), wanted, rtol=1e-5, atol=1e-5)
+    assert np.ptp(wanted) > 1e-4
+
+
+def test_a_preset_is_named_and_unknown_ones_are_refused(tmp_path, capsys):
+    path, backbone, _ = published(tmp_path, "arcface_r18", "module.")
+    assert network(path, False, preset="arcface_r18").contract == InputContract()
+    magface = network(path, preset="magface_r18")
+    wanted = reference.iresnet(backbone, network_input(0, 1, "BGR"), eps=2e-5).norm(dim=1)
+    np.testing.assert_allclose(magface.qualities(CROPS), wanted.numpy(), rtol=1e-5)
+    with pytest.raises(ConfigError, match="preset: 'magface' is not known; use one of aikd"):
+        network(path, preset="magface")
+    with pytest.raises(WeightsError, match=r"does not fit the model: .*; its keys are those of .* preset: arcface_r18"):
+        network(path, False, model=ModelConfig(features=NetworkConfig(module="CompactNet", weights=None)))
+    setup = write_setup(tmp_path)
+    assert infer(setup, "model.preset=list") == 0
+    assert capsys.readouterr().out == preset_list()
+    assert preset_list().count("\n") == len(PRESETS) and "magface_r50       BGR, 112 px, mean 0, std 1" in preset_list()
+
+
+def test_inference_scores_a_published_file_without_a_configuration(tmp_path):
+    setup = write_setup(tmp_path)
+    names = write_crops(setup / "faces", 3)
+    path, _, _ = published(tmp_path, "magface_r18", "", {"fc.weight": torch.zeros(512, 9)}, "state_dict")
+    assert infer(setup, "model.config=null", f"model.weight={path}") == 0
+    found = {row["path"]: float(row["quality"]) for row in rows_of(setup / "out/quality-scores.csv")}
+    assert len(found) == len(names) and min(found.values()) > 0 and len(set(found.values())) == 3
+    request = json.loads((setup / "out/run.json").read_text())["request"]
+    assert request["preprocessing"]["channels"] == "BGR" and request["network"]["reading"]["quality"] == "length"
+
+
+# ---- contracts
+
+
+def test_stated_keys_come_first_and_must_agree_with_the_contract_of_the_file(tmp_path):
+    path, backbone, _ = published(tmp_path, "arcface_r18", "")
+    found = network(path, False, channels="BGR", mean=[0.1, 0.2, 0.3], std=0.7)
+    assert found.contract == InputContract(channels="BGR", mean=(0.1, 0.2, 0.3), std=(0.7, 0.7, 0.7))
+    x = network_input(np.array([0.3, 0.2, 0.1]), 0.7, "BGR")
+    np.testing.assert_allclose(found.embeddings(CROPS), reference.iresnet(backbone, x).numpy(), rtol=1e-4, atol=1e-4)
+    save_contract(InputContract(channels="BGR"), path)
+    assert network(path, False, channels="BGR").contract.channels == "BGR"
+    with pytest.raises(ContractError, match="channels = BGR, the configuration feeds channels = RGB"):
+        network(path, False)
+
+
+# ---- networks of several outputs
+
+
+class Several(nn.Module):
+    """A user's network; TransFace returns a tuple, SwinFace a dict."""
+
+    def __init__(self, kind: str = "dict"):
+        super().__init__()
+        self.kind, self.fc = kind, nn.Linear(3, 4)
+
+    def forward(self, x):
+        means = x.mean((2, 3))
+        outputs = {"Age": means[:, :1], "Recognition": self.fc(means)}
+        return outputs if self.kind == "dict" else tuple(outputs.values())
+
+
+@pytest.mark.parametrize(("kind", "output", "preset"), [
+    ("dict", "Recognition", None), ("tuple", 1, None), ("dict", None, "swinface"),
+])  # fmt: skip
+def test_a_network_of_several_outputs_answers_with_the_named_one(tmp_path, kind, output, preset):
+    whole = Several(kind)
+    torch.save({"model": whole.state_dict()}, tmp_path / "net.pth")
+    features = NetworkConfig(module="tests.test_published.Several", params={"kind": kind}, weights=None)
+    keys = {"output": output, "preset": preset, "allowed": ["tests"], "model": ModelConfig(features=features)}
+    found = network(tmp_path / "net.pth", scores=False, **keys)
+    wanted = whole.fc(network_input().mean((2, 3))).detach().numpy()
+    np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
+
+
+def test_an_output_that_is_not_there_is_named(tmp_path):
+    torch.save(Several().state_dict(), tmp_path / "net.pth")
+    features = NetworkConfig(module="tests.test_published.Several", weights=None)
+    for output, words in (("Sex", "no 'Sex'"), (None, "several")):
+        keys = {"output": output, "allowed": ["tests"], "model": ModelConfig(features=features)}
+        with pytest.raises(ConfigError, match=f"has outputs 'Age', 'Recognition', {words}; name one in output"):
+            network(tmp_path / "net.pth", scores=False, **keys).embeddings(CROPS)
+
+
+# ---- any ONNX
+
+
+def write_onnx(path, kind="FLOAT", last=False, batch=None, size=112):
+    """Write a network that gives the means of the channels (`embedding`) and the first of them (`quality`, (B, 1))."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, types = onnx.helper, onnx.TensorProto
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=types.FLOAT),
+        helper.make_node("ReduceMean", ["y"], ["embedding"], axes=[1, 2] if last else [2, 3], keepdims=0),
+        helper.make_node("Slice", ["embedding", "start", "end", "axis"], ["quality"]),
+    ]
+    shape = [batch, size, size, 3] if last else [batch, 3, size, size]
+    numbers = [onnx.numpy_helper.from_array(np.array([v]), n) for n, v in (("start", 0), ("end", 1), ("axis", 1))]
+    names = (("quality", 1), ("embedding", 3))
+    outputs = [helper.make_tensor_value_info(name, types.FLOAT, [batch, n]) for name, n in names]
+    entry = helper.make_tensor_value_info("x", getattr(types, kind), shape)
+    graph = helper.make_graph(nodes, "g", [entry], outputs, numbers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_any_onnx_scores_and_embeds_by_a_stated_contract(tmp_path, last, batch, channels):
+    path = write_onnx(tmp_path / "net.onnx", last=last, batch=batch)
+    means = network_input(0.2, 0.4, channels).mean((2, 3)).numpy()
+    found = network(path, channels=channels, mean=0.2, std=0.4)
+    np.testing.assert_allclose(found.embeddings(CROPS), means, atol=1e-5)
+    np.testing.assert_allclose(found.qualities(CROPS), means[:, 0], atol=1e-5)
+    length = network(path, channels=channels, mean=0.2, std=0.4, quality="length").qualities(CROPS)
+    np.testing.assert_allclose(length, np.linalg.norm(means, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_an_onnx_of_pixels_gets_pixels(tmp_path, last):
+    path = write_onnx(tmp_path / "net.onnx", "UINT8", last)
+    means = CROPS.numpy().astype(np.float64).mean((1, 2))[:, ::-1]
+    np.testing.assert_allclose(network(path, channels="BGR").embeddings(CROPS), means, rtol=1e-5)
+
+
+def test_outputs_of_an_onnx_go_by_name_number_and_preset(tmp_path):
+    path = write_onnx(tmp_path / "net.onnx")
+    means = network_input().mean((2, 3)).numpy()
+    for output in ("quality", 0):
+        found = network(path, preset="insightface_onnx", output=output)
+        np.testing.assert_allclose(found.qualities(CROPS), means[:, 0], atol=1e-5)
+        with pytest.raises(WeightsError, match="gives no embedding, only a quality"):
+            found.embeddings(CROPS)
+    np.testing.assert_allclose(network(path, preset="ediffiqa_onnx").qualities(CROPS), means[:, 0], atol=1e-5)
+    magface = network_input(0, 1, "BGR").mean((2, 3)).numpy()
+    np.testing.assert_allclose(network(path, preset="ofiq_magface").qualities(CROPS), magface[:, 0], atol=1e-5)
+    wide = network(path, preset="insightface_onnx", output="embedding", quality="output")
+    with pytest.raises(WeightsError, match="holds 3 numbers per image, a quality is one"):
+        wide.qualities(CROPS)
+    with pytest.raises(ConfigError, match="has no output 'score'; it has quality, embedding"):
+        network(path, preset="insightface_onnx", output="score").qualities(CROPS)
+    with pytest.raises(WeightsError, match=r"carries no preprocessing contract; say .* by preset"):
+        network(path)
