@@ -11,7 +11,13 @@ from pathlib import Path
 from data.tables.scores import read_scores
 from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import Recogniser, read_embeddings
-from evaluation.protocol.face_set import FaceSet, open_faces, require_usual_images, with_second_landmarks
+from evaluation.protocol.face_set import (
+    FaceSet,
+    open_faces,
+    require_usual_images,
+    with_boxes,
+    with_second_landmarks,
+)
 from evaluation.protocol.methods import describe_method
 from evaluation.protocol.numbers import Models
 from evaluation.report.meaning import percentile_table, threshold_table
@@ -113,6 +119,7 @@ def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
         yield from ((f"datasets.{name}.metadata", path) for path in [one.metadata] if path)
     if cfg.misalignment is not None:
         yield from ((f"misalignment.second_landmarks.{k}", v) for k, v in cfg.misalignment.second_landmarks.items())
+        yield from ((f"misalignment.boxes.{k}", v) for k, v in cfg.misalignment.boxes.items())
 
 
 def with_found_faces(cfg: EvaluateConfig, allowed: AllowedModules) -> EvaluateConfig:
@@ -151,6 +158,9 @@ def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:
     faces = open_faces(name, section, cfg.base.seed, read_embeddings(stored[0]).names if by_names else None)
     if cfg.misalignment is not None and name in cfg.misalignment.second_landmarks:
         faces = with_second_landmarks(faces, section, cfg.misalignment.second_landmarks[name])
+    if cfg.misalignment is not None and cfg.misalignment.box is not None:
+        path = cfg.misalignment.boxes.get(name) or cfg.misalignment.second_landmarks.get(name)
+        faces = with_boxes(faces, section, path, cfg.misalignment.box)
     images = faces.crops is not None or faces.pairs.images is not None
     if not any(name in one.files or (one.runs and images) for one in cfg.scores.values()):
         raise ConfigError(f"datasets.{name}: no method scores it; name a score file in scores, or its root")

@@ -156,6 +156,18 @@ def landmarks_of_crop(image: np.ndarray) -> np.ndarray:
     return template_landmarks(width)
 
 
+def box_landmarks(boxes_N4: np.ndarray, scale: float) -> np.ndarray:
+    """Return landmarks (N, 5, 2) float32 whose crop is the upright square about each box (x, y, width, height).
+
+    The side of the square is `scale` times the longer side of the box; nothing in it is aligned to the face.
+    """
+    x, y, width, height = np.asarray(boxes_N4, np.float64).T
+    side = scale * np.maximum(width, height)
+    corner_N2 = np.stack([x + (width - side) / 2, y + (height - side) / 2], 1)
+    within = (TEMPLATE_112 + 0.5) / CROP_SIZE_PX
+    return (corner_N2[:, None] + within * side[:, None, None] - 0.5).astype(np.float32)
+
+
 def checked_landmarks(landmarks_52: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Return the landmarks as float64 if they and the image have a rectangle in common and they are pixels."""
     landmarks = np.array(landmarks_52, np.float64)

@@ -4,14 +4,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.samples.crops import FaceCrops
+from data.samples.crops import CropPerturbation, FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.tables.names import Names
 from data.tables.scores import FAILURES, LABELS, PAGE, write_failures, write_labels
@@ -25,7 +25,7 @@ from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.label import LabelConfig
 from utils.config.sections import DETECTION_KEYS
-from utils.errors import DataError, UserError
+from utils.errors import ConfigError, DataError, UserError
 from utils.files import allocate, sha256_file
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,26 @@ class LabellingRun:
         try:
             if self.population is not None:
                 return self.population.store(images_BHW3, rows)
-            return self.source.scores(images_BHW3, [self.images.crops.names[row] for row in rows])
+            names = [self.images.crops.names[row] for row in rows]
+            if self.cfg.source.views == 1:
+                return self.source.scores(images_BHW3, names)
+            return self.mean_of_views(images_BHW3, rows, names)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"{self.source.network.device}: a pass does not fit into its memory; lower "
                 "dataloader.params.batch_size or source.rows_per_pass and run again"
             ) from error
+
+    def mean_of_views(self, first_BHW3: Tensor, rows: np.ndarray, names: list[str]) -> np.ndarray:
+        """Return the mean label (B,) over all views, the first of which is cut; NaN where one of them has no crop."""
+        labels = [self.source.scores(first_BHW3, names)]
+        for number in range(2, self.cfg.source.views + 1):
+            batch = moved(self.images.crops, self.cfg, number).take(rows).__getitems__(range(len(rows)))
+            found = np.full(len(rows), np.nan)
+            if batch.rows:
+                found[batch.rows] = self.source.scores(batch.images, [names[row] for row in batch.rows])
+            labels.append(found)
+        return np.mean(labels, axis=0)
 
     def conclude(self, session: Session) -> int:
         """Write the labels of all sessions, say what was done, and return the exit code."""
@@ -134,6 +148,10 @@ def open_labelling(
 ) -> Iterator[LabellingRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     crops = with_known_faces(sampled(open_images(cfg.dataset, allowed), cfg), cfg.base.save_path)
+    if cfg.source.views > 1:
+        if isinstance(source, PopulationSource):
+            raise ConfigError(f"source.views: {cfg.source.name} compares images with each other; it takes one view")
+        crops = moved(crops, cfg, 1)
     wanted = request(cfg, crops, source)
     journal = Journal(cfg.base.save_path, wanted, len(crops.names), numbers_per_face(crops))
     try:
@@ -147,6 +165,14 @@ def open_labelling(
         yield LabellingRun(cfg, source, images, population)
     finally:
         journal.close()
+
+
+def moved(crops: FaceCrops | DetectedCrops, cfg: LabelConfig, number: int) -> FaceCrops:
+    """Return the crops of one of the views, counted from 1."""
+    if isinstance(crops, DetectedCrops):
+        raise ConfigError("source.views needs landmarks; find them first by prepare.py base.task=landmarks")
+    how = cfg.source.perturbation
+    return replace(crops, perturb=CropPerturbation(how.radius_px, how.unit, cfg.base.seed, how.border, number))
 
 
 def sampled(crops: FaceCrops | DetectedCrops, cfg: LabelConfig) -> FaceCrops | DetectedCrops:
@@ -167,6 +193,7 @@ def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSou
         "source": {
             "name": cfg.source.name,
             "rows_per_pass": cfg.source.rows_per_pass,
+            **(cfg.source.model_dump(mode="json", include={"views", "perturbation"}) if cfg.source.views > 1 else {}),
             **(settings.model_dump(mode="json") if settings else {}),
         },
         "seed": cfg.base.seed,

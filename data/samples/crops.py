@@ -72,11 +72,16 @@ class CropPerturbation:
     seed: int
     border: str = "black"
     """What a perturbed crop shows outside its image (data.alignment.BORDERS)."""
+    view: int = 0
+    """Number of the draw among several of one image, from 1; 0: there is one only."""
+    then: "CropPerturbation | None" = None
+    """Moves the moved landmarks once more."""
 
     def __call__(self, landmarks_52: np.ndarray, name: str) -> np.ndarray:
         """Return the landmarks of the named file, moved."""
-        rng = name_draws(name, self.seed)
-        return perturb_landmarks(landmarks_52, self.radius_px, self.unit, rng)
+        rng = name_draws(name, self.seed, *([self.view] if self.view else []))
+        moved = perturb_landmarks(landmarks_52, self.radius_px, self.unit, rng)
+        return moved if self.then is None else self.then(moved, name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ GRID_STEP = 0.005
 
 @dataclass(frozen=True)
 class Condition:
-    """Say which crops were seen. p: None for another detector; seed: None where there is none, or all are merged."""
+    """Say which crops were seen. p: None for another detector or its box; seed: None without one, or all merged."""
 
     alignment: str = "aligned"
     p: float | None = 0.0

@@ -36,7 +36,10 @@ def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw
 
 
 def read_list(path: Path) -> PairSet:
-    """Read `imgA imgB 1|0` lines, parted by blanks, tabs or commas. An identity is a folder where that agrees."""
+    """Read `imgA imgB 1|0` lines, parted by blanks, tabs or commas.
+
+    An identity is a folder, or its last part, where that agrees.
+    """
     return _read_list_fast(path) or _collect(_list_rows(path), path)
 
 
@@ -154,13 +157,20 @@ def _collect(rows: Iterator[_Row], path: Path, identity_of: Callable[[str], str]
 
 def _pair_set(names: Names, columns: _Columns, identity_of: Callable[[str], str]) -> PairSet:
     """Add the identities, where they agree with what is called mated, and the folds."""
-    numbers: dict[str, int] = {}
-    people = (numbers.setdefault(identity_of(name), len(numbers)) for name in names)
-    identities = np.fromiter(people, dtype=np.int64, count=len(names))
     first, second, mated, fold = columns
-    fits = ((identities[first] == identities[second]) == mated).all()
     fold = even_folds(mated) if fold is None else fold
-    return PairSet(names, first, second, mated, fold, identities if fits else None)
+    for told_by in (identity_of, _last_folder):
+        numbers: dict[str, int] = {}
+        people = (numbers.setdefault(told_by(name), len(numbers)) for name in names)
+        identities = np.fromiter(people, dtype=np.int64, count=len(names))
+        if ((identities[first] == identities[second]) == mated).all():
+            return PairSet(names, first, second, mated, fold, identities)
+    return PairSet(names, first, second, mated, fold)
+
+
+def _last_folder(name: str) -> str:
+    """Return ID of reference/ID/1.jpg: the same person may lie in several folders."""
+    return posixpath.basename(posixpath.dirname(name))
 
 
 def _read_list_fast(path: Path) -> PairSet | None:

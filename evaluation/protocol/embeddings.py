@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from data.tables.names import Names
+from evaluation.protocol.views import Averaging
 from model.frozen.describe import Described
 from model.frozen.load import NetworkLoader, NetworkSpec
 from utils.config.evaluate import RecogniserConfig
@@ -33,6 +34,11 @@ class ImageModel(Protocol):
     @property
     def reason(self) -> str | None:
         """Return why `finish` may give NaN for an image, in a few words."""
+        ...
+
+    @property
+    def averaging(self) -> Averaging | None:
+        """Return over which looks at each face its numbers are averaged; None: one look."""
         ...
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
@@ -101,6 +107,7 @@ class Recogniser:
     """Embed crops with a backbone or an ONNX file; where nothing says how it is fed, as the official networks are."""
 
     reason: str | None = None
+    averaging: Averaging | None = None
 
     def __init__(self, cfg: RecogniserConfig, precision: str = "fp32"):
         """Describe the model; `precision` where its section names none."""

@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data.alignment import box_landmarks
 from data.checks.inputs import InputKeys
 from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.sources.memory import MemorySource
+from data.tables.boxes import read_boxes
 from data.tables.join import join
 from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
@@ -28,6 +30,12 @@ class FaceSet:
     rows: np.ndarray | None = None
     second: FaceCrops | None = None
     """The same crops by the landmarks of another detector."""
+    box: FaceCrops | None = None
+    """The squares about the boxes of a detector."""
+
+    def crops_of(self, alignment: str) -> FaceCrops:
+        """Return the crops of a view."""
+        return present({"second_landmarks": self.second, "box": self.box}.get(alignment, self.crops))
 
     def column(self, names: Names, values: np.ndarray) -> np.ndarray:
         """Join a table of names and values to the names of the pairs; NaN where it has none."""
@@ -92,6 +100,22 @@ def require_usual_images(faces: FaceSet, cfg: PairsConfig) -> None:
     if faces.second is not None:
         key = f"misalignment.second_landmarks.{faces.name}"
         require_usual(faces.second, keys._replace(landmarks=key))
+
+
+def with_boxes(faces: FaceSet, cfg: PairsConfig, path: str | None, scale: float) -> FaceSet:
+    """Return the set with the boxes of a detector joined; `scale` times the longer side of a box is a crop's side."""
+    path = path or cfg.landmarks
+    if cfg.landmarks is None or faces.crops is None or path is None:
+        raise DataError(
+            f"misalignment.box: {faces.name} has crops that are aligned already; name datasets.{faces.name}.root and "
+            "landmarks, or remove box"
+        )
+    table = read_boxes(path)
+    rows = join(faces.crops.names, table.names, cfg.key_root).rows
+    points = np.full((len(rows), 5, 2), np.nan, np.float32)
+    points[rows >= 0] = box_landmarks(table.boxes[rows[rows >= 0]], scale)
+    section = faces.crops.cfg.model_copy(update={"landmarks": path})
+    return replace(faces, box=replace(faces.crops, cfg=section, landmarks=points))
 
 
 def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfig:

@@ -9,11 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from evaluation.protocol.embeddings import fingerprint
+from evaluation.protocol.views import Averaging
 from model.frozen.describe import Described, named_model
 from model.frozen.load import NetworkLoader
 from model.label_sources import PopulationSource, build_source, label_schema, source_class, source_spec
 from utils.config import beside, load_config
 from utils.config.evaluate import ScoresConfig
+from utils.config.sections import ViewsConfig
 
 
 class QualityModel:
@@ -26,6 +28,7 @@ class QualityModel:
         weights = cfg.weights or ""
         model = named_model(cfg.config, place, weights, cfg.preset)
         self.spec = Described(weights, cfg, model, cfg.precision or precision).scorer()
+        self.averaging: Averaging | None = None
         self.fingerprint: dict[str, Any] = fingerprint(self.spec)
 
     def load(self, loader: NetworkLoader) -> None:
@@ -52,7 +55,9 @@ class SourceModel:
         self.model = named_model(keys.config, config, keys.weight, keys.preset)
         self.spec = source_spec(self.label, self.model)
         self.reason: str | None = getattr(source_class(self.label.source.name), "reason", None)
-        settings = self.label.source.settings
+        source = self.label.source
+        self.averaging: Averaging | None = Averaging(source.views, source.perturbation, self.label.base.seed)
+        settings = source.settings
         self.fingerprint: dict[str, Any] = {
             "source": self.label.source.name,
             "params": settings.model_dump(mode="json") if settings is not None else None,
@@ -82,5 +87,14 @@ class SourceModel:
 def describe_method(cfg: ScoresConfig, place: str, precision: str) -> QualityModel | SourceModel:
     """Describe a method that runs here, to be loaded later; its files may lie beside the configuration `place`."""
     if cfg.weights is not None:
-        return QualityModel(cfg, place, precision)
-    return SourceModel(beside(cfg.source or "", place))
+        model = QualityModel(cfg, place, precision)
+    else:
+        model = SourceModel(beside(cfg.source or "", place))
+    model.averaging = _averaging(cfg, model.averaging or Averaging(1, ViewsConfig(), 0))
+    return model
+
+
+def _averaging(cfg: ScoresConfig, own: Averaging) -> Averaging | None:
+    """Return over which looks at a face the method averages: as the evaluation asks, else as the method says."""
+    asked = Averaging(cfg.views or own.count, cfg.perturbation or own.perturbation, own.seed)
+    return asked if asked.count > 1 else None

@@ -13,6 +13,7 @@ from evaluation.protocol.passes import OUTSIDE, CropPass, Measured
 from evaluation.protocol.views import View
 from utils.config.evaluate import EvaluationSection
 from utils.errors import DataError
+from utils.present import present
 
 logger = logging.getLogger("evaluate")
 
@@ -79,11 +80,22 @@ def _first(pairs: PairSet, measured: Measured, rows: np.ndarray) -> str:
     return f"first {pairs.names[rows[0]]!r}" + (f" ({reason})" if reason else "")
 
 
+def averaged(crops: CropPass, view: View, name: str, model: ImageModel) -> Measured:
+    """Return the mean of a method's numbers over its looks at each crop; none where one of them gave none."""
+    how = present(model.averaging)
+    looks = [crops(view.look_at(how, number), {name: model})[name] for number in range(1, how.count + 1)]
+    reasons = {row: why for look in looks for row, why in look.reasons.items()}
+    return Measured(np.mean([look.values for look in looks], axis=0), reasons)
+
+
 def run_models(crops: CropPass, view: View, models: Models) -> ImageNumbers:
-    """Run everything over the same crops."""
+    """Run everything over the same crops, and methods that average over several looks over each of these."""
     methods = {f"quality-{name}": model for name, model in models.methods.items()}
     recognisers = {f"recognition-{name}": model for name, model in models.recognisers.items()}
-    found = crops(view, methods | recognisers)
+    found = crops(view, {name: model for name, model in methods.items() if model.averaging is None} | recognisers)
+    for name, model in methods.items():
+        if model.averaging is not None:
+            found[name] = averaged(crops, view, name, model)
     return ImageNumbers(
         {name: found[f"quality-{name}"] for name in models.methods},
         {name: found[f"recognition-{name}"] for name in models.recognisers},

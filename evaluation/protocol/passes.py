@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.samples.crops import CropPerturbation, FaceCrops
 from data.samples.loader import crop_batches
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
@@ -59,8 +58,7 @@ class CropPass:
         return {name: self._spread(found[name]) for name in asked}
 
     def _run(self, view: View, models: Mapping[str, ImageModel | None]) -> dict[str, Measured]:
-        perturb = CropPerturbation(view.p, "template", present(view.seed), view.border) if view.p else None
-        crops = replace(self._crops(view).take(self.files), perturb=perturb)
+        crops = replace(self.faces.crops_of(view.alignment).take(self.files), perturb=view.perturbation)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
         rows: list[int] = []
         reasons: dict[int, str] = {}
@@ -92,15 +90,12 @@ class CropPass:
         values = _scatter(measured.values, self.known, len(self.faces.pairs.names))
         return Measured(values, {int(self.known[row]): reason for row, reason in measured.reasons.items()})
 
-    def _crops(self, view: View) -> FaceCrops:
-        return present(self.faces.second if view.p is None else self.faces.crops)
-
     def _facts(self, view: View, model: ImageModel | None) -> dict[str, Any]:
-        crops = self._crops(view)
+        crops = self.faces.crops_of(view.alignment)
         return {
             "format": _FORMAT,
             "model": model.fingerprint if model else OUTSIDE,
-            "view": [view.p, view.seed, view.border],
+            "view": view.facts,
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
             "crop": crops.cfg.model_dump(

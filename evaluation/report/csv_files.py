@@ -129,8 +129,7 @@ def _interval(bounds: Sequence[float] | None, section: EvaluationSection) -> lis
 
 def _crops(condition: Condition) -> tuple:
     """Return what tells the crops apart, whoever else saw them."""
-    second = condition.alignment.startswith("second")
-    return ("second",) if second else (condition.p, condition.seed)
+    return (condition.alignment.partition("_")[0],) if condition.p is None else (condition.p, condition.seed)
 
 
 def _exact(value):

@@ -159,7 +159,7 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
         own = [one for one, place in zip(agreements, keys, strict=True) if place == key]
         rho = np.array([one.spearman for one in own])
         spread = f" ({rho.min():.3f} to {rho.max():.3f})" if len(own) > 1 else ""
-        crops = "second landmark file" if key[3] is None else f"p = {key[3]:g}"
+        crops = crops_of(own[0].condition)
         change = float(np.mean([one.mean_abs_change for one in own]))
         rows.append([key[0], key[1], crops, f"{rho.mean():.3f}{spread}", f"{change:.4g}"])
     columns = ["data set", "method", "crops", "Spearman (over seeds)", "mean absolute change"]
@@ -169,9 +169,10 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
 def outside_table(found: Sequence[Outside]) -> Table:
     """Lay out how far crops reach beyond their images: means over seeds, and the largest of any crop."""
     rows = []
-    for dataset, p, border in dict.fromkeys((one.dataset, one.condition.p, one.border) for one in found):
-        own = [one for one in found if (one.dataset, one.condition.p) == (dataset, p)]
-        crops = "second landmark file" if p is None else f"p = {p:g}" if p else "aligned"
+    keys = [(one.dataset, one.condition.alignment, one.condition.p, one.border) for one in found]
+    for key in dict.fromkeys(keys):
+        own = [one for one, place in zip(found, keys, strict=True) if place == key]
+        dataset, border, crops = own[0].dataset, own[0].border, crops_of(own[0].condition)
         share, most = 100 * np.mean([one.mean for one in own]), 100 * max(one.most for one in own)
         rows.append([dataset, crops, f"{share:.1f}", f"{most:.1f}", border])
     columns = ["data set", "crops", "mean %", "largest %", "shown there"]
@@ -196,9 +197,16 @@ def describe(condition: Condition) -> str:
     seen = "quality methods only" if condition.alignment.endswith("quality") else "quality and recognition"
     if condition.alignment == "aligned":
         return "aligned"
-    if condition.alignment.startswith("second"):
-        return f"second landmark file ({seen})"
+    if condition.p is None:
+        return f"{crops_of(condition)} ({seen})"
     return f"misaligned p = {condition.p:g} ({seen})"
+
+
+def crops_of(condition: Condition) -> str:
+    """Name the crops of a condition in a word or two, whoever saw them."""
+    if condition.p is None:
+        return "box" if condition.alignment.startswith("box") else "second landmark file"
+    return f"p = {condition.p:g}" if condition.p else "aligned"
 
 
 def _cell(value: float, replicates: np.ndarray, published: str | None) -> str:

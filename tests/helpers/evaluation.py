@@ -65,6 +65,7 @@ class Recorder:
     """Keep every crop it is given, by name; its number is the mean pixel."""
 
     reason = None
+    averaging = None
 
     def __init__(self, tag: str = "recorder"):
         self.fingerprint = {"tag": tag}

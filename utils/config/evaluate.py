@@ -2,10 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import Border, DetectionConfig, ImageInputConfig, NetworkKeys, Precision, ScoreForm
+from utils.config.sections import (
+    Border,
+    DetectionConfig,
+    ImageInputConfig,
+    NetworkKeys,
+    Precision,
+    ScoreForm,
+    ViewsConfig,
+)
 
 
 def _several(value: Any) -> Any:
@@ -155,6 +171,11 @@ class ScoresConfig(NetworkKeys, ScoreForm):
     """Its number format; null: base.precision."""
     source: UserPath | None = None
     """label_config.yaml of a label source, run here as a scorer."""
+    views: PositiveInt | None = None
+    """K > 1: the mean score over K crops whose landmarks are moved once more, K passes; null: source.views of the label
+    configuration, else 1."""
+    perturbation: ViewsConfig | None = None
+    """How they are moved; null: source.perturbation of the label configuration, else by 4 template pixels."""
 
     @property
     def runs(self) -> bool:
@@ -180,6 +201,8 @@ class ScoresConfig(NetworkKeys, ScoreForm):
             raise ValueError("config goes with weights; name the weights too, or remove it")
         if (self.weights is not None) + (self.source is not None) + bool(self.files) != 1:
             raise ValueError("expected exactly one of score files, weights or source")
+        if not self.runs and (self.views is not None or self.perturbation is not None):
+            raise ValueError("views and perturbation need weights or source; score files hold one score per image")
         return self
 
 
@@ -194,6 +217,11 @@ class MisalignmentConfig(StrictModel):
     """Who sees the misaligned crops: the quality methods only, or the recognition model too."""
     border: Border = "black"
     """What a misaligned crop (p > 0) shows outside its image: black, the nearest pixel, or the image mirrored."""
+    box: PositiveFloat | None = None
+    """Evaluate square crops about the detector's boxes too, without alignment: their side as a multiple of the longer
+    side of the box; null: none."""
+    boxes: dict[str, UserPath] = Field(default_factory=dict)
+    """DATASET: file of the boxes, as landmark detection writes it; else that of second_landmarks, else of landmarks."""
     second_landmarks: dict[str, UserPath] = Field(default_factory=dict)
     """DATASET: landmark file of another detector, evaluated as a condition of its own."""
 
@@ -264,6 +292,7 @@ class EvaluateConfig(StrictModel):
         named += [(f"scores.{name}", one.files) for name, one in self.scores.items()]
         if self.misalignment is not None:
             named.append(("misalignment.second_landmarks", self.misalignment.second_landmarks))
+            named.append(("misalignment.boxes", self.misalignment.boxes))
         for place, files in named:
             for dataset in files:
                 if dataset not in self.datasets:

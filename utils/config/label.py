@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.inference import InferenceLoader, PageOutput
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, NetworkKeys, require_input
+from utils.config.sections import CropInputConfig, NetworkKeys, ViewsConfig, require_input
 
 
 class LabelBase(StrictModel):
@@ -51,6 +51,11 @@ class SourceConfig(StrictModel):
     """See docs/label_sources.md."""
     rows_per_pass: PositiveInt = 32
     """Images in one pass with gradients (memory); FaceQAN counts its copies and fills each pass up."""
+
+    views: PositiveInt = 1
+    """1: the label of the aligned crop; K > 1: the mean over K crops whose landmarks are moved by `perturbation`."""
+    perturbation: ViewsConfig = ViewsConfig()
+    """How the views are moved."""
 
     @property
     def settings(self) -> StrictModel | None:

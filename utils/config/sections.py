@@ -116,6 +116,15 @@ class PerturbationConfig(StrictModel):
     Crops of photographs rarely reach beyond them; those of copies that are aligned already do."""
 
 
+class ViewsConfig(PerturbationConfig):
+    """How the landmarks of the crops are moved over which a method averages."""
+
+    radius_px: NonNegativeFloat = 4.0
+    """Half-width of the uniform offset added to each of the 5x2 landmark coordinates."""
+    unit: Literal["source", "template"] = "template"
+    """Pixels of the source image or of the 112x112 template."""
+
+
 class DecodeConfig(StrictModel):
     """How image files become pixels."""
 
