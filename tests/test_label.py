@@ -355,3 +355,21 @@ def test_the_shipped_configuration_is_valid():
     cfg = load_config(schema, ROOT / "configs" / "label_config.yaml")
     least = {"base": {"save_path": "x"}, "dataset": {"loc": "x"}, "model": {"config": "x"}}
     assert cfg.source == schema.model_validate(least).source
+
+
+class OneNumber(torch.nn.Module):
+    """A user's method: the mean of the first channel."""
+
+    def forward(self, x):
+        return x[:, 0].mean((1, 2))
+
+
+@pytest.mark.parametrize("higher", [1, 0])
+def test_any_network_whose_output_is_the_quality_labels(setup, higher):
+    model = {"features": {"module": "tests.test_label.OneNumber", "weights": None}, "channels": "BGR"}
+    (setup / "model_config.yaml").write_text(yaml.safe_dump(model))
+    assert run(setup, "module", f"source.module.higher_is_better={higher}", allow="tests") == 0
+    names, images = crops(setup)
+    wanted = ((images.double() / 255 - 0.5) / 0.5)[..., 2].mean((1, 2)).numpy() * (1 if higher else -1)
+    labels = labels_of(setup)
+    np.testing.assert_allclose([labels[name] for name in names], wanted, atol=1e-5)
