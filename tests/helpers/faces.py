@@ -31,7 +31,7 @@ WRONG_ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def spoil_landmarks(path: Path, looks: str) -> None:
     """Write a landmark file again, its points in a wrong order or unit."""
-    keys, points = read_landmarks(path)
+    keys, points, *_ = read_landmarks(path)
     write_landmarks_csv(path, keys, WRONG_ORDERS[looks](points))
 
 
