@@ -20,6 +20,7 @@ from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.scores import LABELS, read_scores, write_labels, write_scores_csv
 from jobs.degrading import degrade_folder
 from jobs.landmarks import detect_landmarks
+from jobs.looking import look
 from synthetic import contact_sheet, render_populations
 from utils import cli
 from utils.allowed import AllowedModules
@@ -60,14 +61,16 @@ def without_effect(cfg: PrepareConfig) -> list[str]:
 
 
 def check(cfg: PrepareConfig) -> None:
-    """Print how landmarks and labels cover the images, and write coverage.json; fail where training would."""
+    """Print how landmarks and labels cover the images, write coverage.json and check.png; fail where training would."""
     dataset = present(cfg.dataset)
     index, coverage = build_index(dataset.model_copy(update={"on_missing": "skip"}))
     lines = coverage.lines()
     if index.landmarks is not None:
         lines += unlike_faces(index)
+    folder = make_folder(cfg.base.save_path, "base.save_path")
+    lines += look(index, dataset, cfg.check, folder)
     sys.stdout.write("\n".join(lines) + "\n")
-    with atomic_write(make_folder(cfg.base.save_path, "base.save_path") / "coverage.json", "w") as stream:
+    with atomic_write(folder / "coverage.json", "w") as stream:
         json.dump({**coverage.to_dict(), "report": lines}, stream, indent=2)
     if dataset.on_missing == "error":
         coverage.require_complete()

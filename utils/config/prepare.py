@@ -15,13 +15,22 @@ class PrepareBase(StrictModel):
     """The run."""
 
     task: Literal["check", "convert", "fuse", "landmarks", "degrade", "synthetic", "cache"]
-    """check: report how landmarks and labels cover the images; convert: any landmark or label file to our CSV;
+    """check: report how landmarks and labels cover the images, draw some; convert: any landmark or label file to CSV;
     fuse: several label files to one; landmarks: detect them; degrade: blurred, dark, noisy, ... copies of images;
     synthetic: render faces; cache: list or clear what a cache folder keeps."""
     save_path: UserPath = "runs/prepare"
     """Folder for what the task writes."""
     verbose: Flag = True
     """1: progress bar and report; 0: errors only."""
+
+
+class CheckConfig(StrictModel):
+    """What task check decodes and draws."""
+
+    sample: PositiveInt | None = 200
+    """Images to decode, beside those of the lowest and highest labels; null: all."""
+    seed: NonNegativeInt = 42069
+    """Seed of the sample."""
 
 
 class ConvertConfig(ScoreForm):
@@ -131,6 +140,7 @@ class PrepareConfig(StrictModel):
     base: PrepareBase
     dataset: PreparedDataset | None = None
     """The same section as in train_config.yaml; for check and landmarks."""
+    check: CheckConfig = CheckConfig()
     convert: ConvertConfig | None = None
     fuse: FuseConfig | None = None
     landmarks: DetectorConfig | None = None
