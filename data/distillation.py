@@ -37,7 +37,7 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
     remarks = index_remarks(index, dataset_cfg)
     parts, centres, centre_loader = split(present(index.labels), dataset_cfg.val_percent), None, None
     if cfg.loss.refinement is not None:
-        centres, parts = centre_images(index, parts, cfg.loss.refinement)
+        centres, parts = centre_images(index, parts, cfg.loss.refinement, dataset_cfg.identity)
         aligned = DistillationDataset(index, seed, None, dataset_cfg)
         centre_loader = validation_loader(aligned, centres.rows, cfg.dataloader.val.params, shard)
     train_rows, val_rows = parts

@@ -106,8 +106,14 @@ def _records(cfg: RecognitionDataset) -> _Images:
     if cfg.landms_location not in (None, TEMPLATE):
         raise DataError(f"{cfg.image_location}: records hold aligned crops; set dataset.landms_location: template")
     source = open_records(cfg.image_location)
-    index = FaceIndex(source, identities=source.identities)
+    given, identities = np.unique(source.identities, return_inverse=True)
+    index = FaceIndex(source, identities=identities.reshape(-1).astype(np.int32))
     report = [f"{source.location}: {len(index)} images", *index_remarks(index, cfg)]
+    if len(given) != given[-1] + 1:
+        report.append(
+            f"{source.location}: the numbers {given[0]} to {given[-1]} of {len(given)} identities have gaps "
+            f"and became 0 to {len(given) - 1}"
+        )
     return _Images(index, report, sha256_arrays(source.file.offsets, source.identities))
 
 

@@ -1,7 +1,6 @@
 """Labelling: a label source gives each image of a folder its quality label."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.index.identities import Identities, find_identities, folder_remarks, identity_table
 from data.samples.crops import CropPerturbation, FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.tables.names import Names
@@ -40,6 +40,8 @@ class Population:
     source: PopulationSource
     embeddings: np.ndarray
     """(N, D) float32, on disk."""
+    identities: Identities
+    """Who is on each image."""
 
     def store(self, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
         """Store the embeddings of a batch; return a stand-in for labels, finite where an embedding has a direction."""
@@ -51,9 +53,8 @@ class Population:
         """Return the labels (N,) float32 of the embedded images; note in `state` what the source leaves out."""
         rows, labels = state.rows(), np.full(len(names), np.nan, np.float32)
         embedded = [names[row] for row in rows]
-        folders = [os.path.dirname(name) for name in embedded]
-        identities = np.unique(folders, return_inverse=True)[1].reshape(-1)
-        logger.info(f"compares {len(rows)} images of {len(set(folders))} identities, one per folder")
+        identities = self.identities.rows[rows]
+        logger.info(f"compares {len(rows)} images of {len(np.unique(identities))} identities")
         embeddings = self.embeddings if len(rows) == len(names) else self.embeddings[rows]
         labels[rows] = self.source.finish(embeddings, identities, embedded)
         state.reasons.update({int(row): self.source.reason for row in rows[np.isnan(labels[rows])]})
@@ -159,7 +160,10 @@ def open_labelling(
         population = None
         if isinstance(source, PopulationSource):
             source.verbose = cfg.base.verbose
-            population = Population(source, open_embeddings(journal, source))
+            identities = find_identities(crops.names, cfg.dataset.identity)
+            for remark in folder_remarks(identities, cfg.dataset.identity, "dataset.identity"):
+                logger.warning(remark)
+            population = Population(source, open_embeddings(journal, source), identities)
         loader = with_workers(cfg.dataloader.params, source.network.device)
         images = ImagePass(crops, journal, loader, cfg.base.verbose)
         yield LabellingRun(cfg, source, images, population)
@@ -204,6 +208,7 @@ def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSou
         "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks", "accept_unusual", *DETECTION_KEYS}),
         **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if cfg.dataset.landmarks else None,
+        "identity_sha256": sha256_file(table) if (table := identity_table(cfg.dataset.identity)) else None,
         "files": list_of_images(cfg.dataset.loc, crops.names),
     }
 

@@ -162,6 +162,16 @@ def test_records_train_to_the_same_weights_as_the_folders_they_hold(tmp_path):
     assert same_bytes(tensors(tmp_path / "a/cosface-last.pth"), tensors(tmp_path / "c/cosface-last.pth"))
 
 
+def test_identity_numbers_with_gaps_become_contiguous(tmp_path):
+    images = write_identities(tmp_path / "faces", identities=3)
+    write_face_records(tmp_path / "train.rec", [(path, identity * 1000 + 7) for path, identity in images])
+    config = write_run(tmp_path, "cosface")
+    place = f"dataset.image_location={tmp_path / 'train.rec'}"
+    data = make_run(config, f"base.save_path={tmp_path / 'a'}", place, "dataset.format=recordio").data
+    assert data.num_classes == 3
+    assert any("the numbers 7 to 2007 of 3 identities have gaps and became 0 to 2" in line for line in data.report)
+
+
 def test_pairs_elsewhere_and_in_a_bin_file(tmp_path):
     import pickle
 

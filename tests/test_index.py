@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from data.index.build import FaceIndex, build_identity_index, build_index
 from data.index.coverage import Coverage, LabelScaling
+from data.index.identities import find_identities, folder_remarks
 from data.index.label_check import odd_labels
 from data.index.split import split
 from data.sources.folder import FolderSource
 from data.tables.landmarks import read_landmarks
+from data.tables.names import Names
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
 from utils.store import DamagedEntry, read_entry
@@ -289,6 +292,40 @@ def test_identities_are_the_parent_folders_sorted_by_name(faces):
     assert index.identities.dtype == np.int32
     assert [index.classes[i] for i in index.identities] == [os.path.dirname(name) for name in SORTED]
     assert index.labels is None and index.landmarks is None and "identities: 3" in coverage.lines()
+
+
+def identities(names, rule):
+    found = find_identities(Names.from_strings(names), rule)
+    assert found.rows.dtype == np.int32 and list(found.classes) == sorted(set(found.classes))
+    return [found.classes[row] for row in found.rows], folder_remarks(found, rule, "dataset.identity")
+
+
+SESSIONS = ["b/1/x.jpg", "a/1/x.jpg", "a/2/y.jpg", "b/1/z.jpg"]
+
+
+def test_people_in_sessions_are_told_by_the_rule_the_user_names(tmp_path):
+    people = ["b", "a", "a", "b"]
+    found, (said,) = identities(SESSIONS, "parent")
+    assert found == ["b/1", "a/1", "a/2", "b/1"]
+    assert "each of the 3 folders with images counts as a person, while there are 2 folders at the top" in said
+    assert said.endswith("set dataset.identity: top")
+    (tmp_path / "who.csv").write_text("name,person\n" + "".join(f"set/{n},{p}\n" for n, p in zip(SESSIONS, people)))
+    for rule in ("top", r"^([^/]+)/", "[ab]", str(tmp_path / "who.csv")):
+        assert identities(SESSIONS, rule) == (people, [])
+    assert identities(["a/x.jpg", "b/x.jpg"], "parent") == (["a", "b"], [])
+    assert "'a' holds images and folders" in identities(["a/x.jpg", "a/2/x.jpg"], "parent")[1][0]
+
+
+def test_an_image_without_an_identity_is_named(tmp_path):
+    (tmp_path / "who.csv").write_text("b/1/x.jpg,b\n")
+    (tmp_path / "wide.csv").write_text("b/1/x.jpg,b,1\n")
+    for rule, said in {
+        "^(q)/": "finds nothing in 'b/1/x.jpg'", "(": "nor an expression", str(tmp_path / "none.csv"): "cannot be read",
+        str(tmp_path / "who.csv"): "3 images have no identity, first 'a/1/x.jpg'",
+        str(tmp_path / "wide.csv"): "expected two columns",
+    }.items():  # fmt: skip
+        with pytest.raises(DataError, match=re.escape(said)):
+            identities(SESSIONS, rule)
 
 
 def test_identities_are_contiguous_after_images_were_left_out(faces):

@@ -2,14 +2,19 @@
 
 import itertools
 import pickle
+import posixpath
 
 import numpy as np
 import pytest
 
 from evaluation.pairs import readers as pair_files
 from evaluation.pairs.readers import read_pairs
-from evaluation.pairs.sets import Generation, folder_identities, pairs_from_identities
+from evaluation.pairs.sets import Generation, pairs_from_identities
 from utils.errors import DataError
+
+
+def folders_of(names):
+    return [posixpath.dirname(name) for name in names]
 
 
 def rows(pairs):
@@ -209,7 +214,7 @@ def population(sizes):
 
 def test_all_pairs_of_small_identities_and_a_cap_for_large_ones():
     names = population([1, 2, 5, 30])
-    pairs = pairs_from_identities(names, folder_identities(names), Generation(50, 100, seed=3))
+    pairs = pairs_from_identities(names, folders_of(names), Generation(50, 100, seed=3))
     got = [(a, b) for a, b, mated in rows(pairs) if mated]
     small = [pair for i in (1, 2) for pair in itertools.combinations(sorted(n for n in names if f"id00{i}" in n), 2)]
     assert got[: len(small)] == small
@@ -219,7 +224,7 @@ def test_all_pairs_of_small_identities_and_a_cap_for_large_ones():
 
 def test_non_mated_pairs_are_different_and_as_many_as_wanted():
     names = population([3] * 40)
-    pairs = pairs_from_identities(names, folder_identities(names), Generation(50, 2000, seed=0))
+    pairs = pairs_from_identities(names, folders_of(names), Generation(50, 2000, seed=0))
     other = [(a, b) for a, b, mated in rows(pairs) if not mated]
     assert len(other) == len({frozenset(pair) for pair in other}) == 2000
     assert all(a.split("/")[0] != b.split("/")[0] for a, b in other)
@@ -228,16 +233,16 @@ def test_non_mated_pairs_are_different_and_as_many_as_wanted():
 @pytest.mark.parametrize(("wanted", "given"), [(4, 4), (7, 7), (8, 8), (1000, 8)])
 def test_few_available_non_mated_pairs(wanted, given):
     names = population([2, 1, 2])
-    pairs = pairs_from_identities(names, folder_identities(names), Generation(50, wanted, seed=0))
+    pairs = pairs_from_identities(names, folders_of(names), Generation(50, wanted, seed=0))
     assert (~pairs.mated).sum() == given == len({(a, b) for a, b, m in rows(pairs) if not m})
 
 
 def test_drawing_depends_on_the_seed_and_not_on_the_order_of_the_names():
     names = population([12] * 30)
     draw = Generation(20, 500, seed=7)
-    one = pairs_from_identities(names, folder_identities(names), draw)
-    two = pairs_from_identities(names[::-1], folder_identities(names[::-1]), draw)
-    other = pairs_from_identities(names, folder_identities(names), draw._replace(seed=8))
+    one = pairs_from_identities(names, folders_of(names), draw)
+    two = pairs_from_identities(names[::-1], folders_of(names[::-1]), draw)
+    other = pairs_from_identities(names, folders_of(names), draw._replace(seed=8))
     assert rows(one) == rows(two) != rows(other)
     assert np.bincount(one.fold).tolist() == [110] * 10
 
@@ -247,7 +252,7 @@ def test_capped_draw_reaches_every_pair():
     seen = {
         pair[:2]
         for seed in range(60)
-        for pair in rows(pairs_from_identities(names, folder_identities(names), Generation(3, 1, seed)))
+        for pair in rows(pairs_from_identities(names, folders_of(names), Generation(3, 1, seed)))
         if pair[2]
     }
     assert seen == set(itertools.combinations(names[:6], 2))

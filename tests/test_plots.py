@@ -1,5 +1,6 @@
 """Pictures: every method has a look of its own, every panel is drawn, and what is drawn is the data."""
 
+import posixpath
 from dataclasses import replace
 
 import cv2
@@ -9,12 +10,17 @@ from matplotlib.figure import Figure
 
 from evaluation.measure.panel import Condition, Measure, PairScores, Place, merge_seeds
 from evaluation.measure.robustness import Agreement
-from evaluation.pairs.sets import Generation, folder_identities, pairs_from_identities
+from evaluation.pairs.sets import Generation, pairs_from_identities
 from evaluation.report import plots
 from evaluation.report.page import Section, write_report
 from evaluation.report.tables import describe
 from evaluation.report.text_table import Table
 from utils.config.evaluate import EvaluationSection
+
+
+def folders_of(names):
+    return [posixpath.dirname(name) for name in names]
+
 
 METHODS = ["plain", "X", "AI-KD(X)"]
 
@@ -24,7 +30,7 @@ def study():
     """Return panels of two data sets and two models, aligned and p = 2, 4 with two seeds each."""
     rng = np.random.default_rng(0)
     names = [f"id{i:02d}/{n}.jpg" for i in range(30) for n in range(4)]
-    pairs = pairs_from_identities(names, folder_identities(names), Generation(6, 400, 0))
+    pairs = pairs_from_identities(names, folders_of(names), Generation(6, 400, 0))
     measure = Measure(EvaluationSection(fmr=0.02, bootstrap=30), seed=0)
     quality = {m: rng.normal(size=len(names)) for m in METHODS}
     panels, agreements = [], []

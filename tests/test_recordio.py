@@ -64,6 +64,12 @@ def test_keys_may_come_in_any_order_and_gaps(tmp_path):
     assert [source.read(row) for row in (0, 1)] == [b"y" * 40, b"x" * 40]
 
 
+def test_a_list_of_images_may_begin_with_1(tmp_path):
+    write_records(tmp_path / "a.rec", [packed(7.0, b"x" * 40), packed(5.0, b"y" * 40)], keys=[1, 2])
+    source = open_records(tmp_path / "a.rec")
+    assert source.identities.tolist() == [7, 5] and list(source.names) == ["1", "2"]
+
+
 def test_magic_inside_an_image_record(tmp_path):
     body = b"\xff\xd8" + b"ab" + MAGIC + b"tail"
     assert len(packed(1.0, body)) % 4 == 0

@@ -82,7 +82,7 @@ NOT_SHOWN = {
     "train_config": ("optimizer.group_4",),
     "prepare_config": (
         *(f"dataset.{key}" for key in RecognitionDataset.model_fields if key not in DatasetConfig.model_fields),
-        *("dataset.misalign", "dataset.perturbation", "dataset.val_percent"),
+        *("dataset.misalign", "dataset.perturbation", "dataset.val_percent", "dataset.identity"),
     ),
     "evaluate_config": ("scores.files",),
 }

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.index.coverage import Coverage, LabelScaling, TableCoverage
-from data.index.identities import folder_identities
+from data.index.identities import find_identities, folder_remarks, identity_table
 from data.index.label_check import odd_labels
 from data.sources.base import ImageSource
 from data.sources.folder import FolderSource, FolderState, list_folder
@@ -28,7 +28,7 @@ from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
 
 TEMPLATE = "template"
 _FORMAT = 5
-_KEYS = {"key_root", "label_scaling", "higher_is_better", *ScoreForm.model_fields}
+_KEYS = {"key_root", "identity", "label_scaling", "higher_is_better", *ScoreForm.model_fields}
 """Keys of the dataset section that decide what the index holds, beside the files."""
 _SMALL_BYTES = 16 << 20
 _TICK_NS = 2_000_000_000
@@ -94,10 +94,11 @@ def _complete(cfg: ImagesConfig, index: FaceIndex, coverage: Coverage) -> tuple[
 
 def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     root = os.path.abspath(cfg.image_location)
-    files = [path for path in (_landmark_file(cfg), None if identities else _label_file(cfg)) if path]
+    beside = identity_table(cfg.identity) if identities else _label_file(cfg)
+    files = [path for path in (_landmark_file(cfg), beside) if path]
     for path in files:
         if not os.path.isfile(path):
-            raise DataError(f"{path}: no such file; check dataset.landms_location and dataset.quality_location")
+            raise DataError(f"{path}: no such file; check dataset.landms_location, quality_location and identity")
     if cfg.cache is None or not os.path.isdir(root):
         return _build(cfg, open_source(root), identities)
     facts = {
@@ -215,8 +216,10 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
         labels = scaling.apply(labels)
     classes_of = classes = None
     if identities:
-        classes_of, classes = folder_identities(source, "give each identity a folder of its own")
-        facts["classes"] = len(classes)
+        found = find_identities(source.names, cfg.identity)
+        found.require_folders(source.location, "give each identity a folder of its own")
+        classes_of, classes = found
+        facts |= {"classes": len(classes), "remarks": tuple(folder_remarks(found, cfg.identity, "dataset.identity"))}
     coverage = Coverage(**facts, used=len(source))
     for array in (landmarks, labels, classes_of):
         if array is not None:

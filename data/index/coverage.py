@@ -81,6 +81,8 @@ class Coverage:
     labels: TableCoverage | None = None
     scaling: LabelScaling | None = None
     classes: int | None = None
+    remarks: tuple[str, ...] = ()
+    """What is odd about the images' folders."""
     aligned_copies: bool = False
     """The images have no landmarks because they are aligned crops already; to be misaligned in training."""
 
@@ -119,7 +121,7 @@ class Coverage:
             direction = "higher is better" if self.scaling.higher_is_better else "lower is better (negated)"
             report.append(f"labels: {span}, {direction}, scaling {self.scaling.method}")
         if self.classes is not None:
-            report.append(f"identities: {self.classes:,}")
+            report += [f"identities: {self.classes:,}", *(f"identities: {remark}" for remark in self.remarks)]
         if self.used != self.images:
             report.append(f"in use: {self.used:,} images, {self.images - self.used:,} left out")
         return report
@@ -139,7 +141,7 @@ class Coverage:
                 )
         if values["scaling"] is not None:
             values["scaling"] = LabelScaling(**values["scaling"])
-        return cls(**values)
+        return cls(**values | {"remarks": tuple(values["remarks"])})
 
 
 def _others(count: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.index.build import FaceIndex
-from data.index.identities import folder_identities
+from data.index.identities import find_identities
 from data.index.split import Split
 from utils.config.train_aikd import RefinementConfig
 from utils.errors import DataError
@@ -29,10 +29,13 @@ class CentreImages:
         return len(np.unique(self.identity[self.rows]))
 
 
-def centre_images(index: FaceIndex, parts: Split, cfg: RefinementConfig) -> tuple[CentreImages, Split]:
+def centre_images(
+    index: FaceIndex, parts: Split, cfg: RefinementConfig, rule: str = "parent"
+) -> tuple[CentreImages, Split]:
     """Choose the images above one threshold; take identities with too few of them out of the training rows.
 
-    An identity is the folder of an image. The threshold is that of eDifFIQA: the quantile of all labels above which
+    `rule` tells the identity of an image (data.index.identities).
+    The threshold is that of eDifFIQA: the quantile of all labels above which
     the best cfg.top of them lie. Validation images make no centre, and the validation rows stay as they are. Raises
     DataError without identities, when none has cfg.min_images above the threshold, or for labels outside [0, 1].
     """
@@ -42,7 +45,9 @@ def centre_images(index: FaceIndex, parts: Split, cfg: RefinementConfig) -> tupl
             f"{index.source.location}: refined labels lie in [0, 1], these go from {labels.min():g} to "
             f"{labels.max():g}; set dataset.label_scaling: minmax or rank, or remove loss.refinement"
         )
-    identity, _ = folder_identities(index.source, "loss.refinement needs a folder for each identity")
+    found = find_identities(index.names, rule)
+    found.require_folders(index.source.location, "loss.refinement needs a folder for each identity")
+    identity = found.rows
     best = parts.train[labels[parts.train] >= np.quantile(labels, 1 - cfg.top)]
     above = np.bincount(identity[best], minlength=int(identity.max()) + 1)
     if above.max() < cfg.min_images:

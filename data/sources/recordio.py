@@ -198,6 +198,8 @@ def open_records(rec: str | os.PathLike) -> RecordSource:
 def _image_places(file: RecordFile) -> np.ndarray:
     """Return the places of keys 1 .. label[0] - 1 of record 0, or of all keys where record 0 is an image too."""
     keys = file.keys
+    if keys[0] != 0 and file.read(len(keys) - 1).payload:  # a list of images that begins with another number
+        return np.arange(len(keys))
     if keys[0] != 0:
         raise DataError(f"{file.rec}: the .idx has no record 0, the header of the set; {_FETCH}")
     head = file.read(0)

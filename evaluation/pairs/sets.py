@@ -1,7 +1,6 @@
 """Which images are compared: the pairs, their identities and folds, and pairs drawn from identity folders."""
 
-import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,11 +69,6 @@ class Generation(NamedTuple):
     non_mated: int = 100_000
     """Number of different non-mated pairs, drawn from all."""
     seed: int = 0
-
-
-def folder_identities(names: Iterable[str]) -> list[str]:
-    """Return the parent folder of each name."""
-    return [posixpath.dirname(name) for name in names]
 
 
 def pairs_from_identities(names: Sequence[str], identities: Sequence[str], draw: Generation) -> PairSet:

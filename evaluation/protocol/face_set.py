@@ -1,22 +1,26 @@
 """A data set of an evaluation: its pairs, joined with the images they name."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from data.alignment import box_landmarks
 from data.checks.inputs import InputKeys
+from data.index.identities import find_identities, folder_remarks
 from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.sources.memory import MemorySource
 from data.tables.boxes import read_boxes
 from data.tables.join import join
 from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
-from evaluation.pairs.sets import Generation, PairSet, folder_identities, pairs_from_identities
+from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities
 from utils.config.evaluate import PairsConfig
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
 from utils.present import present
+
+logger = logging.getLogger("evaluate")
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,10 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
             raise DataError(
                 f"datasets.{name}: identities come from folders; name root, or embeddings with folder names"
             )
-        listed = list(names)
-        pairs = pairs_from_identities(listed, folder_identities(listed), draw)
+        found = find_identities(names, cfg.identity)
+        for remark in folder_remarks(found, cfg.identity, f"datasets.{name}.identity"):
+            logger.warning(f"{name}: {remark}")
+        pairs = pairs_from_identities(list(names), [found.classes[row] for row in found.rows], draw)
     else:
         pairs = read_pairs(present(cfg.pairs), cfg.format, cfg.root, draw)
     rows = None if crops is None else join(pairs.names, crops.names, cfg.key_root).rows

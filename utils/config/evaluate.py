@@ -92,6 +92,9 @@ class PairsConfig(ImageInputConfig, DetectionConfig):
     """CSV with `path` and known nuisance values, to correlate scores with; prepare.py writes one of rendered faces."""
     key_root: str | None = None
     """Prefix to strip from names in pairs, landmarks and scores; null: found automatically."""
+    identity: str = "parent"
+    """With format: identities, who is on an image: parent (the folder), top (the first folder), a table
+    NAME,IDENTITY (.csv, .tsv), or a regular expression whose first group in the name is the identity."""
     mated_per_identity: PositiveInt = 50
     """identities, adience: at most this many mated pairs of one identity."""
     non_mated: PositiveInt = 100_000

@@ -30,6 +30,9 @@ class LabelBase(StrictModel):
 class LabelDataset(CropInputConfig):
     """The folder to label."""
 
+    identity: str = "parent"
+    """Who is on an image, for sources that compare people: parent (the folder), top (the first folder), a table
+    NAME,IDENTITY (.csv, .tsv), or a regular expression whose first group in the name is the identity."""
     sample: PositiveInt | None = None
     """Label only this many images, drawn from (base.seed, name); null: all."""
 

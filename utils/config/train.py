@@ -76,6 +76,9 @@ class ImagesConfig(ImageInputConfig):
     """Prefix to strip from the names in label and landmark files; null: found automatically."""
     on_missing: Literal["error", "skip"] = "error"
     """Images without label or landmarks, or unreadable: stop, or leave them out and say so."""
+    identity: str = "parent"
+    """Who is on an image: parent (the folder), top (the first folder), a table
+    NAME,IDENTITY (.csv, .tsv), or a regular expression whose first group in the name is the identity."""
     cache: UserPath | None = None
     """Folder for the checked index, reused while the inputs are unchanged; null: none."""
 
