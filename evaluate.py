@@ -129,7 +129,7 @@ def with_found_faces(cfg: EvaluateConfig, allowed: AllowedModules) -> EvaluateCo
         if section.detector is not None:
             folder = Path(cfg.base.save_path) / "landmarks" / name
             found = landmarks_of_set(section, folder, allowed, cfg.base.verbose)
-            datasets[name] = section.model_copy(update={"landmarks": found})
+            datasets[name] = section.model_copy(update={"landmarks": found, "accept_unusual": True})
     return cfg.model_copy(update={"datasets": datasets})
 
 

@@ -154,9 +154,9 @@ def cache(cfg: PrepareConfig) -> None:
 READS = {
     "check": (
         *("image_location", "landms_location", "quality_location", "label_scaling", "higher_is_better"),
-        *("key_root", "on_missing", "exif", "max_pixels", "accept_unusual", "cache", *ScoreForm.model_fields),
+        *("key_root", "on_missing", "exif", "max_pixels", "names", "accept_unusual", "cache", *ScoreForm.model_fields),
     ),
-    "landmarks": ("image_location", "exif", "max_pixels"),
+    "landmarks": ("image_location", "exif", "max_pixels", "names"),
 }
 """Task -> keys of `dataset` that it reads."""
 TASKS = {

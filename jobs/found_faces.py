@@ -40,7 +40,7 @@ def open_images(cfg: CropInputConfig, allowed: AllowedModules) -> FaceCrops | De
         require_usual(crops)
         return crops
     finder = open_finder(cfg, allowed)
-    return DetectedCrops(open_source(cfg.loc), cfg, finder)
+    return DetectedCrops(open_source(cfg.loc, cfg.names), cfg, finder)
 
 
 def with_known_faces(crops: FaceCrops | DetectedCrops, folder: str) -> FaceCrops | DetectedCrops:

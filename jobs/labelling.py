@@ -205,7 +205,9 @@ def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSou
         "weights_sha256": sha256_file(weight) if weight else None,
         "network": dict(source.network.facts),
         "preprocessing": source.network.contract.to_dict(),
-        "dataset": cfg.dataset.model_dump(mode="json", exclude={"loc", "landmarks", "accept_unusual", *DETECTION_KEYS}),
+        "dataset": cfg.dataset.model_dump(
+            mode="json", exclude={"loc", "landmarks", "accept_unusual", "names", *DETECTION_KEYS}
+        ),
         **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if cfg.dataset.landmarks else None,
         "identity_sha256": sha256_file(table) if (table := identity_table(cfg.dataset.identity)) else None,

@@ -91,7 +91,7 @@ def detect_landmarks(
     """Detect the face of every image below `dataset.image_location`; what an earlier run did is kept."""
     finder = open_finder(cfg, allowed, "landmarks")
     decode = DecodeConfig(exif=dataset.exif, max_pixels=dataset.max_pixels)
-    images = PhotographsToDo(dataset.image_location, open_source(dataset.image_location), decode)
+    images = PhotographsToDo(dataset.image_location, open_source(dataset.image_location, dataset.names), decode)
     find_all(images, finder, base.save_path, cfg.num_workers, base.verbose)
 
 
@@ -134,7 +134,7 @@ def landmarks_of_set(cfg: PairsConfig, folder: Path, allowed: AllowedModules, ve
         loc=place, input="detect", exif=cfg.exif, max_pixels=cfg.max_pixels,
         **cfg.model_dump(include={"detector", "faces", "min_face_px", "yunet"}),
     )  # fmt: skip
-    wanted = DetectedCrops(open_source(place), crops, open_finder(crops, allowed, f"datasets.{folder.name}"))
+    wanted = DetectedCrops(open_source(place, cfg.names), crops, open_finder(crops, allowed, f"datasets.{folder.name}"))
     if is_kept(folder, wanted):
         logger.info(f"{folder / LANDMARKS_FILE}: used again, its images and the detector are the same")
     else:

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.samples.crops import FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
+from data.sources.shards import is_pattern
 from data.tables.faces import FaceTable, write_face_scores
 from data.tables.scores import FAILURES, FORMATS, PAGE, SCORES, Scored, write_failures, write_scores
 from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
@@ -93,7 +94,7 @@ def open_scoring(
     cfg: InferenceConfig, scorer: FrozenNetwork, allowed: AllowedModules = NOTHING_MORE
 ) -> Iterator[ScoringRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
-    if not os.path.exists(cfg.dataset.loc):
+    if not os.path.exists(cfg.dataset.loc) and not is_pattern(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
     crops = with_known_faces(open_images(cfg.dataset, allowed), cfg.base.save_path)
     wanted = request(cfg, scorer, crops)

@@ -85,7 +85,11 @@ def test_photographs_are_scored_in_one_command(photographs, caplog):
 
 def test_scores_are_those_of_the_landmarks_that_were_found(photographs):
     assert infer(photographs, *wanted(photographs)) == 0
-    by_file = ["dataset.input=landmarks", f"dataset.landmarks={photographs}/out/landmarks.csv"]
+    by_file = [
+        "dataset.accept_unusual=1",
+        "dataset.input=landmarks",
+        f"dataset.landmarks={photographs}/out/landmarks.csv",
+    ]
     by_file += ["dataset.on_missing=skip", f"base.save_path={photographs}/again"]
     assert infer(photographs, *by_file) == 0
     for name in ("quality-scores.csv", "quality-scores.pkl"):
@@ -238,7 +242,11 @@ def test_photographs_are_labelled_in_one_command(photographs, looked_at, source)
     label_setup(photographs)
     overrides = [f"source.name={source}", "source.sdd_fiqa.rounds=2"]
     assert run_label(photographs, *overrides, *wanted(photographs)) == 0
-    by_file = ["dataset.input=landmarks", f"dataset.landmarks={photographs}/labels/landmarks.csv"]
+    by_file = [
+        "dataset.accept_unusual=1",
+        "dataset.input=landmarks",
+        f"dataset.landmarks={photographs}/labels/landmarks.csv",
+    ]
     by_file += ["dataset.on_missing=skip", f"base.save_path={photographs}/again"]
     assert run_label(photographs, *overrides, *by_file) == 0
     for name in ("labels.csv", "labels.pkl"):
@@ -286,6 +294,7 @@ def test_photographs_are_evaluated_in_one_command(photographs, looked_at, caplog
     assert "landmarks.csv: used again" in caplog.text
     for key in ("detector", "input", "yunet"):
         del section[key]
+    section["accept_unusual"] = 1  # faces of 24 px in a corner
     section["landmarks"], config["base"]["save_path"] = str(found), str(photographs / "by_file")
     (photographs / "evaluate.yaml").write_text(yaml.safe_dump(config))
     assert run_evaluate(photographs) == 0

@@ -33,7 +33,7 @@ def write(root):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
         os.utime(root / name, ns=(0, 10**18 + number))
-    (root / "notes.txt").touch()
+    (root / "notes.md").touch()
     return root
 
 
@@ -180,8 +180,8 @@ def test_a_location_is_opened_by_what_it_is(records, folder):
     place.rename(place.with_name("TRAIN.REC"))
     place.with_suffix(".idx").rename(place.with_name("TRAIN.idx"))
     assert open_source(place.with_name("TRAIN.REC")).read(0) == images[0]
-    with pytest.raises(DataError, match=r"notes\.txt: is no folder, and no file that holds images \(\.rec\)"):
-        open_source(folder / "notes.txt")
+    with pytest.raises(DataError, match=r"notes\.md: is no folder, no image and no file that holds images \(\.rec, "):
+        open_source(folder / "notes.md")
     with pytest.raises(DataError, match="no such folder"):
         open_source(folder / "none")
 

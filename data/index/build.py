@@ -99,8 +99,8 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     for path in files:
         if not os.path.isfile(path):
             raise DataError(f"{path}: no such file; check dataset.landms_location, quality_location and identity")
-    if cfg.cache is None or not os.path.isdir(root):
-        return _build(cfg, open_source(root), identities)
+    if cfg.cache is None or cfg.names is not None or not os.path.isdir(root):
+        return _build(cfg, open_source(cfg.image_location, cfg.names), identities)
     facts = {
         "format": _FORMAT, "root": root, "template": cfg.landms_location == TEMPLATE, "identities": identities,
         "files": {path: _content(path) for path in files},

@@ -174,7 +174,7 @@ def open_crops(cfg: CropInputConfig) -> FaceCrops:
 
     Raises DataError when there is no such place, or when images have no landmarks and `on_missing` is error.
     """
-    source = open_source(cfg.loc)
+    source = open_source(cfg.loc, cfg.names)
     return FaceCrops(source, cfg, _landmarks(cfg, source.names) if cfg.input == "landmarks" else None)
 
 

@@ -168,7 +168,7 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
                         below.append(entry.name + b"/")
                     elif not (entry.is_symlink() or entry.is_file()):
                         continue
-                    elif _is_image(entry.name):
+                    elif is_image_name(entry.name):
                         names.append(entry.name)
                     else:
                         others += 1
@@ -187,6 +187,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _is_image(name: bytes) -> bool:
+def is_image_name(name: bytes) -> bool:
     """Tell an image by its suffix; a hidden file `.jpg` has none."""
     return name.lower().endswith(_ENDINGS) and (name[:1] != b"." or os.path.splitext(name)[1] != b"")

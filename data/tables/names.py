@@ -65,3 +65,9 @@ class Names:
         if len(self) < 2 or pc.all(pc.less_equal(array[:-1], array[1:])).as_py():
             return None
         return pc.sort_indices(array).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def first_repeat(self) -> int | None:
+        """Return, in a sorted table, the first row whose name the next one has too; None where all differ."""
+        array = self.to_arrow()
+        same = pc.index(pc.equal(array[:-1], array[1:]), True).as_py() if len(self) > 1 else -1
+        return None if same < 0 else same

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from data.sources.bins import images_of_bin
 from data.tables.names import Names
 from evaluation.pairs.sets import Generation, PairSet, components, even_folds, pairs_from_identities
 from utils.errors import DataError
-from utils.outside.reading import reading, shown
-from utils.pickles import load_restricted_pickle
+from utils.outside.reading import reading
 
 
 def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw: Generation | None = None) -> PairSet:
@@ -63,28 +63,14 @@ def read_bin(path: Path) -> PairSet:
 
     Equal bytes are the same image, which is how pairs of one identity find together.
     """
-    content = load_restricted_pickle(path, encoding="bytes")
-    shaped = isinstance(content, list | tuple) and len(content) == 2
-    shaped = shaped and all(isinstance(part, list | tuple | np.ndarray) and np.ndim(part[:0]) == 1 for part in content)
-    if not shaped or len(content[0]) != 2 * len(content[1]) or len(content[1]) == 0:
-        raise DataError(f"{path}: not an InsightFace .bin, which holds (2n encoded images, n flags)")
-    images = [_encoded(path, row, image) for row, image in enumerate(content[0])]
+    images, mated = images_of_bin(path)
     seen: dict[bytes, int] = {}
     same = np.array([seen.setdefault(image, row) for row, image in enumerate(images)])
-    mated = np.array([bool(flag) for flag in content[1]])
     nodes = np.arange(len(images))
     edges = np.concatenate([np.stack([nodes, same], 1), nodes.reshape(-1, 2)[mated]])
     identities = components(edges, len(images))
     names = Names.from_strings([f"{row:06d}.jpg" for row in nodes])
     return PairSet(names, nodes[0::2], nodes[1::2], mated, even_folds(mated), identities, images)
-
-
-def _encoded(path: Path, row: int, image: object) -> bytes:
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        return image.tobytes()
-    if not isinstance(image, bytes):
-        raise DataError(f"{path}: image {row} is {shown(image)}, not the bytes of a file; mend it")
-    return image
 
 
 READERS: dict[str, Callable[[Path], PairSet]] = {

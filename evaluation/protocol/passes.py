@@ -99,7 +99,7 @@ class CropPass:
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
             "crop": crops.cfg.model_dump(
-                mode="json", exclude={"loc", "landmarks", "on_missing", "accept_unusual", *DETECTION_KEYS}
+                mode="json", exclude={"loc", "landmarks", "on_missing", "accept_unusual", "names", *DETECTION_KEYS}
             ),
             "landmarks": sha256_file(crops.cfg.landmarks) if crops.cfg.landmarks else None,
         }

@@ -79,7 +79,7 @@ class PairsConfig(ImageInputConfig, DetectionConfig):
     """One data set: its images and which of them are compared."""
 
     root: UserPath | None = None
-    """Image folder; may be left out when embeddings and scores are files."""
+    """Folder of images, or a file that holds them; may be left out when embeddings and scores are files."""
     pairs: UserPath | None = None
     """Pairs file or protocol folder; not needed with format: identities."""
     format: Literal["list", "lfw", "cfp_fp", "cfp_ff", "adience", "bin", "identities"] = "list"

@@ -140,6 +140,8 @@ class ImageInputConfig(DecodeConfig):
     accept_unusual: Flag = False
     """1: go on, with a warning, where most images cannot be what they are said to be: photographs taken for aligned
     crops, landmarks of another version of the images."""
+    names: UserPath | None = None
+    """Text file with a name in each line for the images of a container that numbers them; null: its own names."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -236,7 +238,7 @@ class CropInputConfig(ImageInputConfig, DetectionConfig):
     """Images to run a network over."""
 
     loc: UserPath
-    """Folder, or a file that holds images."""
+    """Folder, image, list of paths, .tar, .zip, .rec, .bin, .parquet, or several: part-{000..099}.tar."""
     input: Literal["aligned", "landmarks", "detect"] = "aligned"
     """Crops that are already aligned, images with a landmark file, or photographs in which faces are to be found."""
     landmarks: UserPath | None = None

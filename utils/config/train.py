@@ -67,7 +67,7 @@ class ImagesConfig(ImageInputConfig):
     """The training images and their landmarks."""
 
     image_location: UserPath
-    """Root folder of the images (or a .rec file with `format: recordio`)."""
+    """Folder of the images, list of paths, .tar, .zip, .rec, .bin, .parquet, or several: part-{000..099}.tar."""
     landms_location: UserPath | None = None
     """Landmark file, or `template` when the images are already aligned 112x112 crops."""
     val_percent: Annotated[float, Field(ge=0, lt=1)] = 0.01
