@@ -22,6 +22,7 @@ from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
 from utils.errors import ConfigError, DataError, UserError
+from utils.outside import signals
 from utils.progress import progress
 from utils.training import checkpoint, optim
 from utils.training.clock import Clock
@@ -88,6 +89,15 @@ def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
     begin(run)
     run.objective.before_first_step(run)
+    with signals.waiting():
+        take_steps(run)
+        if run.step < run.plan.last:
+            raise signals.Terminated(f"step {run.step} of {run.plan.last} is in {run.folder.resume_path}")
+        finish(run)
+
+
+def take_steps(run: Run) -> None:
+    """Take the steps that are left; after SIGTERM, end behind one, its resume point written."""
     cfg, device = run.cfg, run.precision.device
     optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     model = distributed.wrap(run.objective, device)
@@ -110,15 +120,24 @@ def fit(run: Run) -> None:
             run.ema.update(run.objective.student)
         if run.step % cfg.base.log_every == 0 or run.step == run.plan.last:
             log_step(run, terms, norm, clock, bar)
+        stopping = stops(run)
         if run.plan.validates_after(run.step):
             check_finite(run, terms)
             validate_and_save(run)
             clock.skip()
-        elif run.step % cfg.base.save_every == 0:
+        elif stopping or run.step % cfg.base.save_every == 0:
             check_finite(run, terms)
             save_resume(run)
+        if stopping:
+            break
     bar.close()
-    finish(run)
+
+
+def stops(run: Run) -> bool:
+    """Tell whether SIGTERM ends the run here; several processes agree where they wait for each other anyway."""
+    if distributed.world_size() > 1 and run.step % run.cfg.base.log_every:
+        return False
+    return distributed.total(signals.asked()) > 0
 
 
 def begin(run: Run) -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import train_main
@@ -82,6 +83,26 @@ def test_kill_at_any_moment_and_resume(setup, tmp_path, moment):
     temporary = {name for name in left if name.endswith(".tmp")}
     assert len(temporary) <= 1  # of the killed write; under its own name no file is ever half written
     assert left - temporary == {path.name for path in (folder / "whole").iterdir()}
+
+
+@pytest.mark.parametrize("lines", [1, 11, 30])
+def test_sigterm_ends_at_the_next_step_and_a_resume_gives_the_same_bytes(setup, tmp_path, lines):
+    config, folder = setup
+    out = tmp_path / "run"
+    arguments = (f"base.save_path={out}", "base.resume=auto", "base.save_every=1000")
+    child = start(config, *arguments)
+    log = out / "metrics.jsonl"
+    while child.is_alive() and (not log.exists() or log.read_bytes().count(b"\n") < lines):
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join()
+    assert child.exitcode == 143
+    steps = [row["step"] for row in metrics(out) if "lr" in row]
+    assert torch.load(out / "resume.pt", weights_only=True)["step"] == steps[-1] >= 1
+    again = start(config, *arguments)
+    again.join()
+    assert again.exitcode == 0
+    assert_same_run(out, folder / "whole")
 
 
 def test_worker_count_changes_nothing(setup, tmp_path):
