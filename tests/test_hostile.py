@@ -183,6 +183,13 @@ def test_sixteen_bits_take_little_more_memory_than_eight():
     assert not image.any()
 
 
+def test_a_chunk_of_three_gigabytes_takes_none():
+    whole = png_header(8, 8, 16, 2)
+    at = whole.index(b"IDAT") - 4
+    with limited_memory(100 << 20), pytest.raises(ImageError, match="damaged PNG: cut off"):
+        decode_rgb(whole[:at] + (0xAF000000).to_bytes(4, "big") + whole[at + 4 :])
+
+
 def test_sixteen_bits_are_rounded_as_before():
     values = np.arange(0, 65536, 7, dtype=np.uint16)[: 96 * 96].reshape(96, 96)
     stream = io.BytesIO()

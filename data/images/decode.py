@@ -207,6 +207,8 @@ def _decode_with_pillow(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
             turned = image.tag_v2.get(_ORIENTATION_TAG, 1) if tiff else 1
             orientation = image.getexif().get(_ORIENTATION_TAG, 1) if exif and kind != "TIFF" else 1
             if _has_16_bit_colour(image, kind, data):
+                if kind == "PNG":
+                    _require_whole_chunks(data)
                 return _upright(_decode_16_bit_colour(data), turned if exif else 1)
             image.load()
             rgb = _rgb8(image, kind)
@@ -256,6 +258,15 @@ def _has_16_bit_colour(image: Image.Image, kind: str, data: bytes) -> bool:
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
         return max(image.tag_v2.get(_BITS_PER_SAMPLE_TAG, (8,))) == 16
     return False
+
+
+def _require_whole_chunks(png: bytes) -> None:
+    """Refuse a chunk that is longer than the file: cv2 takes the memory for it at once."""
+    at = len(b"\x89PNG\r\n\x1a\n")
+    while at + 8 <= len(png):
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+        if at > len(png):
+            raise ImageError("damaged PNG: cut off")
 
 
 def _decode_16_bit_colour(data: bytes) -> np.ndarray:
