@@ -18,7 +18,7 @@ from data.samples.training import index_remarks
 from data.tables.fusing import fuse_labels
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.scores import LABELS, read_scores, write_labels, write_scores_csv
-from jobs.degrading import degrade_folder
+from jobs.degrading.folder import degrade_folder
 from jobs.landmarks import detect_landmarks
 from jobs.looking import look
 from synthetic import contact_sheet, render_populations

@@ -13,7 +13,7 @@ from data.alignment import CROP_SIZE_PX, TEMPLATE_112, AlignmentError, align, ch
 from data.images.decode import ImageError, decode_rgb
 from data.index.build import FaceIndex
 from data.tables.scores import write_failures
-from utils.config.prepare import CheckConfig
+from utils.config.prepare import LookConfig
 from utils.config.sections import DecodeConfig
 from utils.files import atomic_write
 
@@ -46,7 +46,7 @@ class Look:
     index: FaceIndex
     decode: DecodeConfig
 
-    def sample(self, cfg: CheckConfig) -> np.ndarray:
+    def sample(self, cfg: LookConfig) -> np.ndarray:
         """Return the rows to decode, ascending; the same for the same seed and list of images."""
         count = len(self.index)
         if cfg.sample is None or cfg.sample >= count:
@@ -75,7 +75,7 @@ class Look:
                         yield seen
 
 
-def look(index: FaceIndex, decode: DecodeConfig, cfg: CheckConfig, folder: Path) -> list[str]:
+def look(index: FaceIndex, decode: DecodeConfig, cfg: LookConfig, folder: Path) -> list[str]:
     """Decode a sample, write check.png and failures.csv, and return the lines of the report."""
     one = Look(index, decode)
     sample = one.sample(cfg)

@@ -12,8 +12,8 @@ import prepare
 from data.alignment import TEMPLATE_112
 from data.images.decode import decode_rgb
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
-from jobs.degradation import GRADES, KINDS, PhotographedFace, degraded, draw_degradation, of_kinds
-from jobs.degrading import reference_probe_pairs
+from jobs.degrading.degradation import GRADES, KINDS, PhotographedFace, degraded, draw_degradation, of_kinds
+from jobs.degrading.folder import reference_probe_pairs
 from synthetic.nuisance import Nuisance
 from tests.helpers.faces import smooth_image, write_image
 from utils.config.prepare import DegradeConfig

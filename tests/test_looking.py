@@ -10,7 +10,7 @@ from data.sources.folder import list_folder
 from jobs.looking import COLOURS, COLUMNS, SHEET, Look, look
 from tests.helpers.images import crop_pixels, write_bytes, write_image
 from tests.helpers.inference import rows_of
-from utils.config.prepare import CheckConfig
+from utils.config.prepare import LookConfig
 from utils.config.sections import DecodeConfig
 
 COUNT = 30
@@ -27,7 +27,7 @@ def index(tmp_path):
 
 
 def sheet_of(index, folder, **check):
-    lines = look(index, DecodeConfig(), CheckConfig(**check), folder)
+    lines = look(index, DecodeConfig(), LookConfig(**check), folder)
     return lines, cv2.cvtColor(cv2.imread(str(folder / SHEET)), cv2.COLOR_BGR2RGB)
 
 
@@ -50,11 +50,11 @@ def test_lowest_and_highest_labels_are_shown_in_order(index, tmp_path):
 
 def test_the_sample_is_seeded(index):
     one = Look(index, DecodeConfig())
-    rows = one.sample(CheckConfig(sample=10))
+    rows = one.sample(LookConfig(sample=10))
     assert len(set(rows.tolist())) == 10 and (np.diff(rows) > 0).all()
-    assert np.array_equal(rows, one.sample(CheckConfig(sample=10)))
-    assert not np.array_equal(rows, one.sample(CheckConfig(sample=10, seed=1)))
-    assert len(one.sample(CheckConfig(sample=None))) == len(one.sample(CheckConfig(sample=99))) == COUNT
+    assert np.array_equal(rows, one.sample(LookConfig(sample=10)))
+    assert not np.array_equal(rows, one.sample(LookConfig(sample=10, seed=1)))
+    assert len(one.sample(LookConfig(sample=None))) == len(one.sample(LookConfig(sample=99))) == COUNT
 
 
 def test_images_without_a_crop_are_counted_and_named(index, tmp_path):

@@ -24,7 +24,7 @@ class PrepareBase(StrictModel):
     """1: progress bar and report; 0: errors only."""
 
 
-class CheckConfig(StrictModel):
+class LookConfig(StrictModel):
     """What task check decodes and draws."""
 
     sample: PositiveInt | None = 200
@@ -140,7 +140,7 @@ class PrepareConfig(StrictModel):
     base: PrepareBase
     dataset: PreparedDataset | None = None
     """The same section as in train_config.yaml; for check and landmarks."""
-    check: CheckConfig = CheckConfig()
+    check: LookConfig = LookConfig()
     convert: ConvertConfig | None = None
     fuse: FuseConfig | None = None
     landmarks: DetectorConfig | None = None

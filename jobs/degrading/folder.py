@@ -20,7 +20,7 @@ from data.samples.crops import FaceCrops, name_draws, open_crops
 from data.tables.landmarks import write_landmarks_csv
 from data.tables.scores import write_failures
 from data.tables.text_tables import write_csv
-from jobs.degradation import GRADES, KINDS, Degradation, degraded, draw_degradation, of_kinds
+from jobs.degrading.degradation import GRADES, KINDS, Degradation, degraded, draw_degradation, of_kinds
 from jobs.journal import list_of_images
 from synthetic.nuisance import METADATA_COLUMNS, metadata_row
 from utils.config.prepare import DegradeConfig, PrepareBase

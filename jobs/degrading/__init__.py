@@ -1,0 +1,1 @@
+"""Seeded degraded copies of a folder of images."""
