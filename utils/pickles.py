@@ -83,10 +83,13 @@ class _Unpickler(_Restricted, pickle.Unpickler):
     """Unpickle in C."""
 
 
-class _CarefulUnpickler(_Restricted, pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+_PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]  the one written in Python
+
+
+class _CarefulUnpickler(_Restricted, _PythonUnpickler):
     """Unpickle in Python: the number of a remembered object takes no memory, and no key is hashed for ever."""
 
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+    dispatch: ClassVar[dict] = dict(_PythonUnpickler.dispatch)
 
     def _load_item(self) -> None:
         _require_plain_keys(self.stack[-2:-1])
@@ -247,7 +250,7 @@ class _OrderedDict(OrderedDict):
 
 
 def _ordered_dict(items: Any = ()) -> _OrderedDict:
-    pairs = list(items) if isinstance(items, list | tuple) else [None]
+    pairs: list[Any] = list(items) if isinstance(items, list | tuple) else [None]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise _Refusal("collections.OrderedDict of another form")
     _require_plain_keys([pair[0] for pair in pairs])

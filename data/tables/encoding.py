@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import re
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -37,8 +38,10 @@ def text_encoding(path: Path) -> str:
 
 def open_text(path: Path) -> IO[str]:
     """Open a text file, unpacked; names that are no UTF-8 keep their bytes."""
-    options = {"encoding": text_encoding(path), "errors": "surrogateescape", "newline": ""}
-    return gzip.open(path, "rt", **options) if _is_packed(path) else open(path, **options)
+    encoding = text_encoding(path)
+    if _is_packed(path):
+        return gzip.open(path, "rt", encoding=encoding, errors="surrogateescape", newline="")
+    return open(path, encoding=encoding, errors="surrogateescape", newline="")
 
 
 def open_bytes(path: Path) -> pa.NativeFile:
@@ -73,5 +76,5 @@ def _is_packed(path: Path) -> bool:
         return stream.read(2) == GZIP
 
 
-def _bytes(path: Path) -> IO[bytes]:
+def _bytes(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path, "rb") if _is_packed(path) else open(path, "rb")

@@ -88,10 +88,10 @@ class Described:
         if found is not None and not told:
             contract = found.contract
         contract = replace(contract, **self.keys.fed)
-        elsewise = found is not None and found.contract not in (InputContract(), contract)
-        if preset is None and elsewise and not self.keys.fed:
+        elsewise = None if found is None or found.contract in (InputContract(), contract) else found.contract
+        if preset is None and elsewise is not None and not self.keys.fed:
             remark = (
-                f"warning: {self.weight}: has the keys of {name}, which takes {_words(found.contract)}; the "
+                f"warning: {self.weight}: has the keys of {name}, which takes {_words(elsewise)}; the "
                 f"configuration says {_words(contract)}; model.preset={name} takes its own"
             )
         confirmed = checked_contract(contract, self.weight)
