@@ -57,7 +57,8 @@ def _loaded(stream: IO[bytes], encoding: str) -> Any:
     if len(head) > _SMALL_BYTES:
         stream.seek(-len(head), os.SEEK_CUR)
         return _Unpickler(stream, encoding=encoding, errors="strict").load()
-    value = _CarefulUnpickler(io.BytesIO(head), encoding=encoding, errors="strict").load()
+    careful: Any = _CarefulUnpickler
+    value = careful(io.BytesIO(head), encoding=encoding, errors="strict").load()
     require_bounded(value)
     return value
 

@@ -141,7 +141,8 @@ class Coverage:
                 )
         if values["scaling"] is not None:
             values["scaling"] = LabelScaling(**values["scaling"])
-        return cls(**values | {"remarks": tuple(values["remarks"])})
+        values["remarks"] = tuple(values["remarks"])
+        return cls(**values)
 
 
 def _others(count: int) -> str:

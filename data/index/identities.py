@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -89,10 +90,10 @@ def _above(folder: str) -> list[str]:
 
 
 def _by_table(names: Names, rule: str) -> pa.Array:
-    path = os.path.expanduser(rule)
+    path = Path(rule).expanduser()
     try:
         with open_text(path) as stream:
-            rows = [row for row in csv.reader(stream, delimiter="," if path.lower().endswith(".csv") else "\t") if row]
+            rows = [row for row in csv.reader(stream, delimiter="," if path.suffix.lower() == ".csv" else "\t") if row]
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table of NAME,IDENTITY ({error}); name another file") from error
     wrong = next((row for row in rows if len(row) != 2), None)

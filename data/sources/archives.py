@@ -74,7 +74,7 @@ def open_tar(location: str | os.PathLike) -> MemberSource:
                     listing.add(name, (member.offset_data, member.size))
                 elif not member.isdir():
                     listing.others += 1
-                archive.members.clear()  # or the library keeps them all
+                vars(archive)["members"].clear()  # or the library keeps them all
             _check_end(archive.offset, location)
     except tarfile.TarError as error:
         raise DataError(
@@ -111,7 +111,7 @@ def _check_end(offset: int, location: str) -> None:
         )
 
 
-def open_zip(location: str | os.PathLike) -> ZipSource:
+def open_zip(location: str | os.PathLike) -> MemberSource:
     """List the images of a .zip by its directory; raises DataError where there is none."""
     listing, location = _Listing(), os.path.abspath(location)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import pickletools
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +20,7 @@ _HEADS = {"BINBYTES": 5, "SHORT_BINBYTES": 2, "BINBYTES8": 9, "BINSTRING": 5, "S
 
 def images_of_bin(location: str | os.PathLike) -> tuple[list[bytes], np.ndarray]:
     """Return the encoded images and the flags, (n,) bool, of the pairs that images 2i and 2i + 1 make."""
-    content = load_restricted_pickle(location, encoding="bytes")
+    content = load_restricted_pickle(Path(location), encoding="bytes")
     shaped = isinstance(content, list | tuple) and len(content) == 2
     shaped = shaped and all(isinstance(part, list | tuple | np.ndarray) and np.ndim(part[:0]) == 1 for part in content)
     if not shaped or len(content[0]) != 2 * len(content[1]) or len(content[1]) == 0:
@@ -46,7 +47,9 @@ def open_bin(location: str | os.PathLike) -> ImageSource:
     images, _ = images_of_bin(location)
     names = bin_names(len(images))
     with open(location, "rb") as stream:
-        found = [(position + _HEADS[code.name], len(data)) for code, data, position in _byte_strings(stream)]
+        found = [
+            ((position or 0) + _HEADS[code.name], len(data or b"")) for code, data, position in _byte_strings(stream)
+        ]
     offsets, sizes = np.array(found, np.int64).reshape(-1, 2).T
     source = MemberSource(location, names, Places(offsets, sizes))
     if len(found) == len(images) and all(source.read(row) == image for row, image in enumerate(images)):

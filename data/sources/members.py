@@ -25,7 +25,8 @@ class Places(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Places":
         """Return the given rows, in that order."""
-        return Places(*(None if column is None else column[rows] for column in self))
+        checksums = None if self.checksums is None else self.checksums[rows]
+        return Places(self.offsets[rows], self.sizes[rows], checksums)
 
 
 def cut(path: str, offset: int, size: int) -> bytes:

@@ -44,7 +44,7 @@ class ParquetSource(ImageSource):
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_groups", "_file")}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._open()
 
     @property
