@@ -27,6 +27,7 @@ from benchmarks.measuring import Report, Timing, alternate, network_module, pars
 from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.objectives.distillation import AIKDObjective
+from model.registry import NetworkBuilder
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.config.train import TrainConfig
@@ -55,7 +56,10 @@ class Ours:
         seed_everything(0)
         self.cfg = cfg
         self.objective = AIKDObjective.from_config(
-            cfg, model_cfg, (), InputContract.from_transform(model_cfg.transform, model_cfg.channels)
+            cfg,
+            model_cfg,
+            NetworkBuilder(allow_random_init=True),
+            InputContract.from_transform(model_cfg.transform, model_cfg.channels),
         )
         self.initial = copy.deepcopy(self.objective.student)
         self.objective.to(device, memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ class WrapperModel(nn.Module):
 
     def _quality(self, embedding_BD: Tensor) -> Tensor:
         """Compute the head in fp32 under any autocast: bf16 has 257 numbers between .5 and 1.5, qualities need more."""
-        if not torch.is_autocast_enabled(embedding_BD.device.type):
+        if not any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):  # asks no tensor, so that it can be traced
             return self.quality_head(embedding_BD).flatten()
         with torch.autocast(embedding_BD.device.type, enabled=False):
             return self.quality_head(embedding_BD.float()).flatten()

@@ -51,6 +51,7 @@ def images(folder) -> np.ndarray:
 def backbone(monkeypatch):
     """Add a backbone: its name in the registry is all."""
     monkeypatch.setattr(registry, "BACKBONES", (*registry.BACKBONES, "tests.helpers.networks.TinyBackbone"))
+    monkeypatch.setattr(registry, "KNOWN", (*registry.KNOWN, "tests.helpers.networks.TinyBackbone"))
 
 
 def test_a_label_source_is_a_file_and_a_line(setup, monkeypatch, backbone, capsys):

@@ -245,7 +245,7 @@ def test_another_contract_is_refused():
 
 PATHS_BY_NAME = {"files", "embeddings", "second_landmarks"}
 NO_PATHS = {"kind", "device", "project", "module", "method", "params", "key_root", "before", "tap", "licence", "notes"}
-NO_PATHS |= {"part", "preset", "output"}
+NO_PATHS |= {"part", "preset", "output", "identity"}
 
 
 @pytest.mark.parametrize(

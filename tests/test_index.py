@@ -447,6 +447,7 @@ def test_a_damaged_entry_is_built_anew(faces, tmp_path, damage):
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(faces, tmp_path, caplog):
+    caplog.set_level("WARNING")
     (tmp_path / "cache").write_text("a file")
     check(changed(faces, tmp_path / "cache"))
     assert "the index cannot be stored" in caplog.text

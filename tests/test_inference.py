@@ -250,9 +250,9 @@ def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(setup
 
 def test_landmarks_that_are_often_unlike_a_face_are_said(setup, caplog):
     write_landmarks(setup, ["a/1.png", "a/2.png", "b/1.png"])
-    keys, points = read_landmarks(setup / "landmarks.csv")
-    points[0] = points[0, :, ::-1]
-    write_landmarks_csv(setup / "landmarks.csv", keys, points)
+    table = read_landmarks(setup / "landmarks.csv")
+    table.points[0] = table.points[0, :, ::-1].copy()
+    write_landmarks_csv(setup / "landmarks.csv", table.names, table.points)
     assert infer(setup, "dataset.input=landmarks", f"dataset.landmarks={setup}/landmarks.csv") == 0
     assert caplog.text.count("33% of the landmarks are unlike a face in template order; are these profiles?") == 1
 

@@ -424,9 +424,9 @@ def test_misaligning_aligned_copies_is_said_with_what_they_show_outside(tmp_path
 
 def test_many_landmarks_unlike_faces_are_one_line_of_the_report(tmp_path):
     config = write_setup(tmp_path, count=20)
-    keys, points = read_landmarks(tmp_path / "landmarks.csv")
-    points[:4] = points[:4, :, ::-1]
-    write_landmarks_csv(tmp_path / "landmarks.csv", keys, points)
+    table = read_landmarks(tmp_path / "landmarks.csv")
+    table.points[:4] = table.points[:4, :, ::-1].copy()
+    write_landmarks_csv(tmp_path / "landmarks.csv", table.names, table.points)
     report = make_run(config).data.report
     assert [line for line in report if "unlike a face" in line] == [
         f"{tmp_path}/landmarks.csv: 20% of the landmarks are unlike a face in template order; are these profiles?"
