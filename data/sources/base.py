@@ -19,13 +19,15 @@ class ImageSource(ABC):
     other_files: int = 0
     """Files beside the images that are none by their names."""
 
+    _names: Names
+
     @property
-    @abstractmethod
     def names(self) -> Names:
         """Return what landmarks, labels and scores call the images."""
+        return self._names
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
     @abstractmethod
     def read(self, row: int) -> bytes:

@@ -55,14 +55,6 @@ class FolderSource(ImageSource):
         self._names = names
         self._base = os.path.join(os.fsencode(self.location), b"")
 
-    @property
-    def names(self) -> Names:
-        """Return the relative paths."""
-        return self._names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
     def read(self, row: int) -> bytes:
         """Return the content of a file; raises ImageError where it cannot be read or is a pipe or device."""
         try:

@@ -68,14 +68,6 @@ class NamedSource(ImageSource):
         self.source, self._names = source, names
         self.location, self.other_files = source.location, source.other_files
 
-    @property
-    def names(self) -> Names:
-        """Return the given names."""
-        return self._names
-
-    def __len__(self) -> int:
-        return len(self.source)
-
     def read(self, row: int) -> bytes:
         """Return an encoded image."""
         return self.source.read(row)

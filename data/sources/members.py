@@ -54,14 +54,6 @@ class MemberSource(ImageSource):
         self.location = os.path.abspath(location)
         self._names, self.places, self.other_files = names, places, other_files
 
-    @property
-    def names(self) -> Names:
-        """Return the names as they stand in the file."""
-        return self._names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
     def read(self, row: int) -> bytes:
         """Return an encoded image; raises ImageError where the file does not hold it whole."""
         return cut(self.location, int(self.places.offsets[row]), int(self.places.sizes[row]))

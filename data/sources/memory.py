@@ -18,14 +18,6 @@ class MemorySource(ImageSource):
         self.location = os.path.abspath(location)
         self._names, self.images = names, images
 
-    @property
-    def names(self) -> Names:
-        """Return the names."""
-        return self._names
-
-    def __len__(self) -> int:
-        return len(self.images)
-
     def read(self, row: int) -> bytes:
         """Return an encoded image."""
         return self.images[row]

@@ -47,14 +47,6 @@ class ParquetSource(ImageSource):
         vars(self).update(state)
         self._open()
 
-    @property
-    def names(self) -> Names:
-        """Return the paths of the images, or their row numbers."""
-        return self._names
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def read(self, row: int) -> bytes:
         """Return an encoded image; raises ImageError where the file holds none there, or is damaged."""
         place = int(self.rows[row])

@@ -27,14 +27,6 @@ class ShardedSource(ImageSource):
         self.parts, self._names, self.places = parts, names, places
         self.other_files = sum(part.other_files for part in parts)
 
-    @property
-    def names(self) -> Names:
-        """Return the names as the parts have them."""
-        return self._names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
     def read(self, row: int) -> bytes:
         """Return an encoded image."""
         part, place = self.places[row]
