@@ -62,7 +62,9 @@ def workplace(folder):
 
 def steps(target, folder):
     """Return (script, configuration with overrides) of each command, in the order `make target` runs them."""
-    dry = subprocess.run(["make", "-nB", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    dry = subprocess.run(
+        ["make", "--no-print-directory", "-nB", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     lines = [shlex.split(line.partition(">")[0])[1:] for line in dry.stdout.replace("\\\n", " ").splitlines()]
     if "examples/label_sources.sh" in lines[-1]:
         lines += run_script(workplace(folder))
