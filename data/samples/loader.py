@@ -9,6 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import cv2
@@ -210,5 +211,12 @@ def _as_is(batch: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_unless_left
     cv2.setNumThreads(0)
     forget_other_threads()
+
+
+def _say_unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error of a worker's thread, but not that the main process ended while it was handed a batch."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
