@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# AI-KD(X) for three more label sources X, on the demo's people and with its teacher: make sources, or this script from
-# the root of the repository after make demo. Commands in a row; one that is done is skipped, so an interrupted run goes
-# on. One more X: its labels and students here, its configs/sources/label_X.yaml, its lines in configs/sources/evaluate.yaml.
+# AI-KD(X) for three more label sources X, on the demo's people and with its teacher, and the recipes of DifFIQA(R) and
+# eDifFIQA on the labels of the first: make sources, or this script from the root of the repository after make demo.
+# Commands in a row; one that is done is skipped, so an interrupted run goes on. One more X: its labels and students
+# here, its configs/sources/label_X.yaml, its lines in configs/sources/evaluate.yaml.
 set -euo pipefail
 PY=${PY:-.venv/bin/python}
 DEMO=runs/demo
@@ -38,6 +39,18 @@ student() {
         dataset.quality_location="$SOURCES/$1/labels/labels.pkl" "${@:3}"
 }
 
+# recipe X NAME MODEL CHANGE...: train by configs/NAME_config.yaml on the labels of X, as many epochs as the students.
+recipe() {
+    step "$SOURCES/$1/$2" "train by the recipe of $2 on the labels of $1" \
+        "configs/$2_config.yaml" "$3" "$SOURCES/$1/labels/.done" -- \
+        "$PY" train_main.py -c "configs/$2_config.yaml" base.save_path="$SOURCES/$1/$2" base.device=cpu base.amp=0 \
+        base.epochs=3 base.validate_every=1 base.resume=auto dataset.image_location=$DEMO/faces/train \
+        dataset.landms_location=$DEMO/faces/train/landmarks.csv \
+        dataset.quality_location="$SOURCES/$1/labels/labels.pkl" dataset.val_percent=0.02 \
+        dataloader.train.params.num_workers=0 dataloader.val.params.num_workers=0 \
+        model.config="$3" model.teacher_cache=$DEMO/teacher_cache optimizer.group_2.limit=null "${@:4}"
+}
+
 evaluate() {
     "$PY" evaluate.py -c configs/sources/evaluate.yaml >/dev/null
 }
@@ -53,6 +66,8 @@ label cr_fiqa "$SOURCES/cr_fiqa/network/.done" "$DEMO/teacher/.done"
 student cr_fiqa aikd
 student cr_fiqa plain "${PLAIN[@]}"
 student cr_fiqa refined "${REFINED[@]}"
+recipe cr_fiqa diffiqar configs/sources/diffiqar_student.yaml
+recipe cr_fiqa ediffiqa configs/demo/student.yaml loss.refinement.min_images=2   # an identity has 16 images here
 
 label sdd_fiqa "$DEMO/teacher/.done"
 student sdd_fiqa aikd
@@ -63,7 +78,7 @@ student magnitude aikd
 student magnitude plain "${PLAIN[@]}"
 
 step "$SOURCES/evaluation" 'compare each X, its plain student and AI-KD(X) on people nobody was trained on' \
-    configs/sources/evaluate.yaml "$SOURCES"/*/{aikd,plain,refined}/.done -- evaluate
+    configs/sources/evaluate.yaml "$SOURCES"/*/{aikd,plain,refined,diffiqar,ediffiqa}/.done -- evaluate
 
 cat "$SOURCES/evaluation/summary.md"
 cat <<END

@@ -32,7 +32,9 @@ def yaml_file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["train_config", "cosface_config", "crfiqa_config"])
+@pytest.mark.parametrize(
+    "name", ["train_config", "diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config"]
+)
 def test_shipped_training_configurations_load(name):
     assert load_training(ROOT / f"configs/{name}.yaml").base.save_path.startswith("runs/")
 

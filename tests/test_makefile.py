@@ -137,7 +137,7 @@ def test_all_students_of_one_recipe_share_the_teachers_embeddings(sources):
 def test_sources_skips_what_is_done_and_goes_on_where_it_failed(tmp_path):
     folder = workplace(tmp_path)
     everything = run_script(folder)
-    assert len(everything) == 12
+    assert len(everything) == 14
     assert run_script(folder) == []
     shutil.rmtree(folder / "runs/sources")
     stopped = run_script(folder, failing="base.save_path=runs/sources/cr_fiqa/plain")

@@ -27,6 +27,8 @@ from utils.training.precision import Precision
 
 SCHEMAS = {
     "train_config": AIKDConfig,
+    "diffiqar_config": AIKDConfig,
+    "ediffiqa_config": AIKDConfig,
     "cosface_config": CosFaceConfig,
     "crfiqa_config": CRFIQAConfig,
     "inference_config": InferenceConfig,
@@ -36,7 +38,8 @@ SCHEMAS = {
     "export_config": ExportConfig,
     "model_config": ModelConfig,
 }
-SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in ("cosface_config", "crfiqa_config")]
+VARIANTS = ("diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config")
+SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in VARIANTS]
 SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": label_schema(), "synthetic": PrepareConfig}
 SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": label_schema(), "prepare": PrepareConfig}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -133,7 +136,7 @@ def test_every_main_configuration_is_there():
     assert {f"{name}.yaml" for name in SCHEMAS} <= {path.name for path in FILES}
 
 
-@pytest.mark.parametrize("name", ["train_config", "cosface_config", "crfiqa_config"])
+@pytest.mark.parametrize("name", ["train_config", *VARIANTS])
 def test_training_configurations_name_a_model_that_is_there(name):
     cfg = load_training(ROOT / f"configs/{name}.yaml")
     load_config(ModelConfig, ROOT / cfg.model.config)
