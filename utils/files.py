@@ -65,10 +65,10 @@ def allocate(stream: IO[bytes], size: int) -> None:
 
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 18))  # stays in the processor's cache
+    with open(path, "rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from utils.config.train import DatasetConfig, ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_file
 from utils.present import present
-from utils.store import DamagedEntry, Entry, Store, read_entry, save_array
+from utils.store import DamagedEntry, Store, read_entry, save_array
 
 TEMPLATE = "template"
 _FORMAT = 5
@@ -110,7 +111,7 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     if (entry := store.open("index", facts)) is not None:
         arrays = entry.arrays()
         if FolderState(present(_table(arrays, "folders")), arrays["changed_ns"]).holds(root):
-            return _from_entry(root, entry), Coverage.from_dict(entry.note)
+            return _from_arrays(root, arrays, entry.folder), Coverage.from_dict(entry.note)
         _log.info("%s: not used, a folder below %s has changed since", entry.folder, root)
         entry.discard()
         del entry, arrays
@@ -128,7 +129,8 @@ def _stored(store: Store, facts: dict[str, Any], index: FaceIndex, state: Folder
         with store.create("index", facts, coverage.to_dict()) as folder:
             for name, array in _arrays(index, state).items():
                 save_array(folder, name, array)
-        return _from_entry(index.source.location, read_entry(store.place("index", facts), check=False))
+        entry = read_entry(store.place("index", facts), check=False)
+        return _from_arrays(index.source.location, entry.arrays(), entry.folder)
     except (OSError, DamagedEntry) as error:  # a full disk, or another process has removed it
         _log.warning("%s: the index cannot be stored (%s)", store.folder, error)
         return index
@@ -170,16 +172,16 @@ def _table(arrays: dict[str, np.ndarray], name: str) -> Names | None:
     return Names(arrays[f"{name}_data"], arrays[f"{name}_offsets"]) if f"{name}_data" in arrays else None
 
 
-def _from_entry(root: str, entry: Entry) -> FaceIndex:
-    arrays = entry.arrays()
+def _from_arrays(root: str, arrays: dict[str, np.ndarray], folder: Path) -> FaceIndex:
     landmarks, labels, identities = (arrays.get(name) for name in ("landmarks", "labels", "identities"))
     source = FolderSource(root, present(_table(arrays, "names")))
-    return FaceIndex(source, landmarks, labels, identities, _table(arrays, "classes"), str(entry.folder))
+    return FaceIndex(source, landmarks, labels, identities, _table(arrays, "classes"), str(folder))
 
 
 def _open_index(root: str, folder: str) -> FaceIndex:
     try:
-        return _from_entry(root, read_entry(folder, check=False))
+        entry = read_entry(folder, check=False)
+        return _from_arrays(root, entry.arrays(), entry.folder)
     except (OSError, DamagedEntry):
         raise DataError(f"{folder}: the stored index is gone while it is in use; start again") from None
 

@@ -7,8 +7,8 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -178,23 +178,60 @@ class _Fetcher:
         return batches
 
     def _from_threads(self) -> Iterator[Any]:
-        waiting: deque = deque()
-        with ThreadPoolExecutor(_THREADS, "decode") as pool:
-            try:
-                for keys in self.batches:
-                    waiting.append(pool.submit(self.dataset.__getitems__, keys))
-                    if len(waiting) > _AHEAD:
-                        yield self._pinned(waiting.popleft().result())
-                while waiting:
-                    yield self._pinned(waiting.popleft().result())
-            finally:
-                for task in waiting:
-                    task.cancel()
+        waiting: deque[SimpleQueue] = deque()
+        with _threads(self.dataset.__getitems__) as asked:
+            for keys in self.batches:
+                answer: SimpleQueue = SimpleQueue()
+                asked.put((keys, answer))
+                waiting.append(answer)
+                if len(waiting) > _AHEAD:
+                    yield self._pinned(_taken(waiting.popleft()))
+            while waiting:
+                yield self._pinned(_taken(waiting.popleft()))
 
     def _pinned(self, batch: Any) -> Any:
         if not self.pin_memory or isinstance(batch, _Problem):
             return batch
         return type(batch)(*(value.pin_memory() if torch.is_tensor(value) else value for value in batch))
+
+
+@contextlib.contextmanager
+def _threads(fetch: Callable[[Any], Any]) -> Iterator[SimpleQueue]:
+    """Answer what is put on the queue, (keys, queue for the answer), in threads; leave what is not begun at the end.
+
+    Not a ThreadPoolExecutor: Ctrl-C in the moment in which the main thread has just taken the lock of a Future leaves
+    it locked, and the pool then waits for ever for the thread that wants it. SimpleQueue has no such moment.
+    """
+    asked: SimpleQueue = SimpleQueue()
+    threads = [threading.Thread(target=_answer, args=(fetch, asked), daemon=True) for _ in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield asked
+    finally:
+        with contextlib.suppress(Empty):
+            while True:
+                asked.get_nowait()
+        for _ in threads:
+            asked.put(None)
+        for thread in threads:
+            thread.join()
+
+
+def _answer(fetch: Callable[[Any], Any], asked: SimpleQueue) -> None:
+    while (request := asked.get()) is not None:
+        keys, answer = request
+        try:
+            answer.put((fetch(keys), None))
+        except BaseException as error:  # the main thread raises it
+            answer.put((None, error))
+
+
+def _taken(answer: SimpleQueue) -> Any:
+    batch, error = answer.get()
+    if error is not None:
+        raise error
+    return batch
 
 
 @contextlib.contextmanager
