@@ -54,9 +54,10 @@ def build(
     """Check inputs and weights and put the run together; nothing is written yet."""
     seed_everything(cfg.base.seed)
     images, processes = cfg.dataloader.train.params.batch_size, distributed.world_size()
-    if images < 2 * processes > 2:
+    if images < 2 * processes:
         raise ConfigError(
-            f"dataloader.train.params.batch_size: {images} images per step for {processes} processes; each needs two"
+            f"dataloader.train.params.batch_size: {images} images per step for {processes} "
+            f"{'process' if processes == 1 else 'processes'}; each needs two, BatchNorm cannot train on one"
         )
     contract = InputContract.from_transform(model_cfg.transform, model_cfg.channels)
     shard = Shard(distributed.rank(), distributed.world_size())
@@ -204,13 +205,17 @@ def log_step(run: Run, terms: Any, norm: Tensor, clock: "Clock", bar: Any) -> No
 def check_finite(run: Run, terms: Any) -> dict[str, float]:
     """Return the loss terms; stop a run where one is no number before it overwrites good weights."""
     values = {name: term.item() for name, term in distributed.average(terms)._asdict().items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"step {run.step}: the {name} loss is {value}; lower the learning rate and go on from "
-                f"{run.folder.resume_path} or start anew"
-            )
+    require_sane(run, {f"{name} loss": value for name, value in values.items()})
     return values
+
+
+def require_sane(run: Run, values: dict[str, float]) -> None:
+    """Stop a run that has diverged, whose values are no numbers or beyond any that learns."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and abs(value) <= run.objective.largest_loss):
+            resume = run.folder.resume_path
+            way_out = f"go on from {resume} or start anew" if resume.exists() else "start anew"
+            raise UserError(f"step {run.step}: the {name} is {value:.4g}; lower the learning rate and {way_out}")
 
 
 @torch.no_grad()
@@ -234,6 +239,8 @@ def validate_and_save(run: Run, scheduled: bool = True) -> None:
     if run.cfg.ema.every == "validation":
         run.ema.update(run.objective.student)
     run.metrics = validate(run)
+    known = {name: value for name, value in run.metrics.items() if name != "selection" and not math.isnan(value)}
+    require_sane(run, {f"{name} of the validation": value for name, value in known.items()})
     selection = run.metrics.get("selection", math.nan)
     if not distributed.is_main():
         return

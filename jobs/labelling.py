@@ -30,6 +30,7 @@ from utils.files import allocate, sha256_file
 
 logger = logging.getLogger(__name__)
 
+_ROUNDING = 1e-6
 OUTPUTS = (FAILURES, PAGE, *LABELS)
 
 
@@ -106,6 +107,7 @@ class LabellingRun:
         reasons = dict(state.reasons)
         labels = state.values[:, 0] if self.population is None else self.population.compare(names, state)
         rows = np.flatnonzero(np.isfinite(labels))
+        require_spread(labels[rows], cfg.dataset.loc, cfg.source.name)
         with journal.saving():
             failures = write_failures(journal.folder, names, state.reasons)
             if len(rows):
@@ -141,6 +143,15 @@ class LabellingRun:
             "remark": self.source.remark,
             "device": str(self.source.network.device),
         }
+
+
+def require_spread(labels: np.ndarray, place: str, source: str) -> None:
+    """Refuse labels that are the same for every image, but for rounding; nothing can be learnt from them."""
+    if len(labels) > 1 and np.ptp(labels) <= _ROUNDING * np.abs(labels).max():
+        raise DataError(
+            f"{place}: source {source} gives all {len(labels)} images the label {labels[0]:.6g}, so "
+            "no label is written; is the network trained, and does it return embeddings that are not normalised?"
+        )
 
 
 @contextmanager

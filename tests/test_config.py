@@ -61,6 +61,8 @@ def test_released_recipe_is_the_shipped_one():
         ("loss.qualty={module: torch.nn.L1Loss}", "unknown key 'loss.qualty'; did you mean 'quality'?"),
         ("base.epochs=two", "base.epochs: input should be a valid integer"),
         ("base.epochs=0", "base.epochs: input should be greater than 0, found 0"),
+        ("optimizer.group_1.lr=.inf", "optimizer.group_1.lr: input should be a finite number"),
+        ("optimizer.group_1.momentum=.nan", "optimizer.group_1: momentum should be a finite number"),
         ("base.amp=2", "base.amp: expected 0 or 1, found 2"),
         ("base.method=foo", "base.method: input should be 'aikd', 'cosface' or 'crfiqa', found 'foo'"),
         ("dataset.val_percent=1.5", "dataset.val_percent: input should be less than 1"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from data.tables.scores import write_scores_csv
+from data.tables.scores import read_scores, write_scores_csv
 from evaluation.measure.accuracy import balanced_accuracy
 from evaluation.measure.edc import edc
 from evaluation.measure.pooled import POOLED_RULES, PooledSteps, ScoredPairs
@@ -367,3 +367,55 @@ def test_tables_say_when_few_pairs_are_in_error(simulation, monkeypatch):
     monkeypatch.setattr(tables, "FEW_ERRORS", 1)
     assert run_evaluate(simulation.folder) == 0
     assert "Mated pairs in error" not in (simulation.folder / "out/pauc.md").read_text()
+
+
+def spoiled(folder, change):
+    """Run an evaluation of files alone whose data set LFW was changed; return the remarks about it."""
+    simulation = Simulation(folder)
+    change(simulation)
+    simulation.config["recognition"].pop("AdaFace")
+    simulation.save()
+    assert run_evaluate(folder, "evaluation.fmr=0.01") == 0
+    report = (folder / "out/pauc.md").read_text()
+    return [line for line in report.replace("; ", "\n").splitlines() if "datasets.LFW" in line]
+
+
+def rewrite(path, change):
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in map(change, lines)))
+
+
+def test_right_inputs_give_no_remark(tmp_path):
+    assert spoiled(tmp_path, lambda simulation: None) == []
+
+
+def test_reversed_flags_are_remarked_on(tmp_path):
+    def flags(simulation):
+        rewrite(tmp_path / "LFW.txt", lambda line: line[:-1] + str(1 - int(line[-1])))
+
+    remarks = "".join(spoiled(tmp_path, flags))
+    assert "CosFace refuses" in remarks and "accuracy of 5" in remarks
+    assert (
+        "are the mated flags, the names and the order of the embeddings right?"
+        in (tmp_path / "out/pauc.md").read_text()
+    )
+
+
+def test_scores_that_count_downwards_are_remarked_on(tmp_path):
+    def reverse(simulation):
+        table = read_scores(tmp_path / "LFW_AI-KD(DifFIQA(R)).csv")
+        write_scores_csv(tmp_path / "LFW_AI-KD(DifFIQA(R)).csv", list(table.names), -table.values)
+
+    remarks = "".join(spoiled(tmp_path, reverse))
+    assert "discarding by AI-KD(DifFIQA(R)) raises the error, normalised pAUC" in remarks
+    assert "by DifFIQA(R)" not in remarks and "by constant" not in remarks
+
+
+@pytest.mark.parametrize("section", ["datasets", "recognition", "scores"])
+def test_a_name_that_is_a_path_is_refused(tmp_path, capsys, section):
+    simulation = Simulation(tmp_path)
+    simulation.config[section]["../../x"] = next(iter(simulation.config[section].values()))
+    simulation.save()
+    assert run_evaluate(tmp_path) == 2
+    assert f"{section}: '../../x' cannot be part of a file's name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from data.alignment import align
 from data.images.decode import decode_rgb
 from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
+from jobs import labelling
 from model.ai_kd import WrapperModel
 from model.compact import CompactNet
 from model.label_sources import label_schema
@@ -28,6 +29,7 @@ from tests.helpers.training import ROOT, TINY, write_faces, write_setup
 from utils import cli
 from utils.config import load_config
 from utils.contract import InputContract, save_contract
+from utils.errors import DataError
 
 COUNT = 13
 FAST = ("source.ser_fiq.passes=5", "source.faceqan.copies=2", "source.faceqan.iterations=2", "source.sdd_fiqa.rounds=3")
@@ -312,6 +314,24 @@ def test_mistakes_are_one_sentence_with_exit_code_2(setup, capsys, overrides, se
     assert cli.run(lambda: label.main(argv)) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_the_same_label_for_every_image_is_an_error(setup, capsys):
+    state = torch.load(setup / "backbone.pth", weights_only=True)
+    torch.save({k: v if "running_var" in k else torch.zeros_like(v) for k, v in state.items()}, setup / "dead.pth")
+    argv = ["-c", str(setup / "label_config.yaml"), "source.name=ser_fiq", f"model.weight={setup}/dead.pth", *FAST]
+    assert cli.run(lambda: label.main(argv)) == 2
+    error = capsys.readouterr().err
+    assert "source ser_fiq gives all 13 images the label " in error and "so no label is written" in error
+    assert not (setup / "out/labels.csv").exists()
+
+
+def test_labels_differ_by_more_than_rounding():
+    where = "faces", "magnitude"
+    with pytest.raises(DataError, match=r"faces: source magnitude gives all 3 images the label 1"):
+        labelling.require_spread(np.array([1, 1 + 1e-7, 1 - 1e-7]), *where)
+    labelling.require_spread(np.array([1, 1 + 1e-5]), *where)
+    labelling.require_spread(np.array([5.0]), *where)
 
 
 def test_photographs_labelled_whole_are_counted(setup, caplog):

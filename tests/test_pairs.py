@@ -7,9 +7,10 @@ import posixpath
 import numpy as np
 import pytest
 
+from data.tables.names import Names
 from evaluation.pairs import readers as pair_files
 from evaluation.pairs.readers import read_pairs
-from evaluation.pairs.sets import Generation, pairs_from_identities
+from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities, without_repeats
 from utils.errors import DataError
 
 
@@ -270,3 +271,19 @@ def test_useless_populations_are_refused():
 def test_empty_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no pair"):
         read_pairs(write(tmp_path / "p.txt", "\n\n"), "list")
+
+
+def test_pairs_of_one_image_and_repeated_ones_are_left_out_and_named():
+    names = Names.from_strings(["a/1", "a/2", "b/1", "b/2"])
+    first, second = np.array([0, 1, 2, 0, 2, 3, 1]), np.array([1, 0, 2, 2, 3, 2, 3])
+    mated = np.array([True, True, True, False, True, False, False])
+    pairs = PairSet(names, first, second, mated, np.arange(7, dtype=np.int32))
+    kept, remarks = without_repeats(pairs)
+    assert kept.fold.tolist() == [0, 3, 6] and kept.mated.tolist() == [True, False, False]
+    assert remarks == [
+        "left out 1 pairs of an image with itself, first 'b/1' with 'b/1'",
+        "left out 2 pairs listed as mated and as non-mated, first 'b/1' with 'b/2'",
+        "left out 1 pairs listed before, first 'a/2' with 'a/1'",
+    ]
+    same, none = without_repeats(kept)
+    assert same is kept and none == []

@@ -290,3 +290,20 @@ def test_empty_and_missing_folder(tmp_path):
     touch(tmp_path, "a.jpg")
     with pytest.raises(DataError, match="no such folder"):
         list_folder(tmp_path / "a.jpg")
+
+
+def test_a_folder_that_vanishes_stops_the_run_and_a_single_file_is_a_failure(tmp_path):
+    folder = tmp_path / "faces"
+    for name in ("a.jpg", "b.jpg"):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    source = list_folder(folder)
+    (folder / "a.jpg").unlink()
+    with pytest.raises(ImageError, match="No such file"):
+        source.read(0)
+    (folder / "b.jpg").unlink()  # as a mount point without its share
+    with pytest.raises(DataError, match=r"faces: the folder is gone \(No such file.*bring it back and run again"):
+        source.read(0)
+    folder.rmdir()
+    with pytest.raises(DataError, match="the folder is gone"):
+        source.read(1)

@@ -257,6 +257,22 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert not (tmp_path / "run/aikd-last.pth").exists()
 
 
+def test_a_run_that_has_diverged_is_no_success_and_names_a_resume_point_only_if_there_is_one(tmp_path):
+    run = make_run(write_setup(tmp_path), "base.max_steps=1")
+    train_main.require_sane(run, {"quality loss": 1e6})
+    for value in (1e23, -1e7, float("inf")):
+        with pytest.raises(UserError, match=r"the quality loss is .*; lower the learning rate and start anew$"):
+            train_main.require_sane(run, {"quality loss": value})
+    train_main.fit(run)
+    with pytest.raises(UserError, match=r"lower the learning rate and go on from .*/run/resume\.pt or start anew"):
+        train_main.require_sane(run, {"quality loss": 1e23})
+
+
+def test_one_image_per_step_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"^dataloader\.train\.params\.batch_size: 1 images per step for 1 process; "):
+        make_run(write_setup(tmp_path), "dataloader.train.params.batch_size=1")
+
+
 def test_quality_labels_are_scaled(tmp_path):
     """Point 11: labels were used raw."""
     config = write_setup(tmp_path)

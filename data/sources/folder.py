@@ -56,10 +56,17 @@ class FolderSource(ImageSource):
         self._base = os.path.join(os.fsencode(self.location), b"")
 
     def read(self, row: int) -> bytes:
-        """Return the content of a file; raises ImageError where it cannot be read or is a pipe or device."""
+        """Return the content of a file; raises ImageError where it cannot be read or is a pipe or device.
+
+        Raises DataError where the whole folder is gone, as a share that was disconnected: no image has failed then.
+        """
         try:
             return _content(self._path(row))
         except OSError as error:
+            if _gone(self.location):
+                raise DataError(
+                    f"{self.location}: the folder is gone ({error.strerror}); bring it back and run again"
+                ) from None
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
 
     def describe(self, row: int) -> str:
@@ -132,6 +139,15 @@ def _content(path: bytes) -> bytes:
         return content
     finally:
         os.close(descriptor)
+
+
+def _gone(location: str) -> bool:
+    """Tell whether a folder that held images is not there, cannot be listed, or is empty as a place to mount on is."""
+    try:
+        with os.scandir(location) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def _size_and_time(path: bytes) -> tuple[int, int]:

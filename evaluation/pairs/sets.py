@@ -61,6 +61,32 @@ class PairSet:
         return self.image_identities()[self.first[self.mated]]
 
 
+def without_repeats(pairs: PairSet) -> tuple[PairSet, list[str]]:
+    """Leave out pairs of an image with itself and all but the first of equal pairs; return also remarks on them.
+
+    a b and b a are the same pair. One that is listed as mated and as non-mated is left out altogether.
+    """
+    low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
+    itself = low == high
+    _, first, group = np.unique(low * len(pairs.names) + high, return_index=True, return_inverse=True)
+    mated = np.bincount(group, pairs.mated)
+    contradicted = ((mated > 0) & (mated < np.bincount(group)))[group] & ~itself
+    later = np.ones(len(low), dtype=bool)
+    later[first] = False
+    kinds = {
+        "of an image with itself": itself,
+        "listed as mated and as non-mated": contradicted,
+        "listed before": later & ~itself & ~contradicted,
+    }
+    remarks = [_left_out(pairs, rows, what) for what, found in kinds.items() if len(rows := np.flatnonzero(found))]
+    return (pairs.subset(~(itself | contradicted | later)) if remarks else pairs), remarks
+
+
+def _left_out(pairs: PairSet, rows: np.ndarray, what: str) -> str:
+    first, second = pairs.names[pairs.first[rows[0]]], pairs.names[pairs.second[rows[0]]]
+    return f"left out {len(rows)} pairs {what}, first {first!r} with {second!r}"
+
+
 class Generation(NamedTuple):
     """Say how pairs are drawn from identities."""
 

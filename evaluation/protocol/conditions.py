@@ -14,6 +14,7 @@ from evaluation.measure.nuisance import Nuisance, judge
 from evaluation.measure.panel import Condition, Measure, PairScores, Panel, Place, merge_seeds, without_heights
 from evaluation.measure.robustness import Agreement, Outside, agreement
 from evaluation.pairs.sets import PairSet
+from evaluation.protocol.doubts import doubts
 from evaluation.protocol.embeddings import cosines, read_embeddings, unit_rows
 from evaluation.protocol.face_set import FaceSet, with_images
 from evaluation.protocol.metadata import read_metadata
@@ -45,6 +46,8 @@ class Findings:
     """How far the crops of each view reach beyond their images, where some are misaligned."""
     correlations: list[Correlation] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """Where the figures are those of wrong pairs, embeddings or scores."""
     nuisance: Nuisance | None = None
 
     def scored(self, method: str) -> np.ndarray:
@@ -68,10 +71,13 @@ class Protocol:
         keep, remarks = complete(faces, aligned, self.cfg.evaluation)
         pairs = faces.pairs.subset(keep)
         similarity = {name: _similarity(pairs, one.values) for name, one in aligned.embedding.items()}
-        findings = Findings(faces, pairs, _values(aligned.quality), similarity, remarks=remarks)
+        findings = Findings(faces, pairs, _values(aligned.quality), similarity, remarks=[*faces.remarks, *remarks])
         findings.correlations = correlations(faces.name, findings.quality)
         findings.panels += self._aligned_panels(findings)
         findings.seed_panels += findings.panels
+        findings.doubts = doubts(findings.panels)
+        for remark in (*faces.remarks, *findings.doubts):
+            logger.warning(remark)
         if path := self.cfg.datasets[faces.name].metadata:
             metadata = read_metadata(path, faces, pairs.names)
             findings.nuisance = judge(faces.name, metadata, pairs, findings.quality, similarity)

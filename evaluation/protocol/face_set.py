@@ -14,7 +14,7 @@ from data.tables.boxes import read_boxes
 from data.tables.join import join
 from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
-from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities
+from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities, without_repeats
 from utils.config.evaluate import PairsConfig
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
@@ -36,6 +36,8 @@ class FaceSet:
     """The same crops by the landmarks of another detector."""
     box: FaceCrops | None = None
     """The squares about the boxes of a detector."""
+    remarks: tuple[str, ...] = ()
+    """What was left out of the pairs."""
 
     def crops_of(self, alignment: str) -> FaceCrops:
         """Return the crops of a view."""
@@ -67,13 +69,15 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
         pairs = pairs_from_identities(list(names), [found.classes[row] for row in found.rows], draw)
     else:
         pairs = read_pairs(present(cfg.pairs), cfg.format, cfg.root, draw)
+    pairs, left_out = without_repeats(pairs)
     rows = None if crops is None else join(pairs.names, crops.names, cfg.key_root).rows
     if rows is not None and not (rows >= 0).any():
         raise DataError(
             f"datasets.{name}: none of the {len(rows)} images of {cfg.pairs}, first {pairs.names[0]!r}, is below "
             f"{cfg.root}; fix datasets.{name}.root or key_root"
         )
-    return FaceSet(name, pairs, cfg.key_root, crops, rows)
+    remarks = tuple(f"datasets.{name}: {remark}" for remark in left_out)
+    return FaceSet(name, pairs, cfg.key_root, crops, rows, remarks=remarks)
 
 
 def with_images(faces: FaceSet, cfg: PairsConfig) -> FaceSet:

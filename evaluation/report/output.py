@@ -74,8 +74,8 @@ class Output:
 
     @property
     def remarks(self) -> list[str]:
-        """Return what was left out, and why."""
-        return [remark for each in self.findings for remark in each.remarks]
+        """Return what was left out and why, and what cannot be right."""
+        return [remark for each in self.findings for remark in (*each.remarks, *each.doubts)]
 
     @property
     def nuisances(self) -> list[nuisance.Nuisance]:

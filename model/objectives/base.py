@@ -44,6 +44,8 @@ class Objective(nn.Module, Generic[Batch]):
     """The class of the loss terms, a NamedTuple of tensors."""
     weights: ClassVar[tuple[float, ...]]
     """The method's own factor of each term, unless the configuration names others."""
+    largest_loss = 1e6
+    """Beyond it a run has diverged: targets and cosines are of the order of 1, raw labels of a source below 1,000."""
 
     def __init__(self, student: nn.Module, loss: LossConfig, contract: InputContract):
         super().__init__()

@@ -76,6 +76,8 @@ class CRFIQAObjective(CosFaceObjective):
     def __init__(self, student: WrapperModel, loss: CertaintyLoss, contract: InputContract):
         super().__init__(student, loss, contract)
         self.ratio: Ratio = loss.ratio
+        if self.ratio == "released":  # its targets reach 1e12
+            self.largest_loss = float("inf")
         self.quality_loss = build_loss(loss.quality, reduction="none")
 
     @classmethod

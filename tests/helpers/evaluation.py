@@ -130,6 +130,7 @@ class Simulation:
         identity = rng.normal(size=(40, 16)).repeat(5, axis=0)
         pairs = [(i, i + d) for i in range(200) for d in (1, 2) if i // 5 == (i + d) // 5]
         pairs += [tuple(pair) for pair in rng.integers(200, size=(900, 2)) if pair[0] // 5 != pair[1] // 5]
+        pairs = list({tuple(sorted(pair)): pair for pair in pairs}.values())
         self.mated[name] = np.array([a // 5 == b // 5 for a, b in pairs])
         self.people[name] = np.array([a // 5 for a, b in pairs])[self.mated[name]]
         lines = [f"{names[a]} {names[b]} {int(a // 5 == b // 5)}\n" for a, b in pairs]

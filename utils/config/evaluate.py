@@ -291,6 +291,9 @@ class EvaluateConfig(StrictModel):
         for section in ("datasets", "recognition", "scores"):
             if not getattr(self, section):
                 raise ValueError(f"{section} is empty; name at least one")
+            for name in getattr(self, section):
+                if not name.strip(". ") or any(mark in name for mark in ("/", "\\", "\0")):
+                    raise ValueError(f"{section}: {name!r} cannot be part of a file's name; leave out slashes")
         named = [(f"recognition.{name}.embeddings", one.embeddings) for name, one in self.recognition.items()]
         named += [(f"scores.{name}", one.files) for name, one in self.scores.items()]
         if self.misalignment is not None:

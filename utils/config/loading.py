@@ -18,9 +18,11 @@ from utils.outside.reading import reading, reason, shown
 
 
 class StrictModel(BaseModel):
-    """Base of every schema: frozen, unknown keys refused."""
+    """Base of every schema: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

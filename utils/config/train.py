@@ -1,5 +1,6 @@
 """What the training configurations of all methods have in common; the rest is in one file for each kind of method."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -173,6 +174,13 @@ class GroupConfig(StrictModel):
     """Train only the last `limit` parameter tensors of the part; null: all."""
     clip: Flag = True
     """0: leave this group out of the gradient norm."""
+
+    @model_validator(mode="after")
+    def _numbers_are_finite(self) -> "GroupConfig":
+        for key, value in (self.model_extra or {}).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} should be a finite number")
+        return self
 
 
 class OptimizerConfig(StrictModel):
