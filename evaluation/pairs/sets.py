@@ -83,7 +83,8 @@ def without_repeats(pairs: PairSet) -> tuple[PairSet, list[str]]:
 
 
 def _left_out(pairs: PairSet, rows: np.ndarray, what: str) -> str:
-    first, second = pairs.names[pairs.first[rows[0]]], pairs.names[pairs.second[rows[0]]]
+    row = int(rows[0])
+    first, second = pairs.names[int(pairs.first[row])], pairs.names[int(pairs.second[row])]
     return f"left out {len(rows)} pairs {what}, first {first!r} with {second!r}"
 
 
