@@ -5,30 +5,25 @@ With thresholds.scores=FILE it only says what the scores of that file mean.
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.tables.scores import read_scores
 from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.embeddings import Recogniser, read_embeddings
-from evaluation.protocol.face_set import (
-    FaceSet,
-    open_faces,
-    require_usual_images,
-    with_boxes,
-    with_second_landmarks,
-)
+from evaluation.protocol.face_set import FaceSet, open_views, require_usual_images
 from evaluation.protocol.methods import describe_method
 from evaluation.protocol.numbers import Models
+from evaluation.protocol.views import misaligned_views
 from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
-from jobs.landmarks import landmarks_of_set
+from jobs.landmarks import with_found_faces
 from model.frozen.shared import SharedLoader
 from model.registry import NetworkBuilder
 from utils import cli
-from utils.allowed import AllowedModules
 from utils.config import StrictModel, is_default, load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
+from utils.config.evaluating.misalignment import ALIGNED
 from utils.errors import ConfigError, DataError
 from utils.files import make_folder
 from utils.present import present
@@ -78,12 +73,27 @@ def score_meaning(cfg: ThresholdConfig) -> str:
 
 def without_effect(cfg: EvaluateConfig) -> list[str]:
     """Return one line for each setting that is accepted and has no effect."""
-    return [
+    lines = [
         f"{place}.{key}: without effect; it is about {subject}"
         for place, section, keys, subject in _unread(cfg)
         for key in keys
         if not is_default(section, key)
     ]
+    return lines + [f"{place}: without effect; misalignment asks for no such view" for place in _unseen_views(cfg)]
+
+
+def _unseen_views(cfg: EvaluateConfig) -> Iterator[str]:
+    """Yield the keys of files of views that are not evaluated."""
+    known = {
+        name: {ALIGNED, *(view.key for group in misaligned_views(cfg.misalignment, name) for view in group)}
+        for name in cfg.datasets
+    }
+    for place, files in [
+        *((f"recognition.{name}.embeddings", one.embeddings) for name, one in cfg.recognition.items()),
+        *((f"scores.{name}", one.files) for name, one in cfg.scores.items()),
+    ]:
+        for dataset, views in files.items():
+            yield from (f"{place}.{dataset}.{view}" for view in views if view not in known[dataset])
 
 
 def _unread(cfg: EvaluateConfig) -> Iterator[tuple[str, StrictModel, tuple[str, ...], str]]:
@@ -109,10 +119,10 @@ def require_files(cfg: EvaluateConfig) -> None:
 
 def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
     for name, one in cfg.recognition.items():
-        yield from ((f"recognition.{name}.embeddings.{key}", path) for key, path in one.embeddings.items())
+        yield from _files_of(f"recognition.{name}.embeddings", one.embeddings)
         yield from ((f"recognition.{name}.weights", path) for path in [one.weights] if path)
     for name, one in cfg.scores.items():
-        yield from ((f"scores.{name}.{key}", path) for key, path in one.files.items())
+        yield from _files_of(f"scores.{name}", one.files)
         yield from ((f"scores.{name}.weights", path) for path in [one.weights] if path)
     for name, one in cfg.datasets.items():
         yield from ((f"datasets.{name}.landmarks", path) for path in [one.landmarks] if path)
@@ -122,15 +132,11 @@ def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
         yield from ((f"misalignment.boxes.{k}", v) for k, v in cfg.misalignment.boxes.items())
 
 
-def with_found_faces(cfg: EvaluateConfig, allowed: AllowedModules) -> EvaluateConfig:
-    """Find the faces of the data sets that name a detector; return the configuration with their landmark files."""
-    datasets = dict(cfg.datasets)
-    for name, section in cfg.datasets.items():
-        if section.detector is not None:
-            folder = Path(cfg.base.save_path) / "landmarks" / name
-            found = landmarks_of_set(section, folder, allowed, cfg.base.verbose)
-            datasets[name] = section.model_copy(update={"landmarks": found, "accept_unusual": True})
-    return cfg.model_copy(update={"datasets": datasets})
+def _files_of(place: str, files: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield (key, path) of the files of each view of each data set."""
+    for dataset, views in files.items():
+        for view, path in views.items():
+            yield f"{place}.{dataset}" + ("" if view == ALIGNED else f".{view}"), path
 
 
 def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:
@@ -155,12 +161,7 @@ def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:
     section = cfg.datasets[name]
     stored = [one.embeddings[name] for one in cfg.recognition.values() if name in one.embeddings]
     by_names = section.format == "identities" and section.root is None and stored
-    faces = open_faces(name, section, cfg.base.seed, read_embeddings(stored[0]).names if by_names else None)
-    if cfg.misalignment is not None and name in cfg.misalignment.second_landmarks:
-        faces = with_second_landmarks(faces, section, cfg.misalignment.second_landmarks[name])
-    if cfg.misalignment is not None and cfg.misalignment.box is not None:
-        path = cfg.misalignment.boxes.get(name) or cfg.misalignment.second_landmarks.get(name)
-        faces = with_boxes(faces, section, path, cfg.misalignment.box)
+    faces = open_views(cfg, name, read_embeddings(stored[0][ALIGNED]).names if by_names else None)
     images = faces.crops is not None or faces.pairs.images is not None
     if not any(name in one.files or (one.runs and images) for one in cfg.scores.values()):
         raise ConfigError(f"datasets.{name}: no method scores it; name a score file in scores, or its root")

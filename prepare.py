@@ -1,6 +1,6 @@
 """Prepare data: python prepare.py -c configs/prepare_config.yaml base.task=TASK.
 
-TASK: check, convert, fuse, landmarks, degrade, synthetic or cache.
+TASK: check, convert, fuse, landmarks, crops, degrade, synthetic or cache.
 """
 
 import json
@@ -18,6 +18,7 @@ from data.samples.training import index_remarks
 from data.tables.fusing import fuse_labels
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.scores import LABELS, read_scores, write_labels, write_scores_csv
+from jobs.cropping.crops import write_crops
 from jobs.degrading.folder import degrade_folder
 from jobs.landmarks import detect_landmarks
 from jobs.looking import look
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in without_effect(cfg):
         logger.info(line)
     task = TASKS[cfg.base.task]
-    task(cfg, command.allowed) if task is landmarks else task(cfg)
+    task(cfg, command.allowed) if task in (landmarks, crops) else task(cfg)
     return 0
 
 
@@ -128,6 +129,11 @@ def landmarks(cfg: PrepareConfig, allowed: AllowedModules) -> None:
     detect_landmarks(cfg.base, present(cfg.dataset), present(cfg.landmarks), allowed)
 
 
+def crops(cfg: PrepareConfig, allowed: AllowedModules) -> None:
+    """Write the crops of an evaluation as PNG, for programs that score image files."""
+    write_crops(present(cfg.crops), cfg.base, allowed)
+
+
 def synthetic(cfg: PrepareConfig) -> None:
     """Render people with identities, exact landmarks and known nuisance."""
     folder, people = make_folder(cfg.base.save_path, "base.save_path"), present(cfg.synthetic)
@@ -164,6 +170,7 @@ TASKS = {
     "convert": convert,
     "fuse": fuse,
     "landmarks": landmarks,
+    "crops": crops,
     "degrade": degrade,
     "synthetic": synthetic,
     "cache": cache,

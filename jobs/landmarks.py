@@ -19,7 +19,7 @@ from jobs.found_faces import is_kept, mark_kept
 from jobs.journal import Journal, JournalLine, list_of_images
 from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
-from utils.config.evaluate import PairsConfig
+from utils.config.evaluate import EvaluateConfig, PairsConfig
 from utils.config.prepare import DetectorConfig, PrepareBase
 from utils.config.sections import CropInputConfig, DecodeConfig
 from utils.config.train import DatasetConfig
@@ -127,7 +127,18 @@ def find_all(images: PhotographsToDo, finder: FaceFinder, folder: str, threads: 
             journal.close()
 
 
-def landmarks_of_set(cfg: PairsConfig, folder: Path, allowed: AllowedModules, verbose: bool) -> str:
+def with_found_faces(cfg: EvaluateConfig, allowed: AllowedModules) -> EvaluateConfig:
+    """Find the faces of the data sets that name a detector; return the configuration with their landmark files."""
+    datasets = dict(cfg.datasets)
+    for name, section in cfg.datasets.items():
+        if section.detector is not None:
+            folder = Path(cfg.base.save_path) / "landmarks" / name
+            found = _landmarks_of_set(section, folder, allowed, cfg.base.verbose)
+            datasets[name] = section.model_copy(update={"landmarks": found, "accept_unusual": True})
+    return cfg.model_copy(update={"datasets": datasets})
+
+
+def _landmarks_of_set(cfg: PairsConfig, folder: Path, allowed: AllowedModules, verbose: bool) -> str:
     """Return landmarks.csv of the images of an evaluation; it is made in `folder` unless it is there already."""
     place = cfg.root or ""
     crops = CropInputConfig(

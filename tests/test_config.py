@@ -281,6 +281,6 @@ def test_the_home_folder_is_filled_in(tmp_path, monkeypatch):
     assert (cfg.dataset.quality_location, cfg.dataset.landms_location) == ("a~b", "template")
     assert cfg.dataset.key_root == "~/k"  # begins names in a file
     scores = validate(ScoresConfig, {"LFW": "~/lfw.csv", "XQLFW": "/xqlfw.csv"}, "here")
-    assert scores.files == {"LFW": f"{tmp_path}/lfw.csv", "XQLFW": "/xqlfw.csv"}
+    assert scores.files == {"LFW": {"aligned": f"{tmp_path}/lfw.csv"}, "XQLFW": {"aligned": "/xqlfw.csv"}}
     features = {"module": "model.iresnet.iresnet18", "weights": "~/r18.pth"}
     assert validate(ModelConfig, {"features": features}, "here").features.weights == f"{tmp_path}/r18.pth"

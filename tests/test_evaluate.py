@@ -353,7 +353,7 @@ def test_score_meaning(tmp_path, capsys, direction):
 def test_shipped_configuration_is_valid():
     cfg = load_config(EvaluateConfig, ROOT / "configs/evaluate_config.yaml")
     assert cfg.evaluation.discard_limits == (0.2, 0.3) and cfg.evaluation.fmr == (1e-3,)
-    assert cfg.scores["DifFIQA(R)"].files == {"LFW": "data/lfw_diffiqar.csv"}
+    assert cfg.scores["DifFIQA(R)"].files == {"LFW": {"aligned": "data/lfw_diffiqar.csv"}}
 
 
 def test_tables_say_when_few_pairs_are_in_error(simulation, monkeypatch):

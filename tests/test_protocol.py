@@ -30,7 +30,8 @@ from tests.helpers.evaluation import (
     population_config,
     write_population,
 )
-from utils.config.evaluate import EvaluateConfig, MisalignmentConfig, PairsConfig
+from utils.config.evaluate import EvaluateConfig, PairsConfig
+from utils.config.evaluating.misalignment import MisalignmentConfig
 from utils.errors import DataError
 from utils.files import make_folder
 
@@ -356,7 +357,7 @@ def test_methods_and_models_in_files_are_said_to_be_missing_where_crops_are_misa
     output = Output(make_folder(tmp_path / "out", "out"), cfg)
     output.add(found)
     text = output.finish()
-    assert "Not here on toy: file; score files hold no misaligned crops." in text
+    assert "Not here on toy: file; no scores of these crops." in text
     for name in ("summary.md", "pauc.md", "report.html"):
         page = (tmp_path / "out" / name).read_text()
         assert all(remark in page for remark in found.remarks), name

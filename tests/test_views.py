@@ -23,7 +23,8 @@ from model.compact import CompactNet
 from tests.helpers.evaluation import Recorder, Thumbnails, open_population, population_config, write_population
 from tests.helpers.tiny_networks import randomised
 from tests.helpers.training import TINY
-from utils.config.evaluate import EvaluateConfig, MisalignmentConfig, ScoresConfig
+from utils.config.evaluate import EvaluateConfig, ScoresConfig
+from utils.config.evaluating.misalignment import MisalignmentConfig
 from utils.config.sections import ViewsConfig
 from utils.errors import ConfigError, DataError
 

@@ -1,22 +1,22 @@
 """How one data set is evaluated: aligned crops, then the misalignment protocol, all on the same pairs."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data.index.label_check import odd_labels
-from data.tables.scores import read_scores
 from evaluation.measure.correlation import Correlation, correlations
 from evaluation.measure.nuisance import Nuisance, judge
 from evaluation.measure.panel import Condition, Measure, PairScores, Panel, Place, merge_seeds, without_heights
 from evaluation.measure.robustness import Agreement, Outside, agreement
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.doubts import doubts
-from evaluation.protocol.embeddings import cosines, read_embeddings, unit_rows
+from evaluation.protocol.embeddings import cosines, unit_rows
 from evaluation.protocol.face_set import FaceSet, with_images
+from evaluation.protocol.given import GivenFiles, missing_views, with_every
 from evaluation.protocol.metadata import read_metadata
 from evaluation.protocol.numbers import ImageNumbers, Models, complete, run_models
 from evaluation.protocol.passes import CropPass, Measured
@@ -56,6 +56,15 @@ class Findings:
         return used[~np.isnan(self.quality[method][used])]
 
 
+class Sight(NamedTuple):
+    """Where the numbers of one view come from."""
+
+    given: GivenFiles
+    crops: CropPass | None
+    """None: no network runs."""
+    view: View
+
+
 class Protocol:
     """Evaluate one data set after the other under one configuration."""
 
@@ -67,7 +76,8 @@ class Protocol:
     def evaluate(self, faces: FaceSet) -> Findings:
         """Measure aligned crops and every misaligned condition."""
         faces, crops = self._crops(faces)
-        aligned = self._aligned(faces, crops)
+        given = GivenFiles(self.cfg, faces)
+        aligned = self._numbers(Sight(given, crops, ALIGNED), self.cfg.scores, self.cfg.recognition)
         keep, remarks = complete(faces, aligned, self.cfg.evaluation)
         pairs = faces.pairs.subset(keep)
         similarity = {name: _similarity(pairs, one.values) for name, one in aligned.embedding.items()}
@@ -81,28 +91,35 @@ class Protocol:
         if path := self.cfg.datasets[faces.name].metadata:
             metadata = read_metadata(path, faces, pairs.names)
             findings.nuisance = judge(faces.name, metadata, pairs, findings.quality, similarity)
-        groups = self._views(findings, crops)
-        if groups:
-            findings.outside.append(_outside(findings, aligned, ALIGNED))
-        for group in groups:
-            seen = [self._misaligned(findings, present(crops), view) for view in group]
-            findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
-            findings.seed_panels += [without_heights(panel) for panels in seen for panel in panels]
+        self._misaligned_conditions(findings, given, crops)
+        if findings.outside and aligned.outside is not None:
+            findings.outside.insert(0, _outside(findings, aligned.outside, ALIGNED))
         if remark := _beyond(findings):
             logger.info(remark)
             findings.remarks.append(remark)
         return findings
 
-    def _views(self, findings: Findings, crops: CropPass | None) -> list[list[View]]:
-        """Return the misaligned conditions, and say who cannot be shown their crops."""
-        views = misaligned_views(self.cfg.misalignment, findings.faces.name)
-        if not views:
-            return []
-        models = self.models if crops is not None else Models({}, {})
-        for remark in _only_aligned(findings, models, "both" in present(self.cfg.misalignment).apply):
+    def _misaligned_conditions(self, findings: Findings, given: GivenFiles, crops: CropPass | None) -> None:
+        """Measure each condition by those that run here and those that have files of all its views."""
+        groups = misaligned_views(self.cfg.misalignment, findings.faces.name)
+        if not groups:
+            return
+        both = "both" in present(self.cfg.misalignment).apply
+        running = self.models if crops is not None else Models({}, {})
+        for remark in _not_everywhere(given, running, groups, both):
             logger.info(remark)
             findings.remarks.append(remark)
-        return views if models.methods else []
+        for group in groups:
+            methods = running.methods.keys() | with_every(group, given.scores)
+            recognisers = running.recognisers.keys() | with_every(group, given.embeddings) if both else ()
+            if methods:
+                sights = [Sight(given, crops, view) for view in group]
+                seen = [
+                    self._misaligned(findings, sight.view, self._numbers(sight, methods, recognisers))
+                    for sight in sights
+                ]
+                findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
+                findings.seed_panels += [without_heights(panel) for panels in seen for panel in panels]
 
     def _aligned_panels(self, findings: Findings, keep: np.ndarray | slice = slice(None)) -> list[Panel]:
         """Evaluate aligned crops, on the findings' pairs where `keep` holds."""
@@ -115,53 +132,41 @@ class Protocol:
 
     def _crops(self, faces: FaceSet) -> tuple[FaceSet, CropPass | None]:
         """Open the images, if any network has to run on them."""
-        stored = [name for name, one in self.cfg.recognition.items() if faces.name in one.embeddings]
-        wanted = self.models.methods or self.models.recognisers.keys() - stored
+        wanted = self.models.methods or self.models.recognisers.keys() - GivenFiles(self.cfg, faces).embeddings.keys()
         if not wanted or (faces.crops is None and faces.pairs.images is None):
             return faces, None
         faces = with_images(faces, self.cfg.datasets[faces.name])
         return faces, CropPass(faces, Store(self.folder / "cache"), self.cfg.dataloader.params, self.cfg.base.verbose)
 
-    def _aligned(self, faces: FaceSet, crops: CropPass | None) -> ImageNumbers:
-        """Read what is given as files and compute the rest."""
-        quality, embedding = {}, {}
-        for name, one in self.cfg.scores.items():
-            if faces.name in one.files:
-                table = read_scores(one.files[faces.name], one)
-                for remark in (*table.remarks, *odd_labels(table.values)):
-                    logger.info(f"{faces.name}, {name}: {remark} ({one.files[faces.name]})")
-                values = table.values if one.higher_is_better else -table.values
-                quality[name] = Measured(faces.column(table.names, values), {})
-        for name, one in self.cfg.recognition.items():
-            if faces.name in one.embeddings:
-                embedding[name] = Measured(faces.column(*read_embeddings(one.embeddings[faces.name])), {})
-        outside = None
+    def _numbers(self, sight: Sight, methods: Collection[str], recognisers: Collection[str]) -> ImageNumbers:
+        """Read what these have in files of this view and compute the rest."""
+        given, crops, view = sight
+        quality, embedding, outside = given.quality(view, methods), given.embedding(view, recognisers), None
         if crops is not None:
-            computed = {name: one for name, one in self.models.recognisers.items() if name not in embedding}
-            found = run_models(crops, ALIGNED, Models(self.models.methods, computed))
-            quality |= found.quality
-            embedding |= found.embedding
-            outside = found.outside
+            own = Models(
+                {name: one for name, one in self.models.methods.items() if name in methods},
+                {name: one for name, one in self.models.recognisers.items() if name in {*recognisers} - {*embedding}},
+            )
+            found = run_models(crops, view, own)
+            quality, embedding, outside = quality | found.quality, embedding | found.embedding, found.outside
         return ImageNumbers(
             {name: quality[name] for name in self.cfg.scores if name in quality},
             {name: embedding[name] for name in self.cfg.recognition if name in embedding},
             outside,
         )
 
-    def _misaligned(self, findings: Findings, crops: CropPass, view: View) -> list[Panel]:
-        """Measure one view; recognition sees it too where `both` is asked for and the model itself is at hand."""
-        kinds = present(self.cfg.misalignment).apply
-        recognisers = self.models.recognisers if "both" in kinds else {}
-        found = run_models(crops, view, Models(self.models.methods, recognisers))
+    def _misaligned(self, findings: Findings, view: View, found: ImageNumbers) -> list[Panel]:
+        """Judge one view; recognition sees it too where `both` is asked for and its embeddings are at hand."""
         keep, remarks = complete(findings.faces, found, self.cfg.evaluation, findings.pairs)
         findings.remarks += [f"{view.label}: {remark}" for remark in remarks]
         pairs, quality = findings.pairs.subset(keep), _values(found.quality)
         findings.agreements += _agreements(findings, quality, pairs.used(), view)
-        findings.outside.append(_outside(findings, found, view))
+        if found.outside is not None:
+            findings.outside.append(_outside(findings, found.outside, view))
         aligned = self._aligned_panels(findings, keep) if not keep.all() else findings.panels
         reference = {(one.recognition, one.fmr): one for one in aligned if one.condition == Condition()}
         panels = []
-        for kind in kinds:
+        for kind in present(self.cfg.misalignment).apply:
             seen = {name: scores[keep] for name, scores in findings.similarity.items()}
             if kind == "both":
                 seen = {name: _similarity(pairs, one.values) for name, one in found.embedding.items()}
@@ -172,28 +177,40 @@ class Protocol:
         return panels
 
 
-def _only_aligned(findings: Findings, models: Models, both: bool) -> list[str]:
-    """Return remarks on the methods and recognition models that exist as files only, which hold no misaligned crops."""
-    name = findings.faces.name
-    if not models.methods:
+def _not_everywhere(given: GivenFiles, running: Models, groups: Sequence[Sequence[View]], both: bool) -> list[str]:
+    """Return remarks on the methods and recognition models whose files do not hold every misaligned view."""
+    name, remarks = given.faces.name, []
+    lacking = {method: missing_views(groups, files) for method, files in given.scores.items()}
+    none = [method for method, views in lacking.items() if len(views) == sum(map(len, groups))]
+    if none and not running.methods and len(none) == len(lacking):
         return [f"{name}: score files hold no misaligned crops; only aligned ones are evaluated"]
-    remarks = []
-    if files := [method for method in findings.quality if method not in models.methods]:
+    if none:
         remarks.append(
-            f"{name}: score files hold no misaligned crops, so {', '.join(files)} {_is(files)} in tables of aligned "
-            "crops only; name weights or source to evaluate misaligned ones"
+            f"{name}: score files hold no misaligned crops, so {', '.join(none)} {_is(none)} in tables of aligned "
+            "crops only; name weights or source, or a file for each view, to evaluate misaligned ones"
         )
-    if both and (files := [model for model in findings.similarity if model not in models.recognisers]):
-        remarks.append(
-            f"{name}: embeddings in files are those of aligned crops, so {', '.join(files)} {_is(files)} in no table "
-            "where recognition sees misaligned crops; name weights to have it there"
-        )
+    remarks += [_lacks(name, f"scores of {who}", views) for who, views in lacking.items() if views and who not in none]
+    if both:
+        stored = {who: files for who, files in given.embeddings.items() if who not in running.recognisers}
+        lacking = {who: missing_views(groups, files) for who, files in stored.items()}
+        none = [who for who, views in lacking.items() if len(views) == sum(map(len, groups))]
+        if none:
+            remarks.append(
+                f"{name}: embeddings in files are those of aligned crops, so {', '.join(none)} {_is(none)} in no table "
+                "where recognition sees misaligned crops; name weights, or a file for each view, to have it there"
+            )
+        remarks += [_lacks(name, f"embeddings of {who}", v) for who, v in lacking.items() if v and who not in none]
     return remarks
 
 
-def _outside(findings: Findings, found: ImageNumbers, view: View) -> Outside:
+def _lacks(name: str, what: str, views: Sequence[str]) -> str:
+    few = ", ".join(views[:3]) + (f" and {len(views) - 3} more" if len(views) > 3 else "")
+    return f"{name}: no file holds the {what} for {few}; without all seeds of a condition it is not in its tables"
+
+
+def _outside(findings: Findings, shares_N: np.ndarray, view: View) -> Outside:
     """Return how far the crops of a view reach beyond their images, over the images of the findings' pairs."""
-    shares = present(found.outside)[findings.pairs.used()]
+    shares = shares_N[findings.pairs.used()]
     condition = Condition(view.alignment, view.p, view.seed)
     return Outside(findings.faces.name, condition, view.border, float(np.nanmean(shares)), float(np.nanmax(shares)))
 

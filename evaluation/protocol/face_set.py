@@ -15,7 +15,7 @@ from data.tables.join import join
 from data.tables.names import Names
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities, without_repeats
-from utils.config.evaluate import PairsConfig
+from utils.config.evaluate import EvaluateConfig, PairsConfig
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
 from utils.present import present
@@ -78,6 +78,17 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
         )
     remarks = tuple(f"datasets.{name}: {remark}" for remark in left_out)
     return FaceSet(name, pairs, cfg.key_root, crops, rows, remarks=remarks)
+
+
+def open_views(cfg: EvaluateConfig, name: str, names: Names | None = None) -> FaceSet:
+    """Open a data set with all that its misaligned views need; `names` as in open_faces."""
+    section, views = cfg.datasets[name], cfg.misalignment
+    faces = open_faces(name, section, cfg.base.seed, names)
+    if views is not None and name in views.second_landmarks:
+        faces = with_second_landmarks(faces, section, views.second_landmarks[name])
+    if views is not None and views.box is not None:
+        faces = with_boxes(faces, section, views.boxes.get(name) or views.second_landmarks.get(name), views.box)
+    return faces
 
 
 def with_images(faces: FaceSet, cfg: PairsConfig) -> FaceSet:

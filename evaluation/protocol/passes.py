@@ -1,12 +1,13 @@
 """One pass over the crops of a data set for every model that sees them, with a cache of what was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.samples.crops import CropBatch
 from data.samples.loader import crop_batches
 from evaluation.protocol.embeddings import ImageModel
 from evaluation.protocol.face_set import FaceSet
@@ -57,29 +58,36 @@ class CropPass:
                 self._write(view, name, missing[name], measured)
         return {name: self._spread(found[name]) for name in asked}
 
-    def _run(self, view: View, models: Mapping[str, ImageModel | None]) -> dict[str, Measured]:
+    def batches(self, view: View) -> Iterator[CropBatch]:
+        """Yield the crops of a view batch by batch; their rows are those of `names`."""
         crops = replace(self.faces.crops_of(view.alignment).take(self.files), perturb=view.perturbation)
+        bar = progress(total=len(crops), desc=f"{self.faces.name}, {view.label}", unit="img", verbose=self.verbose)
+        with bar:
+            for batch in crop_batches(crops, self.params.batch_size, self.params.num_workers):
+                yield batch
+                bar.update(len(batch.rows) + len(batch.failures))
+
+    def _run(self, view: View, models: Mapping[str, ImageModel | None]) -> dict[str, Measured]:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
         rows: list[int] = []
         reasons: dict[int, str] = {}
-        label = f"{self.faces.name}, {view.label}"
-        bar = progress(total=len(crops), desc=label, unit="img", verbose=self.verbose)
-        with bar:
-            for batch in crop_batches(crops, self.params.batch_size, self.params.num_workers):
-                reasons.update(batch.failures)
-                if batch.rows:
-                    rows += batch.rows
-                    names = [self.names[row] for row in batch.rows]
-                    for name, model in models.items():
-                        parts[name].append(np.asarray(model(batch.images, names) if model else batch.outside))
-                bar.update(len(batch.rows) + len(batch.failures))
+        for batch in self.batches(view):
+            reasons.update(batch.failures)
+            if batch.rows:
+                rows += batch.rows
+                names = [self.names[row] for row in batch.rows]
+                for name, model in models.items():
+                    parts[name].append(np.asarray(model(batch.images, names) if model else batch.outside))
         if not rows:
-            raise DataError(f"{label}: none of {len(crops)} images gave a crop, first: {self.names[0]}: {reasons[0]}")
+            place = f"{self.faces.name}, {view.label}"
+            raise DataError(
+                f"{place}: none of {len(self.files)} images gave a crop, first: {self.names[0]}: {reasons[0]}"
+            )
         names = [self.names[row] for row in rows]
         found = {}
         for name, model in models.items():
             measured = np.concatenate(parts[name])
-            values = _scatter(model.finish(measured, names) if model else measured, rows, len(crops))
+            values = _scatter(model.finish(measured, names) if model else measured, rows, len(self.files))
             empty = np.isnan(values) if values.ndim == 1 else np.isnan(values).any(axis=1)
             why = model.reason if model else None
             found[name] = Measured(values, dict.fromkeys(np.flatnonzero(empty).tolist(), why) | reasons)
@@ -90,11 +98,11 @@ class CropPass:
         values = _scatter(measured.values, self.known, len(self.faces.pairs.names))
         return Measured(values, {int(self.known[row]): reason for row, reason in measured.reasons.items()})
 
-    def _facts(self, view: View, model: ImageModel | None) -> dict[str, Any]:
+    def facts(self, view: View) -> dict[str, Any]:
+        """Return what decides the crops of a view, as JSON values."""
         crops = self.faces.crops_of(view.alignment)
         return {
             "format": _FORMAT,
-            "model": model.fingerprint if model else OUTSIDE,
             "view": view.facts,
             "image_names": self.names.digest(),
             "image_sizes_and_times": self.files_sha256,
@@ -103,6 +111,9 @@ class CropPass:
             ),
             "landmarks": sha256_file(crops.cfg.landmarks) if crops.cfg.landmarks else None,
         }
+
+    def _facts(self, view: View, model: ImageModel | None) -> dict[str, Any]:
+        return {"model": model.fingerprint if model else OUTSIDE, **self.facts(view)}
 
     def _read(self, view: View, name: str, model: ImageModel | None) -> Measured | None:
         entry = self.store.open(self._kind(view, name), self._facts(view, model))

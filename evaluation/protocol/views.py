@@ -12,7 +12,7 @@ A crop that reaches beyond its image shows black there, unless `border` fills it
 from typing import Any, NamedTuple
 
 from data.samples.crops import CropPerturbation
-from utils.config.evaluate import MisalignmentConfig
+from utils.config.evaluating.misalignment import MisalignmentConfig, misaligned_key
 from utils.config.sections import ViewsConfig
 
 
@@ -46,6 +46,11 @@ class View(NamedTuple):
         if self.p is None:
             return "second_landmarks" if self.box is None else "box"
         return "aligned" if self.p == 0 else "misaligned"
+
+    @property
+    def key(self) -> str:
+        """Name the view as files of its numbers and folders of its crops do."""
+        return self.alignment if not self.p or self.seed is None else misaligned_key(self.p, self.seed)
 
     @property
     def label(self) -> str:

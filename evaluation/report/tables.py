@@ -76,7 +76,7 @@ def _note(panels: Sequence[Panel], section: EvaluationSection, published: bool, 
         sentences.append("nan: without any error there is nothing to gain.")
     for panel in panels:
         if panel.aligned and (absent := [name for name in panel.aligned.results if name not in panel.results]):
-            sentences.append(f"Not here on {panel.dataset}: {', '.join(absent)}; score files hold no misaligned crops.")
+            sentences.append(f"Not here on {panel.dataset}: {', '.join(absent)}; no scores of these crops.")
     if published:
         sentences.append("(published ...): the figure printed in the AI-KD paper; its protocol is partly unknown.")
     if duplicate:

@@ -1,20 +1,19 @@
 """evaluate_config.yaml: whose scores, on which pairs, judged by which recognition models."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
+from utils.config.evaluating.misalignment import MisalignmentConfig, ViewFiles
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import (
-    Border,
     DetectionConfig,
     ImageInputConfig,
     NetworkKeys,
@@ -131,8 +130,8 @@ class PairsConfig(ImageInputConfig, DetectionConfig):
 class RecogniserConfig(NetworkKeys):
     """One recognition model, or embeddings it gave."""
 
-    embeddings: dict[str, UserPath] = Field(default_factory=dict)
-    """DATASET: .npz with arrays `names` and `embeddings`."""
+    embeddings: dict[str, ViewFiles] = Field(default_factory=dict)
+    """DATASET: .npz with arrays `names` and `embeddings`, or {aligned: FILE, p=4/seed=1: FILE, ...}."""
     module: str | None = None
     """Backbone to run, e.g. model.iresnet.iresnet100; null: the weights say which, by their metadata or
     their keys."""
@@ -162,8 +161,9 @@ class RecogniserConfig(NetworkKeys):
 class ScoresConfig(NetworkKeys, ScoreForm):
     """One quality method: a score file per data set, a trained quality model, or a label source."""
 
-    files: dict[str, UserPath] = Field(default_factory=dict)
-    """DATASET: score file; the data sets may also stand directly under the method."""
+    files: dict[str, ViewFiles] = Field(default_factory=dict)
+    """DATASET: score file, or {aligned: FILE, p=4/seed=1: FILE, ...} for each view; the data sets may also stand
+    directly under the method."""
     higher_is_better: Flag = True
     """0: the score files count downwards; scores are negated."""
     weights: UserPath | None = None
@@ -190,7 +190,9 @@ class ScoresConfig(NetworkKeys, ScoreForm):
     def _gather(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        files = {key: value for key, value in values.items() if key not in cls.model_fields and isinstance(value, str)}
+        files = {
+            key: value for key, value in values.items() if key not in cls.model_fields and isinstance(value, str | dict)
+        }
         if not files:
             return values
         rest = {key: value for key, value in values.items() if key not in files}
@@ -207,26 +209,6 @@ class ScoresConfig(NetworkKeys, ScoreForm):
         if not self.runs and (self.views is not None or self.perturbation is not None):
             raise ValueError("views and perturbation need weights or source; score files hold one score per image")
         return self
-
-
-class MisalignmentConfig(StrictModel):
-    """The misalignment protocol; the paper does not define its own, so this one is named and fixed here."""
-
-    p: tuple[NonNegativeFloat, ...] = (0, 2, 4, 6, 8, 10)
-    """Half-widths of the uniform offset on each landmark coordinate, in pixels of the 112x112 template."""
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1, 2, 3)
-    """One draw per image for each seed; figures are means over them."""
-    apply: Annotated[tuple[Literal["quality", "both"], ...], Field(min_length=1)] = ("quality", "both")
-    """Who sees the misaligned crops: the quality methods only, or the recognition model too."""
-    border: Border = "black"
-    """What a misaligned crop (p > 0) shows outside its image: black, the nearest pixel, or the image mirrored."""
-    box: PositiveFloat | None = None
-    """Evaluate square crops about the detector's boxes too, without alignment: their side as a multiple of the longer
-    side of the box; null: none."""
-    boxes: dict[str, UserPath] = Field(default_factory=dict)
-    """DATASET: file of the boxes, as landmark detection writes it; else that of second_landmarks, else of landmarks."""
-    second_landmarks: dict[str, UserPath] = Field(default_factory=dict)
-    """DATASET: landmark file of another detector, evaluated as a condition of its own."""
 
 
 class ThresholdConfig(ScoreForm):
@@ -294,7 +276,9 @@ class EvaluateConfig(StrictModel):
             for name in getattr(self, section):
                 if not name.strip(". ") or any(mark in name for mark in ("/", "\\", "\0")):
                     raise ValueError(f"{section}: {name!r} cannot be part of a file's name; leave out slashes")
-        named = [(f"recognition.{name}.embeddings", one.embeddings) for name, one in self.recognition.items()]
+        named: list[tuple[str, Mapping[str, Any]]] = [
+            (f"recognition.{name}.embeddings", one.embeddings) for name, one in self.recognition.items()
+        ]
         named += [(f"scores.{name}", one.files) for name, one in self.scores.items()]
         if self.misalignment is not None:
             named.append(("misalignment.second_landmarks", self.misalignment.second_landmarks))

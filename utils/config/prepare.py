@@ -14,10 +14,11 @@ from utils.config.train_recognition import RecognitionDataset
 class PrepareBase(StrictModel):
     """The run."""
 
-    task: Literal["check", "convert", "fuse", "landmarks", "degrade", "synthetic", "cache"]
+    task: Literal["check", "convert", "fuse", "landmarks", "crops", "degrade", "synthetic", "cache"]
     """check: report how landmarks and labels cover the images, draw some; convert: any landmark or label file to CSV;
-    fuse: several label files to one; landmarks: detect them; degrade: blurred, dark, noisy, ... copies of images;
-    synthetic: render faces; cache: list or clear what a cache folder keeps."""
+    fuse: several label files to one; landmarks: detect them; crops: write those that an evaluation looks at;
+    degrade: blurred, dark, noisy, ... copies of images; synthetic: render faces; cache: list or clear what a cache
+    folder keeps."""
     save_path: UserPath = "runs/prepare"
     """Folder for what the task writes."""
     verbose: Flag = True
@@ -117,6 +118,17 @@ class DetectorConfig(YuNetOptions):
     """Threads."""
 
 
+class CropsConfig(StrictModel):
+    """The crops of an evaluation, for programs that score image files."""
+
+    evaluation: UserPath
+    """evaluate_config.yaml that says which data sets, and with `misalignment` which views of them."""
+    datasets: tuple[str, ...] | None = None
+    """Data sets to write; null: all."""
+    container: Literal["folder", "tar"] = "folder"
+    """A folder of PNG, or a .tar of them, for each view: save_path/DATASET/aligned, save_path/DATASET/p=4/seed=1."""
+
+
 class PreparedDataset(RecognitionDataset, AIKDDataset):
     """The images to train on, by whatever method."""
 
@@ -144,6 +156,7 @@ class PrepareConfig(StrictModel):
     convert: ConvertConfig | None = None
     fuse: FuseConfig | None = None
     landmarks: DetectorConfig | None = None
+    crops: CropsConfig | None = None
     degrade: DegradeConfig | None = None
     synthetic: SyntheticConfig | None = None
     cache: CacheConfig | None = None

@@ -1,0 +1,1 @@
+"""Writing the crops of an evaluation, for programs that score files."""
