@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.images.decode import ImageError, decode_rgb
+from data.images.silence import native_silence
 from data.sources.folder import list_folder
 
 
@@ -301,6 +303,94 @@ def test_jpeg_followed_by_something_is_whole():
         np.testing.assert_array_equal(decode_rgb(data + tail), decode_rgb(data))
 
 
+JPEG_KINDS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "cmyk": {"mode": "CMYK"},
+    "grey": {"mode": "L"},
+}
+
+
+def jpeg(mode="RGB", size=(200, 240), **options):
+    return encoded(Image.fromarray(picture(*size)).convert(mode), "JPEG", quality=90, **options)
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS.values(), ids=JPEG_KINDS)
+def test_jpeg_that_lacks_only_its_end_marker_is_whole(options):
+    data = jpeg(**options)
+    for cut in (1, 2):  # of the two bytes
+        np.testing.assert_array_equal(decode_rgb(data[:-cut]), decode_rgb(data))
+
+
+@pytest.mark.parametrize("options", JPEG_KINDS.values(), ids=JPEG_KINDS)
+def test_what_the_jpeg_decoder_warns_of_is_a_failure(options):
+    data = jpeg(**options)
+    middle = (data.index(b"\xff\xda") + len(data)) // 2
+    noise = np.random.default_rng(0).bytes(4000)
+    damaged = {
+        "cut off, with an end marker": data[:middle] + b"\xff\xd9",
+        "the tail is zeros": data[:middle] + bytes(len(data) - middle),
+        "something else in the scan": data[:middle] + noise + data[middle:],
+        "something else behind it": data[:-2] + noise[:300].replace(b"\xff", b"") + data[-2:],
+    }
+    for what, file in damaged.items():
+        assert reason(file).startswith("damaged JPEG: "), what
+
+
+def test_the_reason_is_what_the_decoder_says():
+    data = jpeg()
+    assert reason(data[:-400] + b"\xff\xd9") == "damaged JPEG: premature end of data segment"
+    assert reason(data[:-2] + bytes(77) + data[-2:]) == "damaged JPEG: 77 extraneous bytes before marker 0xd9"
+
+
+def test_a_progressive_jpeg_cut_off_between_two_scans_is_not_whole():
+    """Nothing to warn of: the pixels are all there, but coarse."""
+    data = jpeg(progressive=True)
+    assert reason(data[: data.rindex(b"\xff\xda")]) == "damaged JPEG: cut off before its last scan"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_remark_of_the_decoder_is_no_damage_and_hides_none(mode):
+    """Of several warnings libjpeg prints the first: here one on the version of JFIF, or of Adobe's colours."""
+    data = bytearray(jpeg(mode))
+    if mode == "RGB":
+        data[data.index(b"JFIF\0") + 5] = 9
+    else:
+        data[data.index(b"Adobe") + 11] = 7
+    whole = decode_rgb(data)
+    assert whole.shape == (200, 240, 3)
+    assert reason(data[: len(data) // 2] + b"\xff\xd9") == "damaged JPEG: premature end of data segment"
+
+
+def test_garbage_between_the_segments_of_a_header_is_no_damage():
+    data = jpeg()
+    at = data.index(b"\xff\xdb")
+    np.testing.assert_array_equal(decode_rgb(data[:at] + b"junk" + data[at:]), np.array(Image.open(io.BytesIO(data))))
+
+
+def test_threads_do_not_hear_of_each_others_files():
+    whole, cut = jpeg(), jpeg()[:-600] + b"\xff\xd9"
+    right, decoded = decode_rgb(whole), [cut, whole, whole, cut] * 10
+
+    def outcome(data):
+        try:
+            return "right" if (decode_rgb(data) == right).all() else "wrong"
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        for data, said in zip(decoded, pool.map(outcome, decoded), strict=True):
+            assert said == ("damaged JPEG: premature end of data segment" if data is cut else "right")
+
+
+def test_where_warnings_cannot_be_heard_a_jpeg_that_is_cut_off_is_still_a_failure(monkeypatch):
+    monkeypatch.setattr(native_silence, "memory", None)
+    data = jpeg()
+    assert decode_rgb(data).shape == (200, 240, 3)
+    assert "truncated" in reason(data[: len(data) // 2])
+
+
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "GIF"])
 def test_truncated_other_formats(format):
     options = {"compression": "tiff_lzw"} if format == "TIFF" else {}
@@ -448,5 +538,5 @@ def test_a_process_without_stderr_decodes():
         "print(decode_rgb(sys.stdin.buffer.read()).shape)"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, input=noisy_files()[0], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, input=encoded(picture(200, 200), "JPEG"), stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"(200, 200, 3)\n"

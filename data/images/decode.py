@@ -4,9 +4,7 @@ Ordinary JPEGs take a short path through cv2; everything else goes through Pillo
 """
 
 import io
-import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +19,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from data.images.jpeg import EOI, EXTRANEOUS, SOI, JpegHeader, damage, decode_listening, read_header
 from data.images.silence import native_silence, python_silence
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -39,7 +38,7 @@ _RUN_LENGTHS = (1, 2)
 """Kinds of compression of a BMP that Pillow undoes in Python."""
 _BITS_PER_SAMPLE_TAG = 258
 _PLUGINS = (
-    (b"\xff\xd8\xff", "JPEG", JpegImagePlugin.JpegImageFile),
+    (SOI, "JPEG", JpegImagePlugin.JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
     (b"RIFF", "WebP", WebPImagePlugin.WebPImageFile),
     (b"BM", "BMP", BmpImagePlugin.BmpImageFile),
@@ -47,7 +46,6 @@ _PLUGINS = (
     (b"MM", "TIFF", TiffImagePlugin.TiffImageFile),
     (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
 )
-_READ_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 
 
 class ImageError(Exception):
@@ -60,19 +58,14 @@ def decode_rgb(
     """Decode an encoded image of any kind to (H, W, 3) uint8 RGB.
 
     Alpha is dropped, not composited; 16 bit is divided by 257; grey is repeated; CMYK and palettes are converted;
-    of an animation the first frame counts. `exif` applies the rotation stored in the file. More than `max_pixels`
-    pixels are refused from the header, before memory is taken. Nothing is printed.
+    of an animation the first frame counts; a JPEG that lacks nothing but its end marker is whole, one whose decoder
+    warns of damage is none. `exif` applies the rotation stored in the file. More than `max_pixels` pixels are refused
+    from the header, before memory is taken. Nothing is printed.
     Raises: ImageError with the reason.
     """
     data = bytes(encoded)
-    if data[:3] == b"\xff\xd8\xff":
-        header = _jpeg_header(data)
-        if header is not None:
-            _check_size(header.width, header.height, max_pixels)
-            _check_scans(header)
-            image = _decode_plain_jpeg(data, header, exif)
-            if image is not None:
-                return image
+    if data[:3] == SOI:
+        return _decode_jpeg(data, exif, max_pixels)
     with python_silence, native_silence:
         return _decode_with_pillow(data, exif, max_pixels)
 
@@ -80,7 +73,7 @@ def decode_rgb(
 def read_size(encoded: bytes, *, exif: bool = True) -> tuple[int, int]:
     """Read (width, height) from the header of an encoded image, as `decode_rgb` would give it; ImageError without."""
     data = bytes(encoded)
-    header = _jpeg_header(data) if data[:3] == b"\xff\xd8\xff" else None
+    header = read_header(data) if data[:3] == SOI else None
     if header is not None:
         size, turned = (header.width, header.height), _orientation(header.exif) if exif and header.exif else 1
     else:
@@ -100,66 +93,41 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"{width}x{height} pixels are more than dataset.max_pixels ({max_pixels})")
 
 
-def _check_scans(header: "_JpegHeader") -> None:
+def _check_scans(header: JpegHeader) -> None:
     if header.scans > _MAX_SCANS or header.scans * header.width * header.height > _MAX_SCANNED_PIXELS:
         raise ImageError(f"{header.scans} scans of {header.width}x{header.height} pixels take too long to decode")
 
 
-class _JpegHeader(NamedTuple):
-    width: int
-    height: int
-    scans: int
-    """How often the decoder goes over all pixels."""
-    plain: bool
-    """8 bit, grey or YCbCr, with its end marker: what cv2 decodes right and completely."""
-    exif: bytes | None
+def _decode_jpeg(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
+    """Decode with cv2 what it decodes right and the rest with Pillow; what libjpeg warns of is an error.
+
+    A missing end marker is put there: then an intact picture decodes without a warning, and one cut off does not.
+    """
+    header = read_header(data)
+    if header is None:  # Pillow finds its way, and looks at the size before memory is taken
+        with python_silence, native_silence:
+            image = _decode_with_pillow(data, exif, max_pixels)
+        _refuse_damage(decode_listening(data)[1], skip=EXTRANEOUS)
+        return image
+    _check_size(header.width, header.height, max_pixels)
+    _check_scans(header)
+    if not header.ended and native_silence.hears:
+        if not header.complete:
+            raise ImageError("damaged JPEG: cut off before its last scan")
+        data += EOI
+    image, said = decode_listening(data)
+    _refuse_damage(said)
+    plain = header.plain and (header.ended or native_silence.hears)
+    if image is None or not plain or image.shape[:2] != (header.height, header.width):
+        with python_silence, native_silence:
+            return _decode_with_pillow(data, exif, max_pixels)
+    return _upright(image, _orientation(header.exif)) if exif and header.exif is not None else image
 
 
-def _jpeg_header(data: bytes) -> _JpegHeader | None:
-    """Walk the segments up to the first scan; None when they do not make sense."""
-    at, size, exif = 2, len(data), None
-    frame, progressive, parts = None, False, b""
-    while at + 4 <= size and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        length = data[at + 2] << 8 | data[at + 3]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 10 <= size:
-            frame = struct.unpack_from(">BHHB", data, at + 4)
-            progressive = marker in (0xC2, 0xCA)
-        elif marker == 0xE1 and exif is None and data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = data[at + 4 : at + 2 + length]
-        elif marker == 0xDA:
-            parts = data[at + 4 : at + 5]
-            break
-        at += 2 + length
-    else:
-        return None
-    if frame is None:
-        return None
-    bits, height, width, components = frame
-    scans = data.count(b"\xff\xda", at) if progressive or parts != bytes([components]) else 1
-    plain = bits == 8 and components in (1, 3) and data.rfind(b"\xff\xd9", at) >= 0
-    return _JpegHeader(width, height, scans, plain, exif)
-
-
-def _decode_plain_jpeg(data: bytes, header: _JpegHeader, exif: bool) -> np.ndarray | None:
-    if not header.plain:
-        return None
-    flags = cv2.IMREAD_COLOR if _READ_RGB is None else _READ_RGB
-    try:
-        with native_silence:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-    if image is None or image.shape[:2] != (header.height, header.width):
-        return None
-    if _READ_RGB is None:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if exif and header.exif is not None:
-        image = _upright(image, _orientation(header.exif))
-    return image
+def _refuse_damage(said: str, skip: str | None = None) -> None:
+    warning = damage(said)
+    if warning is not None and (skip is None or skip not in warning):
+        raise ImageError(f"damaged JPEG: {warning}")
 
 
 def _orientation(exif: bytes) -> int:
