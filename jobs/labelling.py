@@ -149,7 +149,7 @@ def require_spread(labels: np.ndarray, place: str, source: str) -> None:
     """Refuse labels that are the same for every image, but for rounding; nothing can be learnt from them."""
     if len(labels) > 1 and np.ptp(labels) <= _ROUNDING * np.abs(labels).max():
         raise DataError(
-            f"{place}: source {source} gives all {len(labels)} images the label {labels[0]:.6g}, so "
+            f"{place}: source {source} gives all {len(labels)} images the label {labels[0] + 0.0:.6g}, so "
             "no label is written; is the network trained, and does it return embeddings that are not normalised?"
         )
 
