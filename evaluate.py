@@ -18,6 +18,7 @@ from evaluation.protocol.views import misaligned_views
 from evaluation.report.meaning import percentile_table, threshold_table
 from evaluation.report.output import Output
 from jobs.landmarks import with_found_faces
+from model.frozen.allocator import keep_memory
 from model.frozen.shared import SharedLoader
 from model.registry import NetworkBuilder
 from utils import cli
@@ -147,7 +148,10 @@ def build_models(cfg: EvaluateConfig, command: cli.Command) -> Models:
     running = [*recognisers.values(), *methods.values()]
     if running:
         specs = [model.spec for model in running]
-        loader = SharedLoader(NetworkBuilder(command.allowed), pick_device(cfg.base.device), specs)
+        device = pick_device(cfg.base.device)
+        if device.type == "cpu":
+            keep_memory()
+        loader = SharedLoader(NetworkBuilder(command.allowed), device, specs)
         for model in running:
             model.load(loader)
         for remark in dict.fromkeys(remark for model in running for remark in model.remarks):

@@ -20,6 +20,7 @@ from data.samples.crops import CropBatch, FaceCrops
 from data.samples.detected import DetectedCrops
 from data.samples.loader import crop_batches
 from jobs.journal import Journal, JournalLine, Progress
+from model.frozen.allocator import keep_memory
 from utils import distributed
 from utils.config.inference import InferenceBase, InferenceLoaderParams
 from utils.config.label import LabelBase
@@ -115,6 +116,8 @@ def _line(first: int, batch: CropBatch, numbers_B: np.ndarray, start: int) -> Jo
 def processes(base: InferenceBase | LabelBase) -> Iterator[torch.device]:
     """Join the processes that torchrun started, of which the first one reports; give the device of this one."""
     device = pick_device(distributed.local_device(base.device))
+    if device.type == "cpu":
+        keep_memory()
     with distributed.patient_group():
         level = logging.INFO if base.verbose and distributed.is_main() else logging.ERROR
         logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)

@@ -123,6 +123,6 @@ def request(cfg: InferenceConfig, scorer: FrozenNetwork, crops: FaceCrops | Dete
             "max_pixels": source.max_pixels,
             **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         },
-        "precision": cfg.base.precision,
+        "precision": scorer.form,
         "files": list_of_images(source.loc, crops.names),
     }

@@ -158,17 +158,33 @@ def test_two_dropouts_are_two_networks(weights):
     assert [loader.load(one).backbone.dropout.p for one in specs] == [0.4, 0.2]
 
 
-def test_bf16_is_that_of_autocast(weights):
+def test_bf16_on_a_cpu_is_the_network_itself(weights):
     loader = NetworkLoader(NetworkBuilder(), CPU)
-    half, full = (
-        loader.load(spec(weights / "a.pth", True, precision=kind)).qualities(crops()) for kind in ("bf16", "fp32")
-    )
+    half, full = (loader.load(spec(weights / "a.pth", True, precision=kind)) for kind in ("bf16", "fp32"))
+    assert (half.form, full.form) == ("bf16, the network itself", "fp32")
+    kinds = {
+        (type(one).__name__, tensor.dtype) for one in half.module.modules() for tensor in one.parameters(recurse=False)
+    }
+    assert ("Conv2d", torch.bfloat16) in kinds and ("BatchNorm2d", torch.float32) in kinds
+    assert all(tensor.dtype == torch.float32 for tensor in half.module.quality_head.parameters())
     student = NetworkBuilder().trained_student(spec(weights / "a.pth").model, str(weights / "a.pth"))
     x = ((crops().permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        wanted = student.to(memory_format=torch.channels_last)(x)[1]
-    np.testing.assert_array_equal(half, wanted.float().numpy())
-    assert 0 < np.abs(half - full).max() < 0.1
+        cast = student.to(memory_format=torch.channels_last)(x)[1]
+    np.testing.assert_allclose(half.qualities(crops()), cast.float().numpy(), rtol=0, atol=4e-3)
+    assert 0 < np.abs(half.qualities(crops()) - full.qualities(crops())).max() < 0.1
+    assert np.array_equal(half.embed(half.prepare(crops())).numpy(), half.embeddings(crops()))
+    half.tap("features")
+    assert half(crops()).taps["features"].dtype == torch.bfloat16
+
+
+def test_a_network_that_mixes_number_formats_keeps_autocast():
+    class Mixing(Convolutional):
+        def forward(self, x):
+            return super().forward(x.float())[0]
+
+    mixing = TorchNetwork(Mixing(), InputContract(), CPU, "bf16")
+    assert mixing.form == "bf16" and mixing.embeddings(crops()).shape == (3, 4)
 
 
 def test_a_network_without_a_head_gives_no_quality():

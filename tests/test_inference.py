@@ -146,7 +146,7 @@ def test_bf16_is_close_and_recorded(setup):
     half = scores_of(setup / "out")
     np.testing.assert_allclose(list(half.values()), list(full.values()), atol=0.05)
     assert half != full
-    assert json.loads((setup / "out/run.json").read_text())["request"]["precision"] == "bf16"
+    assert json.loads((setup / "out/run.json").read_text())["request"]["precision"] == "bf16, the network itself"
 
 
 # ---- image kinds

@@ -137,7 +137,7 @@ def fingerprint(spec: NetworkSpec) -> dict[str, Any]:
         "network": spec.facts(),
         "contract": spec.contract and spec.contract.to_dict(),
         "weights": sha256_file(spec.weight) if spec.weight else None,
-        "precision": spec.precision,
+        "precision": "bf16; on a CPU the network itself" if spec.precision == "bf16" else spec.precision,
     }
 
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from model.ai_kd import WrapperModel
+from model.frozen.bfloat16 import Bfloat16, in_bfloat16
 from model.frozen.fold import fold_batchnorm
 from utils.contract import InputContract, Reading
 from utils.errors import ContractError, UserError, WeightsError
 
+BF16_NETWORK = "bf16, the network itself"
+"""The form of a network whose weights are bfloat16; "bf16" is autocast, which casts them at every call."""
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_IMAGES_PER_THREAD = 8
 """A CPU network takes batches in pieces of so many images: activations stay in its caches."""
@@ -47,6 +50,8 @@ class FrozenNetwork:
     """Which of its outputs counts, and what its quality is."""
     weight: str | None = None
     """Its file."""
+    form: str = "fp32"
+    """The number format in which it computes, and how."""
     facts: Mapping[str, Any] = MappingProxyType({})
     """JSON values that decide its numbers, beside contract, precision and the bytes of its file."""
     remembers: bool = False
@@ -115,14 +120,28 @@ class TorchNetwork(FrozenNetwork):
         module = (fold_batchnorm(module) if folded else module).eval().requires_grad_(False)
         self.module = module.to(device).to(memory_format=torch.channels_last)
         self.contract, self.device, self.precision = contract, device, precision
+        self.form = self._put_into_bfloat16() if (precision, device.type) == ("bf16", "cpu") else precision
         self.taps: set[str] = set()
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
+    def _put_into_bfloat16(self) -> str:
+        """Put the trunk itself into bfloat16; return the form it then has. The head stays in float32."""
+        whole = in_bfloat16(self.trunk, self.contract.size_px)
+        if whole is None:
+            return self.precision
+        self.module = WrapperModel(whole, self.module.quality_head) if isinstance(self.module, WrapperModel) else whole
+        return BF16_NETWORK
+
+    @property
+    def trunk(self) -> nn.Module:
+        """Return what maps network input to embeddings."""
+        return self.module.feature_extractor if isinstance(self.module, WrapperModel) else self.module
+
     @property
     def backbone(self) -> nn.Module:
-        """Return the part that gives embeddings."""
-        return self.module.feature_extractor if isinstance(self.module, WrapperModel) else self.module
+        """Return the network in the trunk, by whose layers taps are named."""
+        return self.trunk.network if isinstance(self.trunk, Bfloat16) else self.trunk
 
     @property
     def name(self) -> str:
@@ -169,7 +188,7 @@ class TorchNetwork(FrozenNetwork):
         Gradients are allowed.
         """
         with self.autocast():
-            return first_output((behind or self.backbone)(x_BCHW)).float()
+            return first_output((behind or self.trunk)(x_BCHW)).float()
 
     def blank(self, count: int) -> Tensor:
         """Return `count` grey inputs, for passes that only look at the network."""
@@ -177,7 +196,7 @@ class TorchNetwork(FrozenNetwork):
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Return the context of the network's precision."""
-        dtype = DTYPES[self.precision]
+        dtype = DTYPES[self.precision] if self.form == self.precision else None
         return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
