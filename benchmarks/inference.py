@@ -115,14 +115,19 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> nn.Module:
     for i in range(options.images):
         (folder / f"faces/{i // 100:04d}").mkdir(parents=True, exist_ok=True)
         write_picture(folder / f"faces/{i // 100:04d}/{i % 100:02d}.jpg", SIZE, rng)
+    return write_model(folder, options.network)[1]
+
+
+def write_model(folder: Path, network: str) -> tuple[ModelConfig, nn.Module]:
+    """Write model.yaml and student.pth of a student with random weights; return it with its configuration."""
     model = yaml.safe_load((CONFIGS / "model_config.yaml").read_text())
-    model["features"] = {"module": network_module(options.network), "weights": None}
+    model["features"] = {"module": network_module(network), "weights": None}
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     model_cfg = load_config(ModelConfig, folder / "model.yaml")
     torch.manual_seed(0)
     student = NetworkBuilder(allow_random_init=True).student(model_cfg).eval()
     torch.save(student.state_dict(), folder / "student.pth")
-    return student
+    return model_cfg, student
 
 
 def write_onnx(folder: Path, student: nn.Module) -> None:
