@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from benchmarks.device_warp import FlatBatch, gather_crops
 from benchmarks.measuring import Report, Timing
 from data.alignment import TEMPLATE_112, estimate_similarity, warp
 
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+YUNET, FACES = SHARED / "models/face_detection_yunet_2026may.onnx", SHARED / "faces/images"
 FIGURES = {
     "training_step": ["batch 2: ours / batch 2: released", "batch 4: ours, share of the matrix product"],
     "data_path": ["ours / released", "trial: largest difference from cv2's crops"],
@@ -84,7 +87,7 @@ def test_a_variant_that_does_not_work_is_named_and_the_others_are_measured(tmp_p
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     step = next(step for step in suite.QUICK if step.name == "inference")
     arguments = [part for part in step.arguments if part not in ("--with", "bf16")]
-    result = suite.run(step._replace(arguments=(*arguments, "--rounds", "1", "--with", "onnx")), tmp_path / "log.txt")
+    result = suite.run(step._replace(arguments=(*arguments, "--rounds", "1")), tmp_path / "log.txt")
     assert "failed" not in result, (tmp_path / "log.txt").read_text()
     rows = {row["what"]: row["value"] for row in result["rows"]}
     assert rows["ours, onnx"].startswith("does not work here: ") and rows["ours / released"] > 0
@@ -123,3 +126,15 @@ def test_the_gpu_set_is_the_cpu_set_on_a_gpu_with_the_gpu_tests():
     assert scripts | {"benchmarks.index"} == {step.arguments[1] for step in suite.CPU}  # it needs no GPU
     assert {step.arguments[1] for step in suite.CPU} == {step.arguments[1] for step in suite.QUICK}
     assert suite.GPU_TESTS in suite.CUDA
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (YUNET.is_file() and FACES.is_dir()), reason="needs ../shared/models and faces")
+def test_photographs_are_scored_alike_by_every_contestant(tmp_path):
+    options = ("--images", "4", "--network", "compact", "--rounds", "1")
+    result = suite.run(suite.benchmark("photographs", str(FACES), str(YUNET), *options), tmp_path / "log.txt")
+    assert "failed" not in result, (tmp_path / "log.txt").read_text()
+    rows = {row["what"]: row["value"] for row in result["rows"]}
+    assert rows["photographs with a face"] == 4
+    assert rows["ours: median difference of a score"] < 1e-5
+    assert "ours / one image at a time" in rows
