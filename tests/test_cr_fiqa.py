@@ -1,6 +1,7 @@
 """CR-FIQA: certainty by hand, no gradient through it, what is trained, clipped and saved."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -202,6 +203,15 @@ def test_shipped_configurations_name_the_published_networks(name, depth):
     with torch.device("meta"):
         backbone = NetworkBuilder(allow_random_init=True).pretrained(model_cfg.features)
     assert backbone.features.weight.requires_grad == name.startswith("crfiqa")
+
+
+def test_the_command_for_the_large_network_drops_the_rate_where_the_original_does():
+    text = (ROOT / "configs/crfiqa_config.yaml").read_text()
+    command = re.search(r"(base\.epochs=\S+ scheduler\.milestones=\S+)", text).group(1)
+    cfg = load_training(ROOT / "configs/crfiqa_config.yaml", command.split())
+    plan = train_main.Plan.make(cfg.base, 100)
+    factors = [plan.lr_factor(step, cfg.scheduler) for step in (699, 700, 1299, 1300, 1799)]
+    assert cfg.base.epochs == 18 and factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_shipped_recipe_is_the_published_one():
