@@ -90,7 +90,7 @@ def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
     begin(run)
     run.objective.before_first_step(run)
-    with signals.waiting():
+    with signals.waiting(), run.folder.watched():
         take_steps(run)
         if run.step < run.plan.last:
             raise signals.Terminated(f"step {run.step} of {run.plan.last} is in {run.folder.resume_path}")

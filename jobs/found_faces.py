@@ -5,6 +5,7 @@ landmarks.csv lies beside the scores or labels, landmarks.json says of which ima
 
 import json
 import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -72,8 +73,13 @@ def keep_faces(folder: Path, crops: DetectedCrops, found: FoundFaces) -> None:
 def mark_kept(folder: Path, crops: DetectedCrops, reasons: Mapping[int, str] = MappingProxyType({})) -> None:
     """Write landmarks.json: of which images, and by which detector, the landmarks.csv beside it is."""
     content = {"facts": _facts(crops), "sha256": sha256_file(folder / LANDMARKS_FILE), "reasons": dict(reasons)}
+    content = json.loads(json.dumps(content))
     with atomic_write(folder / FACTS_FILE, "w") as stream:
-        json.dump(content, stream)
+        json.dump({**content, "crc32": _crc32(content)}, stream)
+
+
+def _crc32(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def _lasting(reasons: dict[int, str]) -> dict[int, str]:
@@ -97,10 +103,12 @@ def _content(folder: Path, crops: DetectedCrops) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        if content.pop("crc32") != _crc32(content):
+            raise ValueError("damaged")
         difference = first_difference(content["facts"], json.loads(json.dumps(_facts(crops))))
         changed = "it was changed" if content["sha256"] != sha256_file(path) else None
         why = f"{difference[0]} differs" if difference else changed
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # whatever the JSON in its place holds
         why = "nothing says what it was made from"
     if why is None:
         return content
@@ -116,6 +124,8 @@ def _kept(folder: Path, crops: DetectedCrops) -> FoundFaces | None:
     try:
         table = read_faces(folder / LANDMARKS_FILE)
         reasons = {int(row): str(reason) for row, reason in content["reasons"].items()}
+        if not all(0 <= row < len(crops.names) for row in reasons):
+            return None
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return None
     rows = pc.index_in(table.names.to_arrow(), value_set=crops.names.to_arrow())

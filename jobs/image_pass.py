@@ -24,6 +24,7 @@ from model.frozen.allocator import keep_memory
 from utils import distributed
 from utils.config.inference import InferenceBase, InferenceLoaderParams
 from utils.config.label import LabelBase
+from utils.outside import signals
 from utils.progress import progress
 from utils.training.precision import pick_device
 
@@ -65,10 +66,12 @@ class ImagePass:
         rows = np.concatenate(parts or [np.zeros(0, np.int64)])
         batches = crop_batches(self.crops.take(rows), size, self.loader.num_workers or 0)
         warned = False
-        with progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main())) as bar:
+        bar = progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main()))
+        with bar, signals.waiting():
             for place, (first, batch) in enumerate(zip(share.firsts, batches, strict=True)):
                 numbers = measure(batch.images, rows[batch.rows]) if batch.rows else np.zeros(0)
                 self.journal.append(_line(first, batch, numbers, place * size))
+                signals.leave_if_asked()
                 if batch.not_square and not warned:
                     warned = True
                     name = self.crops.names[rows[batch.not_square[0]]]

@@ -2,7 +2,8 @@
 
 In the output folder: run.json says what was asked (`request`) and whether it is finished; partial/R.jsonl, one file
 per process, gains one line per finished batch. Lines name rows of the sorted list of images, so any number of
-processes can go on from them. A line that a kill cut off, or that says nothing sensible, counts as not written.
+processes can go on from them. Each ends with a checksum; a line that a kill cut off or that was damaged counts as
+not written.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -196,8 +198,13 @@ class Journal:
         with self.saving(), writing(path):
             if self._stream is None:
                 self._stream = _open_behind_whole_lines(path)
-            self._stream.write(line.model_dump_json().encode() + b"\n")
+            self._stream.write(sealed(line.model_dump_json().encode()))
             self._stream.flush()
+
+    def forget(self) -> None:
+        """Start the work of all processes anew; nothing may be written yet."""
+        for path in self._partial_files():
+            path.unlink(missing_ok=True)
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Mark the work as finished, with `facts` about it and the versions used, and remove the partial results."""
@@ -298,10 +305,16 @@ def _open_behind_whole_lines(path: Path) -> IO[bytes]:
     return stream
 
 
+def sealed(text: bytes) -> bytes:
+    """Return a line of the journal: its JSON, a tab, the checksum of the JSON."""
+    return b"%b\t%08x\n" % (text, zlib.crc32(text))
+
+
 def _lines(path: Path) -> Iterator[JournalLine]:
     """Yield the whole and sensible lines of a partial file."""
     with open(path, "rb") as stream:
         for line in stream:
+            text = line.rpartition(b"\t")[0]
             with contextlib.suppress(ValidationError):
-                if line.endswith(b"\n"):
-                    yield JournalLine.model_validate_json(line)
+                if line == sealed(text):
+                    yield JournalLine.model_validate_json(text)

@@ -1,6 +1,7 @@
 """Labelling: a label source gives each image of a folder its quality label."""
 
 import logging
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _ROUNDING = 1e-6
 OUTPUTS = (FAILURES, PAGE, *LABELS)
+_AT_ONCE = 1 << 16
+"""Embeddings whose checksums are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,9 @@ class Population:
     """Who is on each image."""
 
     def store(self, images_BHW3: Tensor, rows: np.ndarray) -> np.ndarray:
-        """Store the embeddings of a batch; return a stand-in for labels, finite where an embedding has a direction."""
+        """Store the embeddings of a batch; return their checksums for labels, NaN where there is no direction."""
         self.embeddings[rows] = embedding_BD = self.source.embed(images_BHW3)
-        length_B = np.linalg.norm(embedding_BD, axis=1)
-        return np.where(length_B > 0, length_B, np.nan)
+        return np.where(np.linalg.norm(embedding_BD, axis=1) > 0, _checksums(embedding_BD), np.nan)
 
     def compare(self, names: Names, state: Progress) -> np.ndarray:
         """Return the labels (N,) float32 of the embedded images; note in `state` what the source leaves out."""
@@ -232,8 +234,22 @@ def open_embeddings(journal: Journal, source: PopulationSource) -> np.ndarray:
     if journal.count == 0:
         return np.zeros(shape, np.float32)
     size = 4 * shape[0] * shape[1]
-    if distributed.is_main() and (not path.exists() or path.stat().st_size != size):
-        with journal.saving(), open(path, "wb") as stream:
-            allocate(stream, size)
+    if distributed.is_main():
+        with journal.saving():
+            if not path.is_file() or path.stat().st_size != size:
+                with open(path, "wb") as stream:
+                    allocate(stream, size)
+            state = journal.progress()
+            kept = np.memmap(path, np.float32, "r", shape=shape)
+            parts = np.array_split(state.rows(), 1 + journal.count // _AT_ONCE)
+            if any((_checksums(kept[rows]) != state.values[rows, 0]).any() for rows in parts):
+                logger.warning(f"{path}: damaged; all images are embedded anew")
+                journal.forget()
     distributed.barrier()
     return np.memmap(path, np.float32, "r+", shape=shape)
+
+
+def _checksums(embedding_BD: np.ndarray) -> np.ndarray:
+    """Return a checksum (B,) float32 of each embedding, as many bits of it as a float32 holds; never 0."""
+    whole = np.ascontiguousarray(embedding_BD, np.float32)
+    return np.array([1 + zlib.crc32(row.data) % 0xFFFFFF for row in whole], np.float32)

@@ -24,6 +24,7 @@ from utils.config.prepare import DetectorConfig, PrepareBase
 from utils.config.sections import CropInputConfig, DecodeConfig
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
+from utils.outside import signals
 from utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,12 @@ class LandmarkRun:
         share, window = self.journal.share(1), _WINDOW * threads
         verbose = verbose and distributed.is_main()
         bar = progress(total=len(share.firsts), unit="img", desc="landmarks", verbose=verbose)
-        with bar, ThreadPoolExecutor(threads) as pool:
+        with bar, signals.waiting(), ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(share.firsts), window):
                 for line in pool.map(self._line, share.firsts[start : start + window]):
                     self.journal.append(line)
                     bar.update()
+                signals.leave_if_asked()
         distributed.barrier()
         return len(self.source) - share.rows
 

@@ -11,6 +11,7 @@ from model.objectives.base import Objective
 from utils import distributed
 from utils.config.train import TrainConfig
 from utils.contract import InputContract
+from utils.outside.reading import reading
 from utils.present import present
 from utils.training import checkpoint, optim
 from utils.training.ema import WeightAverage
@@ -66,13 +67,14 @@ class Run:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `state` gave."""
-        self.step, self.best, self.wandb_id = state["step"], state["best"], state["wandb"]
-        for name, part in self.stored.items():
-            part.load_state_dict(state["parts"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
-        self.precision.load_state_dict(state["precision"])
-        checkpoint.restore_rng(state["rng"])
+        with reading(self.folder.resume_path, "does not fit this run", "remove it to start anew", bounded=False):
+            self.step, self.best, self.wandb_id = state["step"], state["best"], state["wandb"]
+            for name, part in self.stored.items():
+                part.load_state_dict(state["parts"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.ema.load_state_dict(state["ema"])
+            self.precision.load_state_dict(state["precision"])
+            checkpoint.restore_rng(state["rng"])
 
     @property
     def talks(self) -> bool:

@@ -8,8 +8,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from synthetic.render import Person
 from utils.config.synthetic import LARGEST_POPULATION, PopulationConfig, SyntheticConfig
 from utils.errors import DataError
 from utils.files import atomic_write
+from utils.outside import signals
 from utils.progress import progress
 from utils.requests import difference_text
 
@@ -139,7 +142,7 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _rows(task: Task, folder: Path, processes: int) -> Iterator[list[list[str]]]:
+def _rows(task: Task, folder: Path, processes: int) -> Generator[list[list[str]]]:
     """Render every person; yield rows in the order of the identities, whatever the number of processes."""
     count = task.population.identities
     step = max(1, min(8, count // (4 * processes)))
@@ -148,7 +151,11 @@ def _rows(task: Task, folder: Path, processes: int) -> Iterator[list[list[str]]]
         yield from map(_render_chunk, work)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _leave_interrupts) as pool:
-        yield from pool.map(_render_chunk, work)
+        try:
+            yield from pool.map(_render_chunk, work)
+        except BrokenProcessPool:
+            signals.leave_if_asked()  # a scheduler sends SIGTERM to all processes
+            raise
 
 
 def _is_done(task: Task, folder: Path) -> bool:
@@ -158,7 +165,7 @@ def _is_done(task: Task, folder: Path) -> bool:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         count = manifest["images"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(
             f"{folder} exists and holds no rendered population ({MANIFEST} is missing or damaged); "
             "remove it or name another folder in base.save_path"
@@ -192,10 +199,12 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
     try:
         partial.mkdir(parents=True)
         rows = []
-        with progress(total=total, desc=f"render {task.name}", unit="image") as bar:
-            for part in _rows(task, partial, processes):
+        bar = progress(total=total, desc=f"render {task.name}", unit="image")
+        with bar, signals.waiting(), closing(_rows(task, partial, processes)) as parts:
+            for part in parts:
                 rows += part
                 bar.update(len(part))
+                signals.leave_if_asked()
         _write_tables(task, partial, rows)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import time
+import zipfile
 import zlib
 
 import numpy as np
@@ -24,6 +25,8 @@ from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
 from evaluation.pairs.readers import read_pairs
 from evaluation.protocol.embeddings import read_embeddings
+from evaluation.protocol.face_set import FaceSet
+from evaluation.protocol.metadata import read_metadata
 from model.compact import CompactNet
 from model.frozen.onnx_network import OnnxNetwork
 from model.weights import load_backbone, read_state_dict
@@ -259,7 +262,18 @@ def test_pairs(tmp_path, name):
         refused(lambda path: read_pairs(path, form), tmp_path / name)
 
 
-@pytest.mark.parametrize("line", ["1 ../Data", "1 ..//x/y", "² a/b/c/d", "1 ../a/../b/c.jpg", "9" * 5000 + " a/b/c"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1 ../Data",
+        "1 ..//x/y",
+        "² a/b/c/d",
+        "1 ../a/../b/c.jpg",
+        "9" * 5000 + " a/b/c",
+        "3 ../Data/Imag",
+        "1",
+    ],
+)
 def test_cfp_lists_with_short_paths(tmp_path, line):
     (tmp_path / "Split/FP/01").mkdir(parents=True)
     for name in ("same", "diff"):
@@ -268,6 +282,86 @@ def test_cfp_lists_with_short_paths(tmp_path, line):
         (tmp_path / f"Pair_list_{kind}.txt").write_text(f"{line}\n")
     with pytest.raises(UserError, match=r"Pair_list_F\.txt, line 1: expected `number path`"):
         read_pairs(tmp_path, "cfp_fp")
+
+
+METADATA = {
+    "empty.csv": b"",
+    "short rows.csv": b"path,kind\na\nb\n",
+    "long rows.csv": b"path,blur\na,1,2,3\n",
+    "another.csv": b"name,blur\na,1\n",
+    "latin.csv": b"path,blur\na\xff,1\n",
+    "nul.csv": b"path,blur\n" + b"\0" * 200_000 + b",1\n",
+    "field.csv": b"path,blur\n" + b"a" * 200_000 + b",1\n",
+    "quote.csv": b'path,blur\n"' + b"a\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata(tmp_path, name):
+    (tmp_path / "pairs.txt").write_text("a b 1\na c 0\n")
+    pairs = read_pairs(tmp_path / "pairs.txt", "list")
+    (tmp_path / name).write_bytes(METADATA[name])
+    refused(lambda path: read_metadata(path, FaceSet("x", pairs, None), pairs.names), tmp_path / name)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", "9" * 5000, "²", "1_0", ""])
+def test_numbers_of_metadata_that_are_none(tmp_path, value):
+    """A column with infinite values is no scale of nuisance; one that is no number is left out, whatever it holds."""
+    (tmp_path / "pairs.txt").write_text("a b 1\na c 0\n")
+    pairs = read_pairs(tmp_path / "pairs.txt", "list")
+    (tmp_path / "meta.csv").write_text(f"path,blur,yaw\na,1,1\nb,{value},2\nc,3,4\n")
+    found = read_metadata(tmp_path / "meta.csv", FaceSet("x", pairs, None), pairs.names)
+    assert found.columns["yaw"].tolist() == [1, 2, 4]
+    assert set(found.columns) == {"yaw"} or np.isfinite(found.columns["blur"]).all()
+
+
+def stored(*arrays):
+    """Return the bytes of an .npz of so many (name, bytes) members."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in arrays:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def npy(header, data=b""):
+    text = header.encode()
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text + data
+
+
+NAMES = npy("{'descr': '<U1', 'fortran_order': False, 'shape': (1,)}", "a".encode("utf-32-le"))
+ARRAYS = {
+    "none.npz": stored(),
+    "text.npz": stored(("names", b"abc"), ("embeddings", b"abc")),
+    "objects.npz": stored(("names.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x02N."))),
+    "huge.npz": stored(("names.npy", NAMES), ("embeddings.npy", npy(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 99999999999)}"))),
+    "wide.npz": stored(("names.npy", NAMES), ("embeddings.npy", npy(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3)}", bytes(8)))),
+    "below zero.npz": stored(("names.npy", NAMES), ("embeddings.npy", npy(
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2)}", bytes(8)))),
+    "header.npz": stored(("names.npy", npy("[" * 5000)), ("embeddings.npy", npy("{}"))),
+    "fields.npz": stored(("names.npy", npy(
+        "{'descr': [('a', '<U1')], 'fortran_order': False, 'shape': (1,)}", bytes(4)))),
+    "short.npz": stored(("names.npy", b"\x93NUM"), ("embeddings.npy", b"")),
+    "numbers.npz": stored(("names.npy", NAMES), ("embeddings.npy", NAMES)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(tmp_path, name):
+    (tmp_path / name).write_bytes(ARRAYS[name])
+    refused(read_embeddings, tmp_path / name)
+
+
+def test_arrays_that_unpack_to_gigabytes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("names.npy", NAMES)
+        with archive.open("embeddings.npy", "w", force_zip64=True) as stream:
+            stream.write(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 230000000)}"))
+            for _ in range(55):
+                stream.write(bytes(1 << 24))
+    assert "memory" in refused(read_embeddings, tmp_path / "bomb.npz")
 
 
 def test_npz(tmp_path):

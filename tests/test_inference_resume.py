@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from data.tables.scores import read_scores
+from jobs.journal import sealed
 from tests.helpers.images import crop_pixels, write_broken, write_bytes, write_crops, write_image
 from tests.helpers.inference import (
     STUDENT,
@@ -156,7 +157,7 @@ def interrupted(setup: Path) -> Path:
     facts = json.loads((setup / "out/run.json").read_text())
     (setup / "out/run.json").write_text(json.dumps({"status": "unfinished", "request": facts["request"]}))
     line = {"first": 0, "values": [[123.0]] * 4, "failures": {}}
-    return write_bytes(setup / "out/partial/0.jsonl", json.dumps(line).encode() + b"\n")
+    return write_bytes(setup / "out/partial/0.jsonl", sealed(json.dumps(line).encode()))
 
 
 def test_an_unfinished_run_of_the_same_request_is_taken_over(setup):
@@ -234,7 +235,8 @@ def test_two_runs_cannot_share_a_folder(setup, capsys):
 
 def firsts_of(partial: Path) -> set[int]:
     """Return the first rows of the batches that one process has recorded."""
-    return {json.loads(line)["first"] for line in partial.read_text().splitlines() if line.endswith("}")}
+    lines = (line.rpartition("\t")[0] for line in partial.read_text().splitlines())
+    return {json.loads(line)["first"] for line in lines if line}
 
 
 @pytest.mark.slow

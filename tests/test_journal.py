@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.journal import Journal, JournalLine, Progress
+from jobs.journal import Journal, JournalLine, Progress, sealed
 from utils.errors import DataError
 from utils.requests import first_difference
 
@@ -88,13 +88,13 @@ DAMAGED = {
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_line_counts_as_not_written(tmp_path, kind):
     before = recorded(tmp_path, three(0, 1, 2))
-    line = DAMAGED[kind].encode(errors="surrogateescape") + b"\n"
-    after = json.dumps({"first": 7, "values": [[7.0]], "failures": {}}).encode() + b"\n"
+    line = sealed(DAMAGED[kind].encode(errors="surrogateescape"))
+    after = sealed(json.dumps({"first": 7, "values": [[7.0]], "failures": {}}).encode())
     (tmp_path / "partial/0.jsonl").write_bytes(before + line + after)
     state = opened(tmp_path).progress()
     assert np.flatnonzero(state.done).tolist() == [0, 1, 7] and state.values[[0, 1, 7], 0].tolist() == [1, 2, 7]
     assert state.reasons == {} and state.counts == {"resized": 1}
-    (tmp_path / "partial/0.jsonl").write_bytes(before + json.dumps(GOOD).encode() + b"\n" + after)
+    (tmp_path / "partial/0.jsonl").write_bytes(before + sealed(json.dumps(GOOD).encode()) + after)
     assert np.flatnonzero(opened(tmp_path).progress().done).tolist() == [0, 1, 3, 4, 7]
 
 

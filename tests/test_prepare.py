@@ -17,6 +17,7 @@ from data.alignment import TEMPLATE_112, align
 from data.detectors.yunet import YuNetDetector
 from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
+from jobs.journal import sealed
 from tests.helpers import inference as helpers_inference
 from tests.helpers import processes
 from tests.helpers.detector import POINTS, STRIDE_PX, face_image, write_bright_cell_detector
@@ -235,7 +236,7 @@ def test_a_damaged_journal_costs_only_its_bad_lines(tmp_path, photographs, model
         b'{"first":1,"values":[null],"failures":{"0":"\xff"}}',
     ]
     (tmp_path / "out/partial").mkdir()
-    (tmp_path / "out" / JOURNAL).write_bytes(b"\n".join(lines) + b"\n")
+    (tmp_path / "out" / JOURNAL).write_bytes(b"".join(map(sealed, lines)))
     seen, real = [], YuNetDetector.__call__
     monkeypatch.setattr(YuNetDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
     assert run(tmp_path, **sections) == 0

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shutil
+import zlib
 
 import cv2
 import numpy as np
@@ -126,10 +127,27 @@ def test_only_what_is_missing_is_embedded(setup):
     whole = cache.embeddings.copy()
     cache.state[5:9], cache.embeddings[5:9] = TO_DO, 0
     cache.embeddings[0] = -whole[0]
+    kept = cache.sums[0]
+    cache.sums[0] = zlib.crc32(cache.embeddings[0].data, DONE)
     run = again(setup)
     assert sum(run.seen) == 4
     assert (cache.embeddings[1:] == whole[1:]).all() and (cache.embeddings[0] == -whole[0]).all()
-    cache.embeddings[0] = whole[0]
+    cache.embeddings[0], cache.sums[0] = whole[0], kept
+
+
+@pytest.mark.parametrize("damage", ["embedding", "state", "sum"])
+def test_damaged_embeddings_are_made_anew(setup, caplog, damage):
+    _, folder, cached = setup
+    cache, whole = cached.data.cache, cached.data.cache.embeddings.copy()
+    if damage == "embedding":
+        cache.embeddings.view(np.uint8)[3, 5] ^= 4
+    elif damage == "state":
+        cache.state[3] = NO_CROP
+    else:
+        cache.sums[3] += 1
+    run = again(setup, f"base.save_path={folder / damage}", "base.max_steps=1")
+    assert sum(run.seen) == 1 and "1 embeddings are damaged and are made anew" in caplog.text
+    assert (cache.embeddings == whole).all() and (cache.state == DONE).all()
 
 
 def test_a_damaged_entry_is_filled_anew(setup, caplog):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from utils import distributed
 from utils.allowed import AllowedModules
 from utils.errors import UserError
-from utils.outside import signals
+from utils.outside import signals, streams
 
 _LONGEST = 400
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -46,12 +46,17 @@ def run(main: Callable[[], int], go_on: str = "run again") -> int:
 
     So is a full or protected disk; `go_on` says what to do when there is space.
     """
+    with streams.lasting():
+        return _ended(main, go_on)
+
+
+def _ended(main: Callable[[], int], go_on: str) -> int:
     signals.listen()
     try:
         return main()
     except signals.Terminated as ended:
         if distributed.first_to_fail():
-            sys.stderr.write(f"ended by SIGTERM: {ended or 'what was finished is on disk'}; {go_on} to go on\n")
+            sys.stderr.write(f"ended by SIGTERM: {str(ended) or 'what was finished is on disk'}; {go_on}\n")
         return 143
     except UserError as error:
         return _report(error)

@@ -1,7 +1,10 @@
 """Files that are either whole or absent, and their fingerprints."""
 
+import contextlib
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +14,8 @@ from typing import IO
 import numpy as np
 
 from utils.errors import ConfigError
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 @contextmanager
@@ -35,6 +40,7 @@ def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    mark_in_use(descriptor)
     try:
         if "b" not in mode:
             options = {"encoding": "utf-8", "newline": "", **options}
@@ -48,6 +54,34 @@ def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def mark_in_use(descriptor: int) -> None:
+    """Keep `remove_abandoned` of other processes away from an open file or folder, until it is closed or this ends."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_abandoned(folder: Path, pattern: re.Pattern[str] = _TEMPORARY) -> None:
+    """Remove what processes that were killed left half written in a folder: names that match `pattern` in full."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if pattern.fullmatch(entry.name) and (is_file := entry.is_file(follow_symlinks=False)) | entry.is_dir():
+                with contextlib.suppress(ImportError, OSError):
+                    _remove_unless_in_use(entry.path, is_file)
+
+
+def _remove_unless_in_use(path: str, is_file: bool) -> None:
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR if is_file else os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path) if is_file else shutil.rmtree(path)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:
@@ -82,12 +116,16 @@ def sha256_arrays(*arrays: np.ndarray | None) -> str:
 
 
 def make_folder(path: str | Path, key: str) -> Path:
-    """Create an output folder and try to write there; `key` is the configuration key an error names."""
+    """Create an output folder and try to write there; `key` is the configuration key an error names.
+
+    Temporary files of processes that were killed are removed.
+    """
     path, task = Path(path), "create"
     try:
         path.mkdir(parents=True, exist_ok=True)
         task = "write to"
         tempfile.TemporaryFile(dir=path).close()
+        remove_abandoned(path)
     except OSError as error:
         raise ConfigError(f"{key}: cannot {task} the folder {path} ({error.strerror}); name another one") from error
     return path

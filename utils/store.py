@@ -1,8 +1,8 @@
 """What was computed once and is kept: a folder of entries, each named by the hash of what it was made from.
 
-FOLDER/KIND-HASH holds the files of an entry and facts.json: the facts it was made from, a note, and size and checksum
-of each file. Entries appear whole or not at all. Other facts are another entry, so that no old content is ever taken
-for the current one; the log says what differs.
+FOLDER/KIND-HASH holds the files of an entry and facts.json: the facts it was made from, a note, size and checksum of
+each file, and a checksum of all this. Entries appear whole or not at all. Other facts are another entry, so that no
+old content is ever taken for the current one; the log says what differs.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.files import allocate
+from utils.files import allocate, mark_in_use, remove_abandoned
 from utils.requests import difference_text, differences
 
 _FACTS = "facts.json"
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK = 1 << 18  # stays in the processor's cache between reading and summing
 _DAY_S = 86_400
 _PLACE = re.compile(r"([^.].*)-[0-9a-f]{32}")
@@ -91,6 +91,8 @@ class Store:
         place = self.place(kind, facts)
         try:
             entry = read_entry(place)
+            if entry.facts != json.loads(json.dumps(facts)):
+                raise DamagedEntry(f"{_FACTS} is of another entry")
         except FileNotFoundError:
             if reason := self.why_not(kind, facts):
                 _log.info(reason)
@@ -118,9 +120,12 @@ class Store:
         """
         place, reserve = self.place(kind, facts), reserve or {}
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(self.folder, _DRAFT)
         draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
         draft.mkdir()
+        claim = os.open(draft, os.O_RDONLY)
         try:
+            mark_in_use(claim)
             for name, size in reserve.items():
                 with open(draft / name, "wb") as stream:
                     allocate(stream, size)
@@ -129,10 +134,13 @@ class Store:
                 path.name: [path.stat().st_size, None if path.name in reserve else _crc32(path)]
                 for path in sorted(draft.iterdir())
             }
-            told = {"store": _FORMAT, "facts": facts, "note": note or {}, "files": files}
-            (draft / _FACTS).write_text(json.dumps(told), encoding="utf-8")
+            told = json.dumps({"facts": facts, "note": note or {}, "files": files})
+            (draft / _FACTS).write_text(
+                f'{{"store": {_FORMAT}, "crc32": {zlib.crc32(told.encode())}, "entry": {told}}}', encoding="utf-8"
+            )
             _publish(draft, place)
         finally:
+            os.close(claim)
             shutil.rmtree(draft, ignore_errors=True)
 
     def why_not(self, kind: str, facts: Mapping[str, Any]) -> str | None:
@@ -226,13 +234,14 @@ def _file_name(kind: str) -> str:
 def _read_facts(folder: Path) -> dict[str, Any]:
     text = (folder / _FACTS).read_bytes()
     try:
-        told = json.loads(text)
-        if told["store"] != _FORMAT:
-            raise ValueError("another version")
+        read = json.loads(text)
+        told = read["entry"]
+        if read["store"] != _FORMAT or read["crc32"] != zlib.crc32(json.dumps(told).encode()):
+            raise ValueError("another version, or damaged")
         files = {name: (size, checksum) for name, (size, checksum) in told["files"].items()}
         return {"facts": dict(told["facts"]), "note": dict(told["note"]), "files": files}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedEntry(f"{_FACTS} is of another version or cut off") from None
+    except Exception:  # whatever the JSON in its place holds
+        raise DamagedEntry(f"{_FACTS} is of another version or damaged") from None
 
 
 def _publish(draft: Path, place: Path) -> None:
@@ -249,6 +258,8 @@ def _discard(folder: Path) -> None:
     with contextlib.suppress(OSError):
         os.replace(folder, aside)
     shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a file in the place of an entry
+        aside.unlink()
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -261,7 +272,7 @@ def _folders(folder: Path) -> list[Path]:
 def _stored(folder: Path, kind: str) -> Stored:
     try:
         facts = _read_facts(folder)["facts"]
-    except (FileNotFoundError, DamagedEntry):
+    except (OSError, DamagedEntry):
         facts = None
     size = sum(path.stat().st_size for path in folder.iterdir())
     return Stored(folder, kind, size, _unused_days(folder), facts)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -246,8 +247,18 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+def _end_with_the_parent() -> None:
+    """Obey SIGTERM of the parent alone: a scheduler sends it to all processes, and the parent says when to end."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
     sys.excepthook = _say_unless_left
     cv2.setNumThreads(0)
     forget_other_threads()

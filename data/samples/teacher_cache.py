@@ -1,9 +1,11 @@
 """The teacher's embeddings of the aligned crops, computed once, for every run on the same images.
 
-An entry of a store holds embeddings.f16 (N, D), of length 1, and state.u8 (N,), a row per image of the index. Its facts
-are all that decides them: teacher, preprocessing, image files, landmarks, decoding.
+An entry of a store holds embeddings.f16 (N, D), of length 1, state.u8 (N,) and sums.u32 (N,), a checksum of both, a row
+per image of the index. Its facts are all that decides them: teacher, preprocessing, image files, landmarks, decoding.
 """
 
+import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ from utils.present import present
 from utils.store import Store
 from utils.training.batches import DistillationBatch
 
-_FORMAT = 2
+_FORMAT = 3
 TO_DO, DONE, NO_CROP = range(3)
+_MAPPED = ("embeddings", "state", "sums")
+_log = logging.getLogger(__name__)
 
 
 class TeacherCache:
@@ -44,6 +48,9 @@ class TeacherCache:
         try:
             self.path = distributed.from_main(self._find(teacher) if distributed.is_main() else None)
             self._map()
+            if distributed.is_main():
+                self._reopen_damaged()
+            distributed.barrier()
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.path or self.store.folder}: cannot be used as teacher cache ({error}); all processes need one "
@@ -66,8 +73,24 @@ class TeacherCache:
             rows = batch.row.numpy()
             unit_BD = torch.nn.functional.normalize(embedding_BD.float()).half()
             self.embeddings[rows] = unit_BD.cpu().numpy()
-            self.state[rows] = DONE
-        self.state[[row for row, _ in batch.failures]] = NO_CROP
+            self._close(rows.tolist(), DONE)
+        self._close([row for row, _ in batch.failures], NO_CROP)
+
+    def _close(self, rows: list[int], state: int) -> None:
+        """Mark rows as finished, the state last: a kill in between leaves them to do."""
+        self.sums[rows] = [self._sum(row, state) for row in rows]
+        self.state[rows] = state
+
+    def _sum(self, row: int, state: int) -> int:
+        return zlib.crc32(self.embeddings[row].data, state)
+
+    def _reopen_damaged(self) -> None:
+        """Leave to do what is not as it was written, by a damaged disk or a power cut."""
+        closed = np.flatnonzero(self.state != TO_DO).tolist()
+        damaged = [row for row in closed if self.sums[row] != self._sum(row, int(self.state[row]))]
+        if damaged:
+            _log.warning("%s: %d embeddings are damaged and are made anew", self.path, len(damaged))
+            self.state[damaged] = TO_DO
 
     def _find(self, teacher: dict[str, Any]) -> Path:
         """Return the folder of the entry, made where it is missing."""
@@ -89,15 +112,17 @@ class TeacherCache:
         return self.path
 
     def _sizes(self) -> dict[str, int]:
-        return {"embeddings.f16": 2 * self.dim * len(self.index), "state.u8": len(self.index)}
+        count = len(self.index)
+        return {"embeddings.f16": 2 * self.dim * count, "state.u8": count, "sums.u32": 4 * count}
 
     def _map(self) -> None:
         shape, folder = (len(self.index), self.dim), present(self.path)
         self.embeddings = np.memmap(folder / "embeddings.f16", np.float16, "r+", shape=shape)
         self.state = np.memmap(folder / "state.u8", np.uint8, "r+", shape=shape[:1])
+        self.sums = np.memmap(folder / "sums.u32", np.uint32, "r+", shape=shape[:1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("embeddings", "state")}
+        return {name: value for name, value in self.__dict__.items() if name not in _MAPPED}
 
     def __setstate__(self, values: dict[str, Any]) -> None:
         self.__dict__.update(values)

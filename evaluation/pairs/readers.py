@@ -31,7 +31,10 @@ def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw
             raise DataError(f"{path}: no such pairs file")
         if form == "adience":
             names, identities = read_adience_images(path, root)
-            return pairs_from_identities(names, identities, draw or Generation())
+            try:
+                return pairs_from_identities(names, identities, draw or Generation())
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
         return READERS[form](path)
 
 

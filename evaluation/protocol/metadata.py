@@ -15,7 +15,7 @@ _SKIPPED = ("path", "identity", "kind")
 
 
 def read_metadata(path: str | Path, faces: FaceSet, names: Names) -> Metadata:
-    """Read the CSV and join it to `names`; columns that are no numbers are left out."""
+    """Read the CSV and join it to `names`; columns that are no finite numbers are left out."""
     with reading(path, "cannot be read as a CSV of metadata", "name the metadata of these images"):
         with open(path, encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
@@ -36,7 +36,7 @@ def _joined(rows: list[dict[str, str]], faces: FaceSet, names: Names) -> Metadat
             values = np.array([float(row[name]) for row in rows])
         except (TypeError, ValueError):
             continue
-        if np.ptp(values) > 0:
+        if np.isfinite(values).all() and np.ptp(values) > 0:
             columns[name] = faces.column(listed, values)
     kind = None
     if "kind" in rows[0]:

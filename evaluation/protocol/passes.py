@@ -16,6 +16,7 @@ from utils.config.evaluate import PassParams
 from utils.config.sections import DETECTION_KEYS
 from utils.errors import DataError
 from utils.files import sha256_file, writing
+from utils.outside import signals
 from utils.present import present
 from utils.progress import progress
 from utils.store import Store
@@ -62,10 +63,11 @@ class CropPass:
         """Yield the crops of a view batch by batch; their rows are those of `names`."""
         crops = replace(self.faces.crops_of(view.alignment).take(self.files), perturb=view.perturbation)
         bar = progress(total=len(crops), desc=f"{self.faces.name}, {view.label}", unit="img", verbose=self.verbose)
-        with bar:
+        with bar, signals.waiting():
             for batch in crop_batches(crops, self.params.batch_size, self.params.num_workers):
                 yield batch
                 bar.update(len(batch.rows) + len(batch.failures))
+                signals.leave_if_asked()
 
     def _run(self, view: View, models: Mapping[str, ImageModel | None]) -> dict[str, Measured]:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in models}

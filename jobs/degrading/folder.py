@@ -26,6 +26,7 @@ from synthetic.nuisance import METADATA_COLUMNS, metadata_row
 from utils.config.prepare import DegradeConfig, PrepareBase
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
+from utils.outside import signals
 from utils.present import present
 from utils.progress import progress
 from utils.requests import difference_text
@@ -37,6 +38,8 @@ OURS = ("blur", "lowres", "noise", "occlusion", "occluder", "darkness", "jpeg")
 """Columns of metadata.csv beside path, identity, kind and grade, as those of rendered people."""
 RUN, SHEET = "run.json", "faces.png"
 _SHOWN_PX = 112
+_WINDOW = 32
+"""Images handed to each thread at once."""
 _PEOPLE_SHOWN = GRADES
 
 
@@ -213,9 +216,16 @@ def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
     try:
         partial.mkdir(parents=True)
         run = DegradingRun(cfg, crops, partial)
-        with ThreadPoolExecutor(cfg.num_workers) as pool:
-            made = pool.map(run, range(len(crops)))
-            copies = list(progress(made, total=len(crops), unit="img", desc="degrade", verbose=base.verbose))
+        bar = progress(total=len(crops), unit="img", desc="degrade", verbose=base.verbose)
+        copies: list[Copy] = []
+        window = _WINDOW * cfg.num_workers
+        with bar, signals.waiting(), ThreadPoolExecutor(cfg.num_workers) as pool:
+            for start in range(0, len(crops), window):
+                part = pool.map(run, range(start, min(start + window, len(crops))))
+                for copy in part:
+                    copies.append(copy)
+                    bar.update()
+                signals.leave_if_asked()
         if all(copy.reason for copy in copies):
             raise DataError(f"{cfg.loc}: none of {len(crops)} images could be copied, first: {copies[0].reason}")
         run.write_tables(copies)
@@ -252,7 +262,7 @@ def _is_done(folder: Path, request: dict[str, Any]) -> bool:
     try:
         earlier = json.loads((folder / RUN).read_text(encoding="utf-8"))["request"]
         ours = earlier["task"] == "degrade"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours, earlier = False, {}
     if not ours:
         raise DataError(f"{folder} holds something else than degraded copies; name a new folder in base.save_path")

@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+import importlib
+import itertools
 import multiprocessing
 import os
 import resource
@@ -92,13 +94,17 @@ def finished(script: str | Path, *arguments, **options) -> tuple[int, str]:
     return child.returncode, said
 
 
-def finished_in_two(script: str, *arguments) -> tuple[list[int], str]:
-    """Run a script to its end in two processes that find each other as torchrun's do; return codes and errors."""
+def finished_in_two(script: str, *arguments, second: Callable | None = None) -> tuple[list[int], str]:
+    """Run a script to its end in two processes that find each other as torchrun's do; return codes and errors.
+
+    `second` is called in the second one before.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     children = [
-        Child(script, *arguments, environment={**place, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+        Child(script, *arguments, environment={**place, "RANK": rank, "LOCAL_RANK": rank}, first=first)
+        for rank, first in (("0", None), ("1", second))
     ]
     said = [child.communicate()[1] for child in children]
     return [child.returncode for child in children], "".join(said)
@@ -183,3 +189,49 @@ def _mount(kind: str, folder: str) -> None:
 def limit_files(size: int) -> None:
     """Let no file of this process grow beyond `size` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def at_call(number: int, where: str, happens: Callable[[], object]) -> None:
+    """Let something happen in this process behind call `number` of a function, named as `module:Class.method`."""
+    module, _, path = where.partition(":")
+    owner = importlib.import_module(module)
+    *classes, name = path.split(".")
+    for one in classes:
+        owner = getattr(owner, one)
+    real, calls = getattr(owner, name), itertools.count(1)
+
+    @functools.wraps(real)
+    def called(*arguments, **options):
+        result = real(*arguments, **options)
+        if next(calls) == number:
+            happens()
+        return result
+
+    setattr(owner, name, called)
+
+
+def send_self(number: int) -> None:
+    """Send a signal to this very process."""
+    os.kill(os.getpid(), number)
+
+
+def send_family(number: int) -> None:
+    """Send a signal to this process and to those it has started, as a scheduler does."""
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number)
+    send_self(number)
+
+
+def close_errors(kind: str) -> None:
+    """Leave this process without standard error: `closed`, or a `pipe` whose reader has gone, or on a `full` disk."""
+    if kind == "closed":
+        os.close(2)
+        sys.stderr = None
+        return
+    if kind == "full":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)

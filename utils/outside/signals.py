@@ -44,11 +44,17 @@ def asked() -> bool:
     return _listener.asked
 
 
+def leave_if_asked() -> None:
+    """End the work here where SIGTERM has arrived."""
+    if _listener.asked:
+        raise Terminated
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Let SIGTERM wait for the block to look at `asked`."""
-    _listener.waits = True
+    """Let SIGTERM wait for the block to look at `asked`: an error between any two lines can leave a lock taken."""
+    before, _listener.waits = _listener.waits, True
     try:
         yield
     finally:
-        _listener.waits = False
+        _listener.waits = before

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from utils.config.train import TrainConfig
 from utils.contract import InputContract, save_contract
 from utils.errors import ConfigError, DataError
 from utils.files import atomic_write, make_folder
+from utils.outside.reading import reading
 from utils.requests import first_difference
 
 FREE_KEYS = (
@@ -37,6 +40,9 @@ FREE_KEYS = (
 With on_missing, an image that is skipped now would have stopped the first half; the index is compared by its hash.
 """
 
+_KINDS = {"settings": dict, "step": int, "log": int, "finished": bool, "best": float}
+"""What the folder itself reads of a resume point."""
+
 
 class RunFolder:
     """Own the files of one training run: NAME-best, NAME-last, resume.pt, config.yaml, metrics.jsonl."""
@@ -47,6 +53,8 @@ class RunFolder:
         self.schema, self.method = type(cfg), cfg.base.method
         self.mode = cfg.base.resume
         self.settings = settings
+        self._place: tuple[int, int] | None = None
+        """Which folder on which disk it is, once it is open."""
 
     @property
     def resume_path(self) -> Path:
@@ -76,7 +84,7 @@ class RunFolder:
 
         Raises ConfigError when an unfinished run would be replaced, or another one continued.
         """
-        make_folder(self.path, "base.save_path")
+        self._place = _identity(make_folder(self.path, "base.save_path"))
         if not self.resume_path.is_file():
             return None
         state = self._read()
@@ -128,12 +136,14 @@ class RunFolder:
 
     def save_weights(self, kind: str, state: dict[str, Tensor], contract: InputContract, facts: dict) -> None:
         """Write the weights and, beside them, the preprocessing contract and what they are."""
+        self.require_there()
         with atomic_write(self.weights_path(kind)) as stream:
             torch.save({name: tensor.cpu() for name, tensor in state.items()}, stream)
         save_contract(contract, self.weights_path(kind), method=self.method, **facts)
 
     def save_resume(self, state: dict[str, Any]) -> None:
         """Write everything the next step needs."""
+        self.require_there()
         with atomic_write(self.resume_path) as stream:
             torch.save({**state, "settings": json.dumps(self.settings)}, stream)
 
@@ -148,14 +158,39 @@ class RunFolder:
                 "base.save_path, or remove resume.pt to start anew"
             ) from None
 
-    def _read(self) -> dict[str, Any]:
+    def require_there(self) -> None:
+        """Raise DataError where the folder is no longer the one that was opened: what is written would be lost."""
+        if self._place is not None and _identity(self.path) != self._place:
+            raise DataError(f"{self.path}: the folder was removed while the run writes there; start the run again")
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let a file that is missing because the whole folder is say so."""
         try:
+            yield
+        except FileNotFoundError:
+            self.require_there()
+            raise
+
+    def _read(self) -> dict[str, Any]:
+        with reading(self.resume_path, way_out="remove it to start anew"):
+            with zipfile.ZipFile(self.resume_path) as parts:  # torch compares no checksum
+                if (damaged := parts.testzip()) is not None:
+                    raise ValueError(f"the checksum of {damaged} differs")
             state = torch.load(self.resume_path, map_location="cpu", weights_only=True)
-            return {**state, "settings": json.loads(state["settings"])}
-        except Exception as error:
-            raise DataError(
-                f"{self.resume_path}: cannot be read ({type(error).__name__}); remove it to start anew"
-            ) from error
+            state["settings"] = json.loads(state["settings"])
+            if wrong := [name for name, kind in _KINDS.items() if not isinstance(state[name], kind)]:
+                raise ValueError(f"{wrong[0]} has another type")
+            return state
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell a folder from another one that has taken its name; None: there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def rng_state() -> dict[str, Any]:

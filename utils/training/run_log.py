@@ -1,6 +1,7 @@
 """The log of a training run: metrics.jsonl, curves.png and, when wanted, Weights & Biases."""
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from utils.config.train import WandbConfig
 from utils.errors import ConfigError
 from utils.files import atomic_write, writing
 
+_log = logging.getLogger(__name__)
+
 
 class RunLog:
     """Append one JSON object per line and remember how far the file goes."""
@@ -18,7 +21,9 @@ class RunLog:
         """Open metrics.jsonl, cut back to `position` bytes (what a resumed run had written by its resume point)."""
         self.path = folder / "metrics.jsonl"
         self.stream = open(self.path, "ab")
-        self.stream.truncate(position)
+        if (size := self.stream.seek(0, 2)) < position:
+            _log.warning(f"{self.path}: {position - size} bytes of earlier steps are missing; the weights need none")
+        self.stream.truncate(min(position, size))
         self.wandb = None
         self.drawn = -math.inf
 
@@ -70,14 +75,15 @@ class RunLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a last line cut off by a crash is left out."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    """Read metrics.jsonl; lines that are no objects with a step, as one cut off by a crash, are left out."""
     rows = []
-    for line in lines:
+    for line in Path(path).read_bytes().splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            row = json.loads(line)
+            if isinstance(row["step"], int):
+                rows.append(row)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            continue
     return rows
 
 
@@ -105,6 +111,6 @@ def draw_curves(folder: Path, terms: tuple[str, ...]) -> None:
 
 
 def _line(axis: Any, rows: list[dict], key: str, **style: Any) -> None:
-    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
     if points:
         axis.plot(*zip(*points), **style)
