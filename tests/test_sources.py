@@ -3,14 +3,19 @@
 import os
 import pickle
 import shutil
+import tarfile
+import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.images.decode import ImageError
 from data.sources.folder import list_folder
+from data.sources.lists import open_list
 from data.sources.memory import MemorySource
 from data.sources.recordio import open_records
 from data.sources.registry import open_source
@@ -302,8 +307,41 @@ def test_a_folder_that_vanishes_stops_the_run_and_a_single_file_is_a_failure(tmp
     with pytest.raises(ImageError, match="No such file"):
         source.read(0)
     (folder / "b.jpg").unlink()  # as a mount point without its share
-    with pytest.raises(DataError, match=r"faces: the folder is gone \(No such file.*bring it back and run again"):
+    with pytest.raises(DataError, match=r"faces is gone \(No such file.*\); bring it back and run again"):
         source.read(0)
     folder.rmdir()
-    with pytest.raises(DataError, match="the folder is gone"):
+    with pytest.raises(DataError, match="faces is gone"):
         source.read(1)
+
+
+def test_the_place_of_a_list_is_the_folder_that_holds_all_its_images(tmp_path):
+    images = [tmp_path / "share" / name for name in ("a/1.jpg", "b/2.jpg")]
+    for path in images:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in images))
+    source = open_list(tmp_path / "list.txt")
+    images[0].unlink()
+    with pytest.raises(ImageError, match="No such file"):
+        source.read(0)
+    shutil.rmtree(tmp_path / "share")
+    with pytest.raises(DataError, match=r"share is gone \(No such file"):
+        source.read(0)
+
+
+def test_a_container_that_is_gone_stops_the_run(tmp_path):
+    for name in ("faces.tar", "faces.zip", "faces.parquet"):
+        path = tmp_path / name
+        if name.endswith(".tar"):
+            (tmp_path / "1.jpg").write_bytes(b"x")
+            with tarfile.open(path, "w") as archive:
+                archive.add(tmp_path / "1.jpg", "1.jpg")
+        elif name.endswith(".zip"):
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("1.jpg", b"x")
+        else:
+            pq.write_table(pa.table({"path": ["1.jpg"], "image": pa.array([b"x"], pa.binary())}), path)
+        source = pickle.loads(pickle.dumps(open_source(path)))
+        path.unlink()
+        with pytest.raises(DataError, match=rf"{name} is gone"):
+            source.read(0)

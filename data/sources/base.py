@@ -1,10 +1,12 @@
 """What every place of encoded images offers, be it a folder or one large file."""
 
+import os
 from abc import ABC, abstractmethod
 
 import numpy as np
 
 from data.tables.names import Names
+from utils.errors import DataError
 
 
 class ImageSource(ABC):
@@ -44,3 +46,21 @@ class ImageSource(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a SHA-256 that changes with the names, sizes or times of change of the files, not with their place."""
+
+
+def require_there(place: str, error: OSError) -> None:
+    """Raise DataError where a folder or file of images is gone, as with a share that was disconnected.
+
+    Then no image has failed, and going on would only count all of them. A folder is gone, too, when it cannot be
+    listed, or is as empty as a place to mount on.
+    """
+    try:
+        if not os.path.isdir(place):
+            os.stat(place)
+            return
+        with os.scandir(place) as entries:
+            if next(entries, None) is not None:
+                return
+    except OSError:
+        pass
+    raise DataError(f"{place} is gone ({error.strerror or error}); bring it back and run again") from None

@@ -6,12 +6,14 @@ import stat
 import time
 from array import array
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 
 from data.images.decode import IMAGE_SUFFIXES, ImageError
-from data.sources.base import ImageSource
+from data.sources.base import ImageSource, require_there
 from data.tables.names import Names
 from utils.errors import DataError
 
@@ -63,11 +65,15 @@ class FolderSource(ImageSource):
         try:
             return _content(self._path(row))
         except OSError as error:
-            if _gone(self.location):
-                raise DataError(
-                    f"{self.location}: the folder is gone ({error.strerror}); bring it back and run again"
-                ) from None
+            require_there(self._home, error)
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
+
+    @cached_property
+    def _home(self) -> str:
+        """Return the folder that all images are below; of a list of absolute paths the location is the root."""
+        extremes = pc.min_max(self._names.to_arrow()).as_py()
+        common = os.path.commonpath([os.path.dirname(os.fsdecode(name)) for name in extremes.values()])
+        return os.path.join(self.location, common) if common else self.location
 
     def describe(self, row: int) -> str:
         """Return the path of a file."""
@@ -139,15 +145,6 @@ def _content(path: bytes) -> bytes:
         return content
     finally:
         os.close(descriptor)
-
-
-def _gone(location: str) -> bool:
-    """Tell whether a folder that held images is not there, cannot be listed, or is empty as a place to mount on is."""
-    try:
-        with os.scandir(location) as entries:
-            return next(entries, None) is None
-    except OSError:
-        return True
 
 
 def _size_and_time(path: bytes) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.images.decode import ImageError
-from data.sources.base import ImageSource
+from data.sources.base import ImageSource, require_there
 from data.tables.names import Names
 
 
@@ -30,7 +30,10 @@ class Places(NamedTuple):
 
 
 def cut(path: str, offset: int, size: int) -> bytes:
-    """Return `size` bytes of a file; raises ImageError where it ends before, or cannot be read."""
+    """Return `size` bytes of a file; raises ImageError where it ends before, or cannot be read.
+
+    Raises DataError where the file is gone.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         try:
@@ -40,6 +43,7 @@ def cut(path: str, offset: int, size: int) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
+        require_there(path, error)
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
     if len(content) < size:
         raise ImageError(f"cut off: {os.path.basename(path)} ends {size - len(content)} bytes before it does")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.images.decode import ImageError
-from data.sources.base import ImageSource
+from data.sources.base import ImageSource, require_there
 from data.tables.names import Names
 from utils.errors import DataError
 
@@ -55,6 +55,8 @@ class ParquetSource(ImageSource):
         try:
             value = self._group(group)[place - first]
         except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError):
+                require_there(self.location, error)
             raise ImageError(f"row group {group} cannot be read: {' '.join(str(error).split())[:100]}") from None
         content = value["bytes"].as_py() if self.layout.struct and value.is_valid else value.as_py()
         if not content:

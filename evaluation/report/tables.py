@@ -107,7 +107,7 @@ def set_table(panels: Sequence[Panel], remarks: Sequence[str] = ()) -> Table:
         rows.append([*place, *counts, errors(panel), f"{100 * panel.accuracy:.2f}"])
     columns = ["data set", "recognition", "crops", "FMR", "mated", "non-mated", "threshold", "FNMR %", "errors"]
     note = "Balanced accuracy: mated and non-mated pairs weigh alike, the threshold is the best one of the other folds."
-    note = " ".join([note, *(f"{remark}." for remark in remarks)])
+    note = " ".join([note, *(remark if remark.endswith("?") else f"{remark}." for remark in remarks)])
     return Table("Recognition without discarding", [*columns, "balanced accuracy %"], rows, note)
 
 
