@@ -91,6 +91,7 @@ def _unseen_views(cfg: EvaluateConfig) -> Iterator[str]:
     }
     for place, files in [
         *((f"recognition.{name}.embeddings", one.embeddings) for name, one in cfg.recognition.items()),
+        *((f"recognition.{name}.comparisons", one.comparisons) for name, one in cfg.recognition.items()),
         *((f"scores.{name}", one.files) for name, one in cfg.scores.items()),
     ]:
         for dataset, views in files.items():
@@ -121,13 +122,18 @@ def require_files(cfg: EvaluateConfig) -> None:
 def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:
     for name, one in cfg.recognition.items():
         yield from _files_of(f"recognition.{name}.embeddings", one.embeddings)
+        for dataset, views in one.comparisons.items():
+            yield from (
+                (f"recognition.{name}.comparisons.{dataset}", path) for files in views.values() for path in files
+            )
         yield from ((f"recognition.{name}.weights", path) for path in [one.weights] if path)
     for name, one in cfg.scores.items():
         yield from _files_of(f"scores.{name}", one.files)
         yield from ((f"scores.{name}.weights", path) for path in [one.weights] if path)
     for name, one in cfg.datasets.items():
         yield from ((f"datasets.{name}.landmarks", path) for path in [one.landmarks] if path)
-        yield from ((f"datasets.{name}.metadata", path) for path in [one.metadata] if path)
+        for key in ("metadata", "reference", "probe"):
+            yield from ((f"datasets.{name}.{key}", path) for path in [getattr(one, key)] if path)
     if cfg.misalignment is not None:
         yield from ((f"misalignment.second_landmarks.{k}", v) for k, v in cfg.misalignment.second_landmarks.items())
         yield from ((f"misalignment.boxes.{k}", v) for k, v in cfg.misalignment.boxes.items())
@@ -169,8 +175,11 @@ def open_set(cfg: EvaluateConfig, name: str) -> FaceSet:
     images = faces.crops is not None or faces.pairs.images is not None
     if not any(name in one.files or (one.runs and images) for one in cfg.scores.values()):
         raise ConfigError(f"datasets.{name}: no method scores it; name a score file in scores, or its root")
-    if not stored and not (images and any(one.runs for one in cfg.recognition.values())):
-        raise ConfigError(f"datasets.{name}: it has no embeddings; name a file in recognition, or its root")
+    compared = any(name in one.comparisons for one in cfg.recognition.values())
+    if not stored and not compared and not (images and any(one.runs for one in cfg.recognition.values())):
+        raise ConfigError(
+            f"datasets.{name}: it has no embeddings or comparisons; name a file in recognition, or its root"
+        )
     runs = any(one.runs for one in (*cfg.recognition.values(), *cfg.scores.values()))
     if images and runs and section.detector is None:  # what was found in these very images is of no other version
         require_usual_images(faces, section)

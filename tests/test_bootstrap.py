@@ -7,7 +7,7 @@ from evaluation.measure import bootstrap as module
 from evaluation.measure.bootstrap import IdentityResampling, bootstrap, compare, interval
 from evaluation.measure.edc import edc
 from evaluation.measure.pooled import POOLED_RULES, PooledSteps, ScoredPairs
-from evaluation.measure.rules import FIXED, FixedThreshold, build_rule
+from evaluation.measure.rules import FIXED, FixedThreshold, Target, build_rule
 from evaluation.measure.thresholds import fixed_threshold
 
 GRID = np.array([0.0, 0.1, 0.25])
@@ -25,7 +25,9 @@ NON_MATED = np.append(np.linspace(-0.9, 0.29, 999), 0.3)
 
 
 def fixed(mated, *qualities):
-    return FixedThreshold([ScoredPairs(mated, NON_MATED, quality, np.zeros(1000)) for quality in qualities], 1e-3)
+    return FixedThreshold(
+        [ScoredPairs(mated, NON_MATED, quality, np.zeros(1000)) for quality in qualities], Target(1e-3)
+    )
 
 
 def mated_weights(resampling):
@@ -122,7 +124,7 @@ def pooled_case():
 def test_pooled_rules_keep_the_thresholds_and_cuts_of_the_full_sample(rule):
     pairs, identities, _ = pooled_case()
     resampling = IdentityResampling(identities, 5, seed=3)
-    result = bootstrap(build_rule(rule, [pairs], 0.05, 0.3), resampling, [0.3], GRID).pauc[0.3][0]
+    result = bootstrap(build_rule(rule, [pairs], Target(0.05), 0.3), resampling, [0.3], GRID).pauc[0.3][0]
     method = PooledSteps(pairs, POOLED_RULES[rule], 0.05, 0.3)
     for weight, value in zip(mated_weights(resampling), result, strict=True):
         kept, wrong = (np.stack([np.repeat(step[i], weight) for step in method.full]) for i in (1, 2))
@@ -136,7 +138,7 @@ def test_a_redrawn_threshold_is_that_of_repeated_pairs(rule):
     """A non-mated pair counts as often as both of its people were drawn, multiplied; everything else is done anew."""
     pairs, mated_people, other_people = pooled_case()
     resampling = IdentityResampling(mated_people, 12, seed=3, non_mated=other_people)
-    result = bootstrap(build_rule(rule, [pairs], 0.05, 0.3), resampling, [0.3], GRID)
+    result = bootstrap(build_rule(rule, [pairs], Target(0.05), 0.3), resampling, [0.3], GRID)
     (draw,) = resampling.draws()
     people, counts = np.unique(mated_people, return_index=True)
     times = draw.mated[:, counts]  # (12, 40), how often each person was drawn
@@ -165,7 +167,7 @@ def test_people_in_non_mated_pairs_only_are_drawn_too_and_replicates_without_a_t
     alone = (mated[:, 0] == 3) | (non_mated.sum(axis=1) == 0)
     assert 0.05 < alone.mean() < 0.2, "one person drawn three times leaves no non-mated pair"
     pairs = ScoredPairs(np.array([-1, 0.2, 0.7, 0.9]), np.array([0.0, 0.3, 0.5]), np.arange(4.0), np.zeros(3))
-    values = bootstrap(FixedThreshold([pairs], 0.5), resampling, [0.5], GRID).pauc[0.5][0]
+    values = bootstrap(FixedThreshold([pairs], Target(0.5)), resampling, [0.5], GRID).pauc[0.5][0]
     undefined = alone | (mated[:, 0] == 0) | (np.floor(0.5 * non_mated.sum(axis=1)) == 0)
     np.testing.assert_array_equal(np.isnan(values), undefined)
 
@@ -176,7 +178,9 @@ def test_intervals_are_wider_where_the_threshold_moves():
     mated = rng.normal(0.6, 0.2, 1200)
     others = rng.integers(60, size=(2, 3000))
     similarity = rng.normal(0, 0.15, 3000) + 0.2 * rng.normal(size=60)[others[0]]  # some people resemble everybody
-    rule = FixedThreshold([ScoredPairs(mated, similarity, mated + rng.normal(0, 0.3, 1200), np.zeros(3000))], 0.01)
+    rule = FixedThreshold(
+        [ScoredPairs(mated, similarity, mated + rng.normal(0, 0.3, 1200), np.zeros(3000))], Target(0.01)
+    )
     held, drawn = (
         bootstrap(rule, IdentityResampling(people, 300, 0, non_mated), [0.3], GRID).fnmr[0, :, 0].std()
         for non_mated in (None, others)

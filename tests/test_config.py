@@ -247,9 +247,9 @@ def test_another_contract_is_refused():
     InputContract().require(InputContract.from_dict(InputContract().to_dict()), "a.pth")
 
 
-PATHS_BY_NAME = {"files", "embeddings", "second_landmarks"}
+PATHS_BY_NAME = {"files", "embeddings", "comparisons", "second_landmarks"}
 NO_PATHS = {"kind", "device", "project", "module", "method", "params", "key_root", "before", "tap", "licence", "notes"}
-NO_PATHS |= {"part", "preset", "output", "identity"}
+NO_PATHS |= {"part", "preset", "output", "identity", "threshold_from"}
 
 
 @pytest.mark.parametrize(

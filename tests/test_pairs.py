@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.tables.names import Names
-from evaluation.pairs import readers as pair_files
+from evaluation.pairs import lists as pair_files
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities, without_repeats
 from utils.errors import DataError
@@ -55,8 +55,8 @@ def test_the_fast_reader_agrees_with_the_careful_one(tmp_path, separator, monkey
         lines.append(separator.join([names[a], names[b], str(int(a % 7 == b % 7))]))
     path = write(tmp_path / "pairs.txt", "\n".join(lines))
     fast = read_pairs(path, "list")
-    assert pair_files._read_list_fast(path) is not None
-    monkeypatch.setattr(pair_files, "_read_list_fast", lambda path: None)
+    assert pair_files._read_list_fast(path, titles=False) is not None
+    monkeypatch.setattr(pair_files, "_read_list_fast", lambda path, titles: None)
     slow = read_pairs(path, "list")
     assert rows(fast) == rows(slow)
     assert fast.fold.tolist() == slow.fold.tolist()
@@ -68,7 +68,7 @@ def test_the_fast_reader_agrees_with_the_careful_one(tmp_path, separator, monkey
 @pytest.mark.parametrize("text", ["a/1.jpg , a/2.jpg , 1\n", "a/1.jpg  a/2.jpg   1\n", " a/1.jpg\ta/2.jpg \t1\n"])
 def test_untidy_lists_are_read_carefully(tmp_path, text):
     path = write(tmp_path / "pairs.txt", text)
-    assert pair_files._read_list_fast(path) is None
+    assert pair_files._read_list_fast(path, titles=False) is None
     assert rows(read_pairs(path, "list")) == [("a/1.jpg", "a/2.jpg", True)]
 
 

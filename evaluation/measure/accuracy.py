@@ -12,8 +12,10 @@ def verification_accuracy(similarity: np.ndarray, mated: np.ndarray, fold: np.nd
 
 
 def balanced_accuracy(similarity: np.ndarray, mated: np.ndarray, fold: np.ndarray) -> float:
-    """Compute the same with mated and non-mated pairs of equal weight, however many there are of each."""
+    """Compute the same with mated and non-mated pairs of equal weight; NaN where there are none of one kind."""
     count = int(mated.sum())
+    if count in (0, len(mated)):
+        return float("nan")
     return _over_folds(similarity, mated, fold, np.where(mated, len(mated) - count, count))
 
 

@@ -10,7 +10,7 @@ from evaluation.measure.accuracy import balanced_accuracy
 from evaluation.measure.bootstrap import LEVELS, Draw, IdentityResampling, bootstrap, interval
 from evaluation.measure.edc import PAUC, Curve
 from evaluation.measure.pooled import ScoredPairs
-from evaluation.measure.rules import build_rule
+from evaluation.measure.rules import Target, build_rule
 from evaluation.pairs.sets import PairSet
 from utils.config.evaluate import EvaluationSection
 from utils.present import present
@@ -59,7 +59,8 @@ class Panel:
     """Hold all methods on the same pairs, recognition model, condition and false match rate."""
 
     place: Place
-    fmr: float
+    fmr: float | None
+    """Target that set the threshold, here or on another data set; None: the threshold was decided."""
     mated: int
     non_mated: int
     threshold: float
@@ -68,6 +69,8 @@ class Panel:
     accuracy: float
     """Balanced verification accuracy on these pairs, thresholds by cross-validation over folds."""
     results: dict[str, MethodResult]
+    given_threshold: bool = False
+    """The threshold comes from elsewhere, and stays in every replicate."""
     aligned: "Panel | None" = None
     """The same methods on aligned crops of the same pairs, for a misaligned condition."""
 
@@ -122,16 +125,19 @@ class Measure:
         """Return the discard fractions of a band."""
         return np.arange(0, self.limit + GRID_STEP / 2, GRID_STEP)
 
-    def panels(self, place: Place, pairs: PairSet, scores: PairScores) -> list[Panel]:
-        """Evaluate every method of `scores` at each false match rate."""
+    def panels(
+        self, place: Place, pairs: PairSet, scores: PairScores, targets: Sequence[Target] | None = None
+    ) -> list[Panel]:
+        """Evaluate every method of `scores` at each target; without any, at each false match rate."""
         accuracy = balanced_accuracy(scores.similarity, pairs.mated, pairs.fold)
-        return [self._panel(place, pairs, scores, fmr, accuracy) for fmr in self.section.fmr]
+        targets = targets or [Target(fmr) for fmr in self.section.fmr]
+        return [replace(self._panel(place, pairs, scores, target), accuracy=accuracy) for target in targets]
 
-    def _panel(self, place: Place, pairs: PairSet, scores: PairScores, fmr: float, accuracy: float) -> Panel:
+    def _panel(self, place: Place, pairs: PairSet, scores: PairScores, target: Target) -> Panel:
         similarity, mated = scores.similarity, pairs.mated
         parts = similarity[mated], similarity[~mated]
         methods = [ScoredPairs(*parts, q[mated], q[~mated]) for q in scores.quality.values()]
-        rule = build_rule(self.section.rule, methods, fmr, self.limit)
+        rule = build_rule(self.section.rule, methods, target, self.limit)
         once = Draw(np.ones((1, int(mated.sum())), dtype=np.int32))
         results = [self._point(Curve(d[0].copy(), f[0], rule.stepwise)) for d, f in rule.curves(once, 1.0)]
         if self.section.bootstrap:
@@ -143,8 +149,15 @@ class Measure:
                 for i, result in enumerate(results)
             ]
         counts = {"mated": int(mated.sum()), "non_mated": int((~mated).sum())}
-        figures = {"threshold": rule.threshold, "errors": rule.errors, "accuracy": accuracy}
-        return Panel(place, fmr, **counts, **figures, results=dict(zip(scores.quality, results, strict=True)))
+        figures = {"threshold": rule.threshold, "errors": rule.errors, "accuracy": float("nan")}
+        return Panel(
+            place,
+            target.fmr,
+            **counts,
+            **figures,
+            results=dict(zip(scores.quality, results, strict=True)),
+            given_threshold=target.threshold is not None,
+        )
 
     def _resampling(self, place: Place, pairs: PairSet) -> IdentityResampling:
         """Return the draws of a data set: independent of those of another, the same for every model and condition."""

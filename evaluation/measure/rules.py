@@ -1,6 +1,7 @@
 """The rules by which a threshold is set, each for all methods on the same pairs."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,8 +9,18 @@ from evaluation.measure.bootstrap import Draw
 from evaluation.measure.edc import RankedPairs
 from evaluation.measure.pooled import POOLED_RULES, PooledSteps, ScoredPairs
 from evaluation.measure.thresholds import CountedScores, fixed_threshold, floor_threshold
+from utils.present import present
 
 FIXED = "fixed_threshold"
+
+
+class Target(NamedTuple):
+    """Say what sets the threshold: a false match rate on these pairs, or what was found or decided elsewhere."""
+
+    fmr: float | None
+    """None: the threshold was decided, not found."""
+    threshold: float | None = None
+    """Threshold of elsewhere; None: that of `fmr` on these pairs."""
 
 
 class FixedThreshold:
@@ -17,24 +28,30 @@ class FixedThreshold:
 
     stepwise = True
 
-    def __init__(self, pairs: Sequence[ScoredPairs], fmr: float):
+    def __init__(self, pairs: Sequence[ScoredPairs], target: Target):
         """Take one entry of `pairs` per method: the same similarities, each with its qualities."""
         mated, non_mated = pairs[0][:2]
-        self.fmr = fmr
-        self.threshold = fixed_threshold(non_mated, fmr)
+        self.target = target
+        self.threshold = target.threshold
+        if self.threshold is None:
+            self.threshold = fixed_threshold(non_mated, present(target.fmr))
         self.errors = int(np.sum(mated < self.threshold))
         self.methods = [RankedPairs(one.mated, one.mated_quality, self.threshold) for one in pairs]
         self._order, self._scores = np.argsort(-non_mated, kind="stable"), CountedScores.of(non_mated)
 
     def curves(self, draw: Draw, limit: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each method's discard fractions and FNMR, (R, G), at least up to `limit`."""
-        thresholds_R = None if draw.non_mated is None else self._thresholds(draw.non_mated)
+        held = draw.non_mated is None or self.target.threshold is not None
+        thresholds_R = None if held else self._thresholds(present(draw.non_mated))
         for method in self.methods:
             yield method.curves(draw.mated, limit, thresholds_R)
 
     def _thresholds(self, counts_RN: np.ndarray) -> np.ndarray:
         """Return the threshold under each row of counts, (R,); NaN where the target allows not one pair."""
-        found = [floor_threshold(self._scores.recounted(counts[self._order]), self.fmr) for counts in counts_RN]
+        found = [
+            floor_threshold(self._scores.recounted(counts[self._order]), present(self.target.fmr))
+            for counts in counts_RN
+        ]
         return np.array(found, dtype=np.float64)
 
 
@@ -55,6 +72,6 @@ class Pooled:
             yield method.curves(draw.mated, draw.non_mated)
 
 
-def build_rule(name: str, pairs: Sequence[ScoredPairs], fmr: float, limit: float) -> FixedThreshold | Pooled:
+def build_rule(name: str, pairs: Sequence[ScoredPairs], target: Target, limit: float) -> FixedThreshold | Pooled:
     """Prepare the rule of this name for methods on the same pairs; `limit`: the largest discard fraction asked for."""
-    return FixedThreshold(pairs, fmr) if name == FIXED else Pooled(pairs, name, fmr, limit)
+    return FixedThreshold(pairs, target) if name == FIXED else Pooled(pairs, name, present(target.fmr), limit)

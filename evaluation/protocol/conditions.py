@@ -12,6 +12,7 @@ from evaluation.measure.correlation import Correlation, correlations
 from evaluation.measure.nuisance import Nuisance, judge
 from evaluation.measure.panel import Condition, Measure, PairScores, Panel, Place, merge_seeds, without_heights
 from evaluation.measure.robustness import Agreement, Outside, agreement
+from evaluation.measure.rules import Target
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.doubts import doubts
 from evaluation.protocol.embeddings import cosines, unit_rows
@@ -22,6 +23,7 @@ from evaluation.protocol.numbers import ImageNumbers, Models, complete, run_mode
 from evaluation.protocol.passes import CropPass, Measured
 from evaluation.protocol.views import ALIGNED, View, misaligned_views
 from utils.config.evaluate import EvaluateConfig
+from utils.errors import DataError
 from utils.present import present
 from utils.store import Store
 
@@ -72,15 +74,16 @@ class Protocol:
         """Keep what networks measure in folder/cache."""
         self.cfg, self.models, self.folder = cfg, models, folder
         self.measure = Measure(cfg.evaluation, cfg.base.seed)
+        self.thresholds: dict[tuple[Place, float | None], float] = {}
 
     def evaluate(self, faces: FaceSet) -> Findings:
         """Measure aligned crops and every misaligned condition."""
         faces, crops = self._crops(faces)
         given = GivenFiles(self.cfg, faces)
-        aligned = self._numbers(Sight(given, crops, ALIGNED), self.cfg.scores, self.cfg.recognition)
+        aligned = self._numbers(Sight(given, crops, ALIGNED), self.cfg.scores, self.cfg.recognition, faces.pairs)
         keep, remarks = complete(faces, aligned, self.cfg.evaluation)
         pairs = faces.pairs.subset(keep)
-        similarity = {name: _similarity(pairs, one.values) for name, one in aligned.embedding.items()}
+        similarity = self._similarities(aligned, pairs, keep)
         findings = Findings(faces, pairs, _values(aligned.quality), similarity, remarks=[*faces.remarks, *remarks])
         findings.correlations = correlations(faces.name, findings.quality)
         findings.panels += self._aligned_panels(findings)
@@ -111,11 +114,11 @@ class Protocol:
             findings.remarks.append(remark)
         for group in groups:
             methods = running.methods.keys() | with_every(group, given.scores)
-            recognisers = running.recognisers.keys() | with_every(group, given.embeddings) if both else ()
+            recognisers = running.recognisers.keys() | with_every(group, given.recognised) if both else ()
             if methods:
                 sights = [Sight(given, crops, view) for view in group]
                 seen = [
-                    self._misaligned(findings, sight.view, self._numbers(sight, methods, recognisers))
+                    self._misaligned(findings, sight.view, self._numbers(sight, methods, recognisers, findings.pairs))
                     for sight in sights
                 ]
                 findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
@@ -127,33 +130,67 @@ class Protocol:
         panels = []
         for name, similarity in findings.similarity.items():
             scores = PairScores.of(similarity[keep], findings.quality, pairs)
-            panels += self.measure.panels(Place(findings.faces.name, name), pairs, scores)
+            panels += self._panels(Place(findings.faces.name, name), pairs, scores)
         return [merge_seeds([panel]) for panel in panels]
+
+    def _panels(self, place: Place, pairs: PairSet, scores: PairScores) -> list[Panel]:
+        """Measure at the thresholds of this place, which data sets that come later may take over."""
+        made = self.measure.panels(place, pairs, scores, self._targets(place))
+        for panel in made:
+            self.thresholds.setdefault((place, panel.fmr), panel.threshold)
+        return made
+
+    def _targets(self, place: Place) -> list[Target]:
+        """Return what sets the thresholds of a place."""
+        model = self.cfg.recognition[place.recognition]
+        if model.threshold is not None:
+            return [Target(None, -model.threshold if model.distances else model.threshold)]
+        rates, source = self.cfg.evaluation.fmr, self.cfg.datasets[place.dataset].threshold_from
+        if source is None:
+            return [Target(fmr) for fmr in rates]
+        there = replace(place, dataset=source)
+        if (there, rates[0]) not in self.thresholds:
+            raise DataError(
+                f"datasets.{place.dataset}.threshold_from: {source} has no threshold of {place.recognition} for these "
+                f"crops ({place.condition.alignment}); give it the same views and recognition models"
+            )
+        return [Target(fmr, self.thresholds[there, fmr]) for fmr in rates]
 
     def _crops(self, faces: FaceSet) -> tuple[FaceSet, CropPass | None]:
         """Open the images, if any network has to run on them."""
-        wanted = self.models.methods or self.models.recognisers.keys() - GivenFiles(self.cfg, faces).embeddings.keys()
+        wanted = self.models.methods or self.models.recognisers.keys() - GivenFiles(self.cfg, faces).recognised.keys()
         if not wanted or (faces.crops is None and faces.pairs.images is None):
             return faces, None
         faces = with_images(faces, self.cfg.datasets[faces.name])
         return faces, CropPass(faces, Store(self.folder / "cache"), self.cfg.dataloader.params, self.cfg.base.verbose)
 
-    def _numbers(self, sight: Sight, methods: Collection[str], recognisers: Collection[str]) -> ImageNumbers:
+    def _numbers(
+        self, sight: Sight, methods: Collection[str], recognisers: Collection[str], pairs: PairSet
+    ) -> ImageNumbers:
         """Read what these have in files of this view and compute the rest."""
         given, crops, view = sight
+        comparison = given.comparison(view, recognisers, pairs)
         quality, embedding, outside = given.quality(view, methods), given.embedding(view, recognisers), None
         if crops is not None:
+            wanted = {*recognisers} - {*embedding} - {*comparison}
             own = Models(
                 {name: one for name, one in self.models.methods.items() if name in methods},
-                {name: one for name, one in self.models.recognisers.items() if name in {*recognisers} - {*embedding}},
+                {name: one for name, one in self.models.recognisers.items() if name in wanted},
             )
             found = run_models(crops, view, own)
             quality, embedding, outside = quality | found.quality, embedding | found.embedding, found.outside
         return ImageNumbers(
             {name: quality[name] for name in self.cfg.scores if name in quality},
             {name: embedding[name] for name in self.cfg.recognition if name in embedding},
+            comparison,
             outside,
         )
+
+    def _similarities(self, numbers: ImageNumbers, pairs: PairSet, keep: np.ndarray) -> dict[str, np.ndarray]:
+        """Return how alike each recognition model finds the pairs, (P,), those of `keep` among all."""
+        found = {name: values[keep] for name, values in numbers.comparison.items()}
+        found |= {name: _similarity(pairs, one.values) for name, one in numbers.embedding.items()}
+        return {name: found[name] for name in self.cfg.recognition if name in found}
 
     def _misaligned(self, findings: Findings, view: View, found: ImageNumbers) -> list[Panel]:
         """Judge one view; recognition sees it too where `both` is asked for and its embeddings are at hand."""
@@ -169,10 +206,10 @@ class Protocol:
         for kind in present(self.cfg.misalignment).apply:
             seen = {name: scores[keep] for name, scores in findings.similarity.items()}
             if kind == "both":
-                seen = {name: _similarity(pairs, one.values) for name, one in found.embedding.items()}
+                seen = self._similarities(found, pairs, keep)
             for name, scores in seen.items():
                 place = Place(findings.faces.name, name, Condition(f"{view.alignment}_{kind}", view.p, view.seed))
-                made = self.measure.panels(place, pairs, PairScores.of(scores, quality, pairs))
+                made = self._panels(place, pairs, PairScores.of(scores, quality, pairs))
                 panels += [replace(panel, aligned=reference[name, panel.fmr]) for panel in made]
         return panels
 
@@ -191,15 +228,15 @@ def _not_everywhere(given: GivenFiles, running: Models, groups: Sequence[Sequenc
         )
     remarks += [_lacks(name, f"scores of {who}", views) for who, views in lacking.items() if views and who not in none]
     if both:
-        stored = {who: files for who, files in given.embeddings.items() if who not in running.recognisers}
+        stored = {who: files for who, files in given.recognised.items() if who not in running.recognisers}
         lacking = {who: missing_views(groups, files) for who, files in stored.items()}
         none = [who for who, views in lacking.items() if len(views) == sum(map(len, groups))]
         if none:
             remarks.append(
-                f"{name}: embeddings in files are those of aligned crops, so {', '.join(none)} {_is(none)} in no table "
+                f"{name}: files of embeddings are those of aligned crops, so {', '.join(none)} {_is(none)} in no table "
                 "where recognition sees misaligned crops; name weights, or a file for each view, to have it there"
             )
-        remarks += [_lacks(name, f"embeddings of {who}", v) for who, v in lacking.items() if v and who not in none]
+        remarks += [_lacks(name, f"numbers of {who}", v) for who, v in lacking.items() if v and who not in none]
     return remarks
 
 

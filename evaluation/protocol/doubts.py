@@ -22,8 +22,9 @@ def doubts(panels: Sequence[Panel]) -> list[str]:
 def _of_panel(panel: Panel) -> Iterator[str]:
     place = f"datasets.{panel.dataset}: {panel.recognition}"
     check = "are the mated flags, the names and the order of the embeddings right?"
+    where = "at a fixed threshold" if panel.fmr is None else f"at FMR {panel.fmr:g}"
     if panel.fnmr0 > _HALF:
-        yield f"{place} refuses {panel.fnmr0:.0%} of the mated pairs at FMR {panel.fmr:g}; {check}"
+        yield f"{place} refuses {panel.fnmr0:.0%} of the mated pairs {where}; {check}"
     if panel.accuracy < _CHANCE:
         yield f"{place} tells mated pairs from others with an accuracy of {panel.accuracy:.0%}, 50% is chance; {check}"
     for method, result in panel.results.items():

@@ -13,6 +13,7 @@ from data.sources.memory import MemorySource
 from data.tables.boxes import read_boxes
 from data.tables.join import join
 from data.tables.names import Names
+from evaluation.pairs.lists import Side, read_names, reference_probe_pairs
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities, without_repeats
 from utils.config.evaluate import EvaluateConfig, PairsConfig
@@ -67,17 +68,26 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
         for remark in folder_remarks(found, cfg.identity, f"datasets.{name}.identity"):
             logger.warning(f"{name}: {remark}")
         pairs = pairs_from_identities(list(names), [found.classes[row] for row in found.rows], draw)
+    elif cfg.format == "reference_probe":
+        sides = [_side(present(path), cfg) for path in (cfg.reference, cfg.probe)]
+        pairs = reference_probe_pairs(sides[0], sides[1], cfg.non_mated, seed)
     else:
         pairs = read_pairs(present(cfg.pairs), cfg.format, cfg.root, draw)
     pairs, left_out = without_repeats(pairs)
     rows = None if crops is None else join(pairs.names, crops.names, cfg.key_root).rows
     if rows is not None and not (rows >= 0).any():
-        raise DataError(
-            f"datasets.{name}: none of the {len(rows)} images of {cfg.pairs}, first {pairs.names[0]!r}, is below "
-            f"{cfg.root}; fix datasets.{name}.root or key_root"
-        )
+        listed = f"images of {cfg.pairs or cfg.probe}, first {pairs.names[0]!r}"
+        way_out = f"fix datasets.{name}.root or key_root"
+        raise DataError(f"datasets.{name}: none of the {len(rows)} {listed}, is below {cfg.root}; {way_out}")
     remarks = tuple(f"datasets.{name}: {remark}" for remark in left_out)
     return FaceSet(name, pairs, cfg.key_root, crops, rows, remarks=remarks)
+
+
+def _side(path: str, cfg: PairsConfig) -> Side:
+    """Read one list of images, with who is on them."""
+    names = read_names(path)
+    found = find_identities(Names.from_strings(names), cfg.identity)
+    return Side(names, [found.classes[row] for row in found.rows])
 
 
 def open_views(cfg: EvaluateConfig, name: str, names: Names | None = None) -> FaceSet:

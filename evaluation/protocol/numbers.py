@@ -1,7 +1,7 @@
 """What the methods and recognition models say of each image, and which pairs have every number they need."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,8 @@ class ImageNumbers(NamedTuple):
 
     quality: dict[str, Measured]
     embedding: dict[str, Measured]
+    comparison: dict[str, np.ndarray]
+    """Scores of each pair, (P,), of recognition models that are not known by embeddings."""
     outside: np.ndarray | None = None
     """Share of each crop whose source lies outside its image, NaN where there is no crop."""
 
@@ -66,6 +68,9 @@ def complete(
                 f"datasets.{faces.name}: {len(rest)} images have no {what}, {_first(pairs, one, rest)}; "
                 "they are in non-mated pairs only, which need none"
             )
+    for absent, remark in _not_compared(faces, pairs, numbers.comparison, section):
+        keep &= ~absent
+        remarks.append(remark)
     if not keep.all():
         lost = ~keep
         mated = int(lost[pairs.mated].sum())
@@ -73,6 +78,21 @@ def complete(
     for remark in remarks:
         logger.info(remark)
     return keep, remarks
+
+
+def _not_compared(
+    faces: FaceSet, pairs: PairSet, values: Mapping[str, np.ndarray], section: EvaluationSection
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Yield which pairs, (P,) bool, have no comparison score of a model, and a remark; DataError as in `complete`."""
+    for name, scores in values.items():
+        bad = np.isnan(scores)
+        if bad.any():
+            row = int(np.argmax(bad))
+            first = f"{pairs.names[pairs.first[row]]!r} and {pairs.names[pairs.second[row]]!r}"
+            text = f"datasets.{faces.name}: {bad.sum()} of {len(bad)} pairs have no comparison of {name}, first {first}"
+            if section.on_missing == "error" or bad.all():
+                raise DataError(f"{text}; mend the names (key_root) or files, or set evaluation.on_missing: skip")
+            yield bad, text
 
 
 def _first(pairs: PairSet, measured: Measured, rows: np.ndarray) -> str:
@@ -99,5 +119,6 @@ def run_models(crops: CropPass, view: View, models: Models) -> ImageNumbers:
     return ImageNumbers(
         {name: found[f"quality-{name}"] for name in models.methods},
         {name: found[f"recognition-{name}"] for name in models.recognisers},
+        {},
         found[OUTSIDE].values,
     )

@@ -16,6 +16,7 @@ from evaluation.measure.edc import Curve
 from evaluation.measure.panel import Panel
 from evaluation.measure.robustness import Agreement
 from evaluation.report.tables import describe, errors
+from evaluation.report.text_table import at
 from utils.files import atomic_write
 from utils.present import present
 
@@ -101,7 +102,7 @@ def _edc_place(panel: Panel, misaligned: bool) -> tuple:
 
 
 def _edc_title(panel: Panel, several: bool) -> str:
-    first = f"{panel.dataset}, {panel.recognition}" + (f", FMR {panel.fmr:g}" if several else "")
+    first = f"{panel.dataset}, {panel.recognition}" + (f", {at(panel.fmr)}" if several else "")
     crops = "" if panel.condition.alignment == "aligned" else f"{describe(panel.condition)}\n"
     return f"{first}\n{crops}{panel.mated:,} mated pairs, {errors(panel)} errors"
 
@@ -148,7 +149,7 @@ def plot_robustness(path: Path, panels: Sequence[Panel], agreements: Sequence[Ag
                 chosen = [p for p in chosen if p.condition.alignment in ("aligned", kind)]
                 seen = "quality only" if kind.endswith("quality") else "quality and recognition"
                 ax = axes[row, column]
-                title = f"{dataset}, {recognition}" + (f", FMR {fmr:g}" if several else "")
+                title = f"{dataset}, {recognition}" + (f", {at(fmr)}" if several else "")
                 ax.set_title(f"{title}\nmisaligned: {seen}", fontsize=10)
                 _draw_pauc(ax, [(m, [p for p in chosen if m in p.results]) for m in methods], limit, palette)
         _legend(figure, axes)

@@ -12,7 +12,7 @@ from evaluation.measure.nuisance import Nuisance
 from evaluation.measure.panel import Condition, Panel
 from evaluation.measure.robustness import Agreement, Outside
 from evaluation.report.published import published_figure
-from evaluation.report.text_table import Table, figure, short, signed
+from evaluation.report.text_table import Table, at, figure, rate, short, signed
 from utils.config.evaluate import EvaluationSection
 from utils.present import present
 
@@ -55,7 +55,7 @@ def _pauc_table(panels: Sequence[Panel], limit: float, section: EvaluationSectio
             best = int(np.nanargmin(values[:, column]))
             head, space, rest = cells[best][column].partition(" ")
             cells[best][column] = f"**{head}**{space}{rest}"
-    title = f"{recognition}, {describe(condition)}: pAUC to {limit:g} at FMR {panels[0].fmr:g}"
+    title = f"{recognition}, {describe(condition)}: pAUC to {limit:g} {at(panels[0].fmr)}"
     columns = ["method", *(panel.dataset for panel in panels), *(["mean"] if with_mean else [])]
     rows = [[method, *row] for method, row in zip(methods, cells, strict=True)]
     return Table(
@@ -69,6 +69,8 @@ def _note(panels: Sequence[Panel], section: EvaluationSection, published: bool, 
         f"FNMR(0) on {panel.dataset}: {panel.fnmr0:.4f}, {errors(panel)} of {panel.mated:,} mated pairs."
         for panel in panels
     ]
+    if given := [panel.dataset for panel in panels if panel.given_threshold]:
+        sentences.append(f"On {', '.join(given)} the threshold comes from elsewhere and is held fixed.")
     few = [f"{errors(panel)} on {panel.dataset}" for panel in panels if 0 < panel.errors < FEW_ERRORS]
     if few:
         sentences.append(f"Mated pairs in error: {', '.join(few)}; too few to tell methods apart.")
@@ -102,7 +104,7 @@ def set_table(panels: Sequence[Panel], remarks: Sequence[str] = ()) -> Table:
     """Lay out what each recognition model does before anything is discarded, with what was left out."""
     rows = []
     for panel in panels:
-        place = [panel.dataset, panel.recognition, describe(panel.condition), f"{panel.fmr:g}"]
+        place = [panel.dataset, panel.recognition, describe(panel.condition), rate(panel.fmr)]
         counts = [f"{panel.mated:,}", f"{panel.non_mated:,}", f"{panel.threshold:.4f}", f"{100 * panel.fnmr0:.2f}"]
         rows.append([*place, *counts, errors(panel), f"{100 * panel.accuracy:.2f}"])
     columns = ["data set", "recognition", "crops", "FMR", "mated", "non-mated", "threshold", "FNMR %", "errors"]
@@ -141,7 +143,7 @@ def loss_table(panels: Sequence[Panel], limit: float, section: EvaluationSection
 
 
 def _place(panel: Panel) -> list[str]:
-    return [panel.dataset, panel.recognition, describe(panel.condition), f"{panel.fmr:g}", errors(panel)]
+    return [panel.dataset, panel.recognition, describe(panel.condition), rate(panel.fmr), errors(panel)]
 
 
 def _compared(found: Comparison) -> list[str]:
@@ -187,7 +189,7 @@ def fnmr_table(panels: Sequence[Panel], limit: float) -> Table:
     for panel in panels:
         for method, result in panel.results.items():
             cells = [f"{100 * value:.2f}" for value in result.curve.at(np.array(shares) + 1e-12)]
-            rows.append([panel.dataset, panel.recognition, f"{panel.fmr:g}", errors(panel), method, *cells])
+            rows.append([panel.dataset, panel.recognition, rate(panel.fmr), errors(panel), method, *cells])
     columns = ["data set", "recognition", "FMR", "errors", "method", *(f"{100 * share:.0f} %" for share in shares)]
     return Table("FNMR in % after discarding the worst", columns, rows)
 

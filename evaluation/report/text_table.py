@@ -31,6 +31,16 @@ def figure(value: float) -> str:
     return "–" if value != value else ("−" if value < 0 else "") + short(abs(value))
 
 
+def rate(fmr: float | None) -> str:
+    """Write the false match rate that set a threshold, or that none did."""
+    return "fixed threshold" if fmr is None else f"{fmr:g}"
+
+
+def at(fmr: float | None) -> str:
+    """Say at what threshold figures were measured, behind other words."""
+    return f"at {'a ' if fmr is None else 'FMR '}{rate(fmr)}"
+
+
 def signed(value: float) -> str:
     """Write a difference with its sign; NaN becomes a dash."""
     if value != value:

@@ -11,11 +11,10 @@ from pydantic import (
     model_validator,
 )
 
-from utils.config.evaluating.misalignment import MisalignmentConfig, ViewFiles
+from utils.config.evaluating.misalignment import MisalignmentConfig, ViewFileLists, ViewFiles
+from utils.config.evaluating.pairs import PairsConfig
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import (
-    DetectionConfig,
-    ImageInputConfig,
     NetworkKeys,
     Precision,
     ScoreForm,
@@ -74,64 +73,17 @@ class EvaluationSection(StrictModel):
         return self
 
 
-class PairsConfig(ImageInputConfig, DetectionConfig):
-    """One data set: its images and which of them are compared."""
-
-    root: UserPath | None = None
-    """Folder of images, or a file that holds them; may be left out when embeddings and scores are files."""
-    pairs: UserPath | None = None
-    """Pairs file or protocol folder; not needed with format: identities."""
-    format: Literal["list", "lfw", "cfp_fp", "cfp_ff", "adience", "bin", "identities"] = "list"
-    """Layout of `pairs`; identities: pairs are drawn from one folder per identity."""
-    input: Literal["aligned", "landmarks", "detect"] | None = None
-    """What `root` holds; null: photographs where `landmarks` or `detector` is given, else aligned crops."""
-    landmarks: UserPath | None = None
-    """Landmark file of `root`; null: the images are aligned crops, or `detector` finds their faces."""
-    metadata: UserPath | None = None
-    """CSV with `path` and known nuisance values, to correlate scores with; prepare.py writes one of rendered faces."""
-    key_root: str | None = None
-    """Prefix to strip from names in pairs, landmarks and scores; null: found automatically."""
-    identity: str = "parent"
-    """With format: identities, who is on an image: parent (the folder), top (the first folder), a table
-    NAME,IDENTITY (.csv, .tsv), or a regular expression whose first group in the name is the identity."""
-    mated_per_identity: PositiveInt = 50
-    """identities, adience: at most this many mated pairs of one identity."""
-    non_mated: PositiveInt = 100_000
-    """identities, adience: number of non-mated pairs."""
-
-    @property
-    def draws_pairs(self) -> bool:
-        """Tell whether pairs are drawn from identities instead of read."""
-        return self.format in ("identities", "adience")
-
-    @model_validator(mode="after")
-    def _check(self) -> "PairsConfig":
-        if self.format != "identities" and self.pairs is None:
-            raise ValueError(f"pairs is needed with format: {self.format}; name the pairs file")
-        if self.format == "identities" and self.pairs is not None:
-            raise ValueError("format: identities draws its own pairs; remove pairs or name its format")
-        if self.root is None and (self.landmarks is not None or self.detector is not None):
-            raise ValueError("landmarks and detector need root, the folder of the images")
-        if self.landmarks is not None and self.detector is not None:
-            raise ValueError("landmarks and detector: give one of them")
-        meant = "landmarks" if self.landmarks is not None else "detect" if self.detector is not None else "aligned"
-        if self.input not in (None, meant):
-            needs = {
-                "landmarks": "landmarks, a file",
-                "detect": "detector",
-                "aligned": "neither landmarks nor detector",
-            }
-            raise ValueError(f"input: {self.input} needs {needs[self.input]}")
-        if self.faces == "all":
-            raise ValueError("faces: a pair compares one face of each image; use largest or central")
-        return self
-
-
 class RecogniserConfig(NetworkKeys):
     """One recognition model, or embeddings it gave."""
 
     embeddings: dict[str, ViewFiles] = Field(default_factory=dict)
     """DATASET: .npz with arrays `names` and `embeddings`, or {aligned: FILE, p=4/seed=1: FILE, ...}."""
+    comparisons: dict[str, ViewFileLists] = Field(default_factory=dict)
+    """DATASET: comparison scores, `imgA,imgB,score` or dasec's JSON, one file or a list; or such for each view."""
+    distances: Flag = False
+    """1: the comparison scores are distances, which fall as faces are more alike; `threshold` is one then too."""
+    threshold: float | None = None
+    """A comparison score from which on it accepts; null: found from the non-mated pairs at each evaluation.fmr."""
     module: str | None = None
     """Backbone to run, e.g. model.iresnet.iresnet100; null: the weights say which, by their metadata or
     their keys."""
@@ -151,8 +103,12 @@ class RecogniserConfig(NetworkKeys):
 
     @model_validator(mode="after")
     def _check(self) -> "RecogniserConfig":
-        if self.weights is None and not self.embeddings:
-            raise ValueError("expected embeddings, or weights")
+        if self.weights is None and not self.embeddings and not self.comparisons:
+            raise ValueError("expected embeddings, comparisons, or weights")
+        if twice := sorted(self.embeddings.keys() & self.comparisons.keys()):
+            raise ValueError(f"there are embeddings and comparisons of {twice[0]}; give one of them")
+        if self.distances and not self.comparisons:
+            raise ValueError("distances goes with comparisons; remove it")
         if self.precision is not None and self.weights is None:
             raise ValueError("precision goes with weights; remove it")
         return self
@@ -279,12 +235,26 @@ class EvaluateConfig(StrictModel):
         named: list[tuple[str, Mapping[str, Any]]] = [
             (f"recognition.{name}.embeddings", one.embeddings) for name, one in self.recognition.items()
         ]
+        named += [(f"recognition.{name}.comparisons", one.comparisons) for name, one in self.recognition.items()]
         named += [(f"scores.{name}", one.files) for name, one in self.scores.items()]
         if self.misalignment is not None:
             named.append(("misalignment.second_landmarks", self.misalignment.second_landmarks))
             named.append(("misalignment.boxes", self.misalignment.boxes))
+        self._check_thresholds()
         for place, files in named:
             for dataset in files:
                 if dataset not in self.datasets:
                     raise ValueError(f"{place}.{dataset}: no data set of this name; known: {', '.join(self.datasets)}")
         return self
+
+    def _check_thresholds(self) -> None:
+        """Refuse thresholds of elsewhere that nothing gives, or that the rule does not use."""
+        names = list(self.datasets)
+        given = [f"recognition.{name}.threshold" for name, one in self.recognition.items() if one.threshold is not None]
+        for place, name in enumerate(names):
+            source = self.datasets[name].threshold_from
+            if source is not None and source not in names[:place]:
+                raise ValueError(f"datasets.{name}.threshold_from: {source!r} is no data set listed before {name}")
+            given += [f"datasets.{name}.threshold_from"] if source is not None else []
+        if given and self.evaluation.rule != "fixed_threshold":
+            raise ValueError(f"{given[0]} needs evaluation.rule: fixed_threshold; the pooled rules set their own")

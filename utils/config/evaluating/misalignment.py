@@ -36,6 +36,13 @@ def _by_view(value: Any) -> Any:
     return {_view_key(name): file for name, file in value.items()}
 
 
+def _lists_by_view(value: Any) -> Any:
+    views = value if isinstance(value, dict) else {ALIGNED: value}
+    return _by_view({view: [files] if isinstance(files, str) else files for view, files in views.items()})
+
+
+ViewFileLists = Annotated[dict[str, tuple[UserPath, ...]], BeforeValidator(_lists_by_view)]
+"""VIEW: one file or several; without a view they are those of the aligned crops."""
 ViewFiles = Annotated[dict[str, UserPath], BeforeValidator(_by_view)]
 """VIEW: file; one file alone is that of the aligned crops."""
 
