@@ -68,20 +68,32 @@ def test_what_cannot_be_read_is_no_evidence_and_neither_is_nothing(tmp_path):
     ],
 )
 def test_landmarks_of_another_version_of_the_images_are_refused(tmp_path, scale, says):
-    source = folder_of(tmp_path, *[(110, 100)] * 6)
-    points = np.broadcast_to(CENTRED, (6, 5, 2)).astype(np.float32)
+    source = folder_of(tmp_path, *[(110, 100)] * 24)
+    points = np.broadcast_to(CENTRED, (24, 5, 2)).astype(np.float32)
     assert checked(source, points).lines() == []
     with pytest.raises(DataError) as caught:
         checked(source, points * scale).lines()
     said = str(caught.value)
-    assert said.startswith("points.csv: 6 of 6 sampled faces do not lie in their images") and says in said
+    assert said.startswith("points.csv: 24 of 24 sampled faces do not lie in their images") and says in said
     assert "'00.png' of 100x110 px" in said and said.endswith("set dataset.accept_unusual: 1")
-    some = np.concatenate([points[:3], points[3:] * scale])
+    some = np.concatenate([points[:12], points[12:] * scale])
     (line,) = checked(source, some).lines()
-    assert line.startswith("points.csv: 3 of 6 sampled faces")
-    missing = np.where(np.arange(6)[:, None, None] < 3, np.float32(np.nan), some)
-    with pytest.raises(DataError, match="3 of 3 sampled faces"):
+    assert line.startswith("points.csv: 12 of 24 sampled faces") and "'12.png' of 100x110 px" in line
+    missing = np.where(np.arange(24)[:, None, None] < 12, np.float32(np.nan), some)
+    with pytest.raises(DataError, match="12 of 12 sampled faces"):
         checked(source, missing).lines()
+
+
+def test_small_faces_that_lie_anywhere_in_their_photographs_give_no_line(tmp_path):
+    """Half of them lie in the upper left or lower right, as many in the upper right and lower left."""
+    source = folder_of(tmp_path, *[(110, 100)] * 24)
+    corners = np.array([(8, 8), (72, 8), (8, 82), (72, 82)] * 6, np.float32)
+    points = (0.15 * TEMPLATE_112 + corners[:, None]).astype(np.float32)
+    assert checked(source, points).lines() == []
+    one_side = np.where(points[:, :, :1] > 50, points - (64, 0), points).astype(np.float32)
+    with pytest.raises(DataError, match=r"12 of 12 sampled faces .* the face lies in the upper left part"):
+        checked(source.take(np.arange(24)[corners[:, 1] < 50]), one_side[corners[:, 1] < 50]).lines()
+    assert checked(source.take(np.arange(2)), one_side[:2]).lines() == []
 
 
 def test_the_order_is_judged_first_and_accepted_alike(tmp_path):

@@ -25,6 +25,10 @@ _NEAR, _FAR = 0.42, 0.6
 where that of scaled landmarks does. Of 6,921 photographs of LFW none does."""
 _WIDEST = 0.5
 """Distance of the eyes, as a share of the image's side (the root of its area), that no crop of a face reaches."""
+_SUSPECT = {"upper left": "upper right", "lower right": "lower left"}
+"""Where the faces of landmarks lie that were taken on smaller, or on larger images, and the same in a mirror."""
+_CHANCE = 3
+"""So many standard deviations are no chance."""
 _BLACK = 0.5
 """Share of a crop outside its image; of loose crops of faces 0.5 % come to so much."""
 
@@ -90,10 +94,11 @@ class CheckedInput:
     def _version(self, points_N52: np.ndarray, rows: np.ndarray) -> list[str]:
         """Tell landmarks that were taken on another version of the images: larger, smaller, or cut out differently."""
         sizes = self._sizes(rows)
-        found = [(row, size, reason) for row, size in sizes if (reason := misplaced(points_N52[row], size))]
+        found = _misplaced([points_N52[row] for row, _ in sizes], [size for _, size in sizes])
         if not found:
             return []
-        row, (width, height), reason = found[0]
+        at, reason = next(iter(found.items()))
+        row, (width, height) = sizes[at]
         what = (
             f"{self.file}: {len(found)} of {len(sizes)} sampled faces do not lie in their images as faces do, first "
             f"{self.source.names[row]!r} of {width}x{height} px, where {reason}"
@@ -115,16 +120,27 @@ class CheckedInput:
                 continue  # a failure with its reason, later
 
 
+def _misplaced(faces: list[np.ndarray], sizes: list[tuple[int, int]]) -> dict[int, str]:
+    """Return in order which faces do not lie in their images as faces do, and in what.
+
+    A corner of the image is a reason only where more faces lie in it than chance puts there beyond the mirrored one:
+    small faces lie anywhere in their photographs, those of scaled landmarks on one side.
+    """
+    found = {at: reason for at, face in enumerate(faces) if (reason := misplaced(face, sizes[at]))}
+    corners = [None if at in found else _corner(face, sizes[at]) for at, face in enumerate(faces)]
+    for corner, mirrored in _SUSPECT.items():
+        here, there = corners.count(corner), corners.count(mirrored)
+        if here > there + _CHANCE * np.sqrt(here + there):
+            found |= {at: f"the face lies in the {corner} part" for at, one in enumerate(corners) if one == corner}
+    return dict(sorted(found.items()))
+
+
 def misplaced(points_52: np.ndarray, size: tuple[int, int]) -> str | None:
     """Say in what a face does not lie in its image of (width, height) as those of photographs and crops do."""
     points, sides = np.asarray(points_52, np.float64), np.array(size, np.float64)
     outside = np.count_nonzero(((points < -0.5) | (points > sides - 0.5)).any(axis=1))
     if outside >= 2:
         return f"{outside} of the 5 points lie outside"
-    middle = points.mean(axis=0) / sides
-    if (middle < _NEAR).all() or (middle > _FAR).all():
-        corner = "upper left" if (middle < _NEAR).all() else "lower right"
-        return f"the face lies in the {corner} part"
     if np.linalg.norm(points[1] - points[0]) > _WIDEST * np.sqrt(sides.prod()):
         return "the eyes are more than half the image apart"
     try:
@@ -132,6 +148,16 @@ def misplaced(points_52: np.ndarray, size: tuple[int, int]) -> str | None:
     except AlignmentError:
         return None  # a failure with its reason, later
     return f"{share:.0%} of the crop lie outside" if share > _BLACK else None
+
+
+def _corner(points_52: np.ndarray, size: tuple[int, int]) -> str | None:
+    """Name the corner that the middle of a face is in, or would be in after mirroring the image."""
+    x, y = np.asarray(points_52, np.float64).mean(axis=0) / size
+    if y < _NEAR and not _NEAR <= x <= 1 - _NEAR:
+        return "upper left" if x < _NEAR else "upper right"
+    if y > _FAR and not 1 - _FAR <= x <= _FAR:
+        return "lower right" if x > _FAR else "lower left"
+    return None
 
 
 def _verdict(count: int, total: int, what: str, way_out: str) -> list[str]:
