@@ -79,7 +79,7 @@ types: $(VENV)/.installed
 # The figures of docs/performance.md, "Against the released code". OUT=FOLDER takes log.txt, results.json and results.md;
 # ONLY="NAME ..." runs some of the scripts and keeps the other figures that OUT holds.
 OUT ?= runs/bench
-SUITE = -m benchmarks.suite --out $(OUT) $(if $(ONLY),--only $(ONLY))
+SUITE = -m benchmarks.suite --out $(OUT) $(if $(ONLY),--only $(ONLY)) $(if $(SECONDS),--seconds $(SECONDS))
 bench: $(VENV)/.installed
 	$(PY) $(SUITE) --device cpu
 

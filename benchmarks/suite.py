@@ -1,6 +1,6 @@
 """Run all benchmarks of a machine and put their figures together.
 
-    python -m benchmarks.suite [--device cuda] [--quick] [--out OUT] [--only NAME ...]
+    python -m benchmarks.suite [--device cuda] [--quick] [--out OUT] [--only NAME ...] [--seconds S]
 
 `make bench` runs it on a CPU, `make bench-gpu` on a CUDA GPU, where it also runs the tests that need one. What the
 scripts print goes to OUT/log.txt, their figures to OUT/results.json and, as tables, to OUT/results.md, after each
@@ -11,9 +11,12 @@ package, is named with its last line; the others still run, and the exit code is
 import argparse
 import importlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,13 +50,18 @@ CPU = (
 )
 GPU_TESTS = Step("gpu_tests", ("-m", "pytest", "-q", "-rs", "-m", "gpu", "tests"), has_json=False)
 ON_GPU = ("--device", "cuda")
-CUDA = (  # the index needs no GPU
-    GPU_TESTS,
-    benchmark("data_path", *ON_GPU),
+CUDA = (  # by value: a lease may end at any moment; the index needs no GPU
+    benchmark("smoke", *ON_GPU),
     benchmark("training_step", *ON_GPU, "--batches", "64", "128", "256", "512", "--steps", "10", "--compile", "256"),
     benchmark("inference", *ON_GPU, "--images", "8192", "--batch", "512", "--with", "bf16", "onnx", "compiled"),
+    GPU_TESTS,
+    benchmark("right", *ON_GPU, "--compile"),
+    benchmark("data_path", *ON_GPU),
 )
+NO_TIME = "no time was left for it"
 QUICK = (
+    benchmark("smoke"),
+    benchmark("right", "--network", "compact", "--limit", "9", "--steps", "2", "--batch", "2"),
     benchmark("training_step", "--network", "compact", "--limit", "9", "--batches", "2", "4", "--steps", "1"),
     benchmark("data_path", "--images", "8"),
     benchmark("inference", "--network", "compact", "--images", "6", "--with", "bf16"),
@@ -61,9 +69,17 @@ QUICK = (
 )
 
 
-def run(step: Step, log: Path) -> dict[str, object]:
-    """Run one step, adding what it prints to the log; return its figures, or the line it failed with."""
-    result: dict[str, object] = {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
+def named(step: Step) -> dict[str, object]:
+    """Return what stands above the figures of a step."""
+    return {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
+
+
+def run(step: Step, log: Path, seconds: float | None = None) -> dict[str, object]:
+    """Run one step, adding what it prints to the log; return its figures, and the line it failed with if it did.
+
+    A step that takes longer than so many seconds is stopped; the figures it had by then count.
+    """
+    result: dict[str, object] = named(step)
     print(f"\n== {result['command']}", flush=True)
     lines = []
     with tempfile.TemporaryDirectory() as temporary, open(log, "a") as stream:
@@ -74,14 +90,20 @@ def run(step: Step, log: Path) -> dict[str, object]:
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
+            stop = threading.Timer(seconds or threading.TIMEOUT_MAX, process.kill)
+            stop.daemon = True
+            stop.start()
             for line in process.stdout:
                 sys.stdout.write(line)
                 sys.stdout.flush()
                 stream.write(line)
                 stream.flush()
                 lines.append(line.strip())
+            stop.cancel()
         if figures.exists():
             result |= json.loads(figures.read_text())
+    if process.returncode == -signal.SIGKILL and seconds:
+        lines.append(f"stopped after {seconds:.0f} s")
     if process.returncode:
         result["failed"] = next((line for line in reversed(lines) if line), f"exit code {process.returncode}")
     elif not extra:
@@ -138,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/bench")
     parser.add_argument("--quick", action="store_true", help="tiny networks and sets: does every script run?")
+    parser.add_argument("--seconds", type=float, help="for all scripts together; what does not fit is named")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these scripts alone")
     options = parser.parse_args(argv)
     steps = CPU if options.device == "cpu" else CUDA
@@ -151,8 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"not installed here: {', '.join(missing)}; what needs them is named as not finished")
     found = earlier(options.out / "results.json") if options.only else {}
     wanted = [step for step in steps if not options.only or step.name in options.only]
+    started = time.monotonic()
     for step in wanted:
-        found[step.name] = run(step, options.out / "log.txt")
+        left = options.seconds and options.seconds - (time.monotonic() - started)
+        fits = left is None or left > 0
+        found[step.name] = run(step, options.out / "log.txt", left) if fits else {**named(step), "failed": NO_TIME}
         results = [found[known.name] for known in steps if known.name in found]
         (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         (options.out / "results.md").write_text(markdown(results))

@@ -214,11 +214,24 @@ def measure(options: argparse.Namespace, report: Report) -> dict[tuple[str, int]
         except torch.OutOfMemoryError:
             report.add(f"batch {size}", "does not fit into the device's memory")
             break
+        if device.type == "cuda":
+            report_memory(report, ours, bytes_, size)
         report.compare({f"batch {size}: {name}": found for name, found in timings.items()}, f"batch {size}: released")
         for name, found in timings.items():
             rates[name, size] = median_rate(found)
         report.add(f"batch {size}: ours, share of the matrix product", 100 * flops * rates["ours", size] / peak, "%")
     return rates
+
+
+def report_memory(report: Report, ours: Ours, batch: Batch, size: int) -> None:
+    """Add the largest memory of a step of ours, and what it needs whatever the batch."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    ours.step(batch)
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    report.add(f"batch {size}: memory of our step above weights", (peak - before) / 2**30, "GiB")
 
 
 def compile_now(works: dict[str, Callable[[], int]], ours: Ours, batch: Batch, steps: int, report: Report) -> None:

@@ -16,6 +16,8 @@ from data.alignment import TEMPLATE_112, estimate_similarity, warp
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 YUNET, FACES = SHARED / "models/face_detection_yunet_2026may.onnx", SHARED / "faces/images"
 FIGURES = {
+    "smoke": ["one training step", "scores", "a group of one process"],
+    "right": ["cpu, fp32: losses, within 2% of the CPU's", "cpu, bf16: Spearman of the scores"],
     "training_step": ["batch 2: ours / batch 2: released", "batch 4: ours, share of the matrix product"],
     "data_path": ["ours / released", "trial: largest difference from cv2's crops"],
     "inference": ["ours / released", "ours: largest difference of a score", "ours, bf16: Spearman"],
@@ -48,6 +50,22 @@ def test_a_script_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch, 
     assert "nothing_of_that_name" in results[0]["failed"] and results[1]["rows"][0]["value"] == "3 passed"
     assert "**Did not finish:** ModuleNotFoundError" in (tmp_path / "results.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"log.txt", "results.json", "results.md"}
+
+
+def test_a_script_that_takes_too_long_keeps_its_figures_and_later_ones_are_named(tmp_path, monkeypatch):
+    program = """
+import sys, time
+from pathlib import Path
+Path(sys.argv[2]).write_text('{"rows": [{"what": "early", "value": 1.0, "unit": "", "rounds": []}]}')
+print("early", flush=True)
+time.sleep(600)
+"""
+    steps = suite.Step("slow", ("-c", program)), suite.Step("later", ("-c", "print('never')"), has_json=False)
+    monkeypatch.setattr(suite, "CPU", steps)
+    assert suite.main(["--out", str(tmp_path), "--seconds", "3"]) == 1
+    slow, later = json.loads((tmp_path / "results.json").read_text())
+    assert slow["rows"][0]["what"] == "early" and slow["failed"].startswith("stopped after ")
+    assert later["failed"] == "no time was left for it" and "rows" not in later
 
 
 def test_one_script_alone_keeps_the_figures_of_the_others(tmp_path, monkeypatch, capsys):
@@ -87,7 +105,7 @@ def test_a_variant_that_does_not_work_is_named_and_the_others_are_measured(tmp_p
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     step = next(step for step in suite.QUICK if step.name == "inference")
     arguments = [part for part in step.arguments if part not in ("--with", "bf16")]
-    result = suite.run(step._replace(arguments=(*arguments, "--rounds", "1")), tmp_path / "log.txt")
+    result = suite.run(step._replace(arguments=(*arguments, "--rounds", "1", "--with", "onnx")), tmp_path / "log.txt")
     assert "failed" not in result, (tmp_path / "log.txt").read_text()
     rows = {row["what"]: row["value"] for row in result["rows"]}
     assert rows["ours, onnx"].startswith("does not work here: ") and rows["ours / released"] > 0
@@ -123,9 +141,11 @@ def test_gathered_crops_are_those_of_the_warp():
 
 def test_the_gpu_set_is_the_cpu_set_on_a_gpu_with_the_gpu_tests():
     scripts = {step.arguments[1] for step in suite.CUDA if step.has_json}
-    assert scripts | {"benchmarks.index"} == {step.arguments[1] for step in suite.CPU}  # it needs no GPU
-    assert {step.arguments[1] for step in suite.CPU} == {step.arguments[1] for step in suite.QUICK}
-    assert suite.GPU_TESTS in suite.CUDA
+    checks = {"benchmarks.smoke", "benchmarks.right"}  # a CPU is what they compare with
+    measured = {step.arguments[1] for step in suite.CPU}
+    assert scripts | {"benchmarks.index"} == measured | checks  # the index needs no GPU
+    assert measured | checks == {step.arguments[1] for step in suite.QUICK}
+    assert suite.GPU_TESTS in suite.CUDA and suite.CUDA[0].name == "smoke"
 
 
 @pytest.mark.slow

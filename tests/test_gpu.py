@@ -1,5 +1,10 @@
 """What only a CUDA GPU can show; `make bench-gpu` runs these, everywhere else they are skipped."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +15,7 @@ from model.ai_kd import WrapperModel
 from model.frozen.network import TorchNetwork
 from model.iresnet import iresnet18
 from model.mlp import MLP
-from tests.helpers.training import write_setup
+from tests.helpers.training import ROOT, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
 from utils.contract import InputContract
@@ -70,3 +75,27 @@ def test_scores_on_the_gpu_are_those_of_the_cpu_for_any_batch_size():
     half = TorchNetwork(student, InputContract(), CUDA, "bf16", folded=True).qualities(crops)
     assert 0 < np.abs(half - wanted).max() < 0.1 * max(1.0, wanted.std())
     assert spearman(half, wanted) > 0.95
+
+
+def test_a_killed_run_on_the_gpu_goes_on_like_an_uninterrupted_one(tmp_path):
+    """Bit for bit is promised on a CPU; on a GPU sums may take another order, so weights are compared closely."""
+    config = write_setup(tmp_path)
+    keys = ("base.device=cuda:0", "base.resume=auto", "base.save_every=2", "base.verbose=0", "base.epochs=4")
+
+    def command(name):
+        out = f"base.save_path={tmp_path / name}"
+        return [sys.executable, "train_main.py", "-c", str(config), out, *keys]
+
+    subprocess.run(command("whole"), cwd=ROOT, check=True, timeout=300)
+    child = subprocess.Popen(command("killed"), cwd=ROOT)
+    log, limit = tmp_path / "killed/metrics.jsonl", time.monotonic() + 120
+    while child.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 4):
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    subprocess.run(command("killed"), cwd=ROOT, check=True, timeout=300)
+    whole, killed = (torch.load(tmp_path / name / "aikd-last.pth", weights_only=True) for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    for key, tensor in whole.items():
+        torch.testing.assert_close(killed[key], tensor, rtol=1e-2, atol=1e-3)

@@ -1,0 +1,123 @@
+"""Are the numbers of a device those of the CPU? The same AI-KD steps in every number format, and the scores they give.
+
+    python -m benchmarks.right [--device cuda] [--network iresnet100] [--steps 200] [--batch 4] [--compile]
+
+Every run starts from the same random weights and sees the same batches: smooth random pictures with labels that depend
+on them, drawn from the step's number. The reference is fp32 on the CPU. Single steps diverge for reasons of rounding
+alone, so that losses are compared as means over windows of a tenth of the steps; the bounds are stated beside each
+figure. Then the student that the CPU trained is scored on both.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks.measuring import Report, parser
+from benchmarks.training_step import Batch, Ours, read_recipe
+from model.frozen.network import TorchNetwork
+from utils.contract import InputContract
+from utils.rank_correlation import spearman
+from utils.training import optim
+from utils.training.precision import pick_device, to_device
+
+BOUNDS = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.1, "fp32, compiled": 0.02}
+"""Largest relative difference of a window's mean loss."""
+SCORED = 64
+RATE = 0.1
+"""Of the recipe's learning rates: with random weights the full ones throw the first steps off."""
+
+
+def pictures(count: int, seed: int) -> torch.Tensor:
+    """Return smooth random pictures (count, 112, 112, 3) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 7, 7, generator=generator)
+    fine = F.interpolate(coarse, size=(112, 112), mode="bicubic", align_corners=False).clamp(0, 1)
+    return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def batches(size: int, steps: int) -> Iterator[Batch]:
+    """Yield the batch of each step: aligned pictures, the same shifted by three pixels, their mean brightness."""
+    for step in range(steps):
+        aligned = pictures(size, step)
+        yield Batch(aligned, aligned.roll(3, dims=1), aligned.float().mean(dim=(1, 2, 3)) / 255)
+
+
+def train(ours: Ours, options: argparse.Namespace) -> np.ndarray:
+    """Take the steps; return the two losses of each, (steps, 2)."""
+    losses = []
+    for batch in batches(options.batch, options.steps):
+        optim.set_lr(ours.optimizer, RATE)
+        with ours.precision.autocast():
+            terms = ours.objective(to_device(batch, ours.precision.device))
+        total = torch.stack(list(terms)).sum()
+        ours.precision.backward_and_step(total, ours.optimizer, ours.part.clipped, ours.cfg.optimizer.max_grad_norm)
+        losses.append([float(term.detach()) for term in terms])
+    return np.array(losses)
+
+
+def windows(losses: np.ndarray) -> np.ndarray:
+    """Return the means over tenths of the steps."""
+    return np.stack([part.mean(axis=0) for part in np.array_split(losses, min(10, len(losses)))])
+
+
+def compare_training(report: Report, options: argparse.Namespace, device: torch.device) -> Ours:
+    """Train in every format that works here; return what the CPU trained in fp32."""
+    cpu = argparse.Namespace(**{**vars(options), "device": "cpu"})
+    reference = Ours(*read_recipe(cpu, "base.precision=fp32"), torch.device("cpu"))
+    wanted = train(reference, options)
+    report.add("cpu, fp32: first and last window", " -> ".join(_shown(row) for row in windows(wanted)[[0, -1]]))
+    formats = ["fp32", "bf16"] + ["fp16"] * (device.type == "cuda") + ["fp32, compiled"] * options.compile
+    for name in formats:
+        ours = Ours(*read_recipe(options, f"base.precision={name[:4]}"), device)
+        if "compiled" in name:
+            ours.objective.compile_networks()
+        found = train(ours, options)
+        with np.errstate(all="ignore"):
+            difference = np.abs(windows(found) / windows(wanted) - 1).max()
+        within = "within" if difference <= BOUNDS[name] else "OUTSIDE"
+        report.add(f"{device}, {name}: losses, {within} {BOUNDS[name]:.0%} of the CPU's", 100 * float(difference), "%")
+        first = float(np.abs(found[0] / wanted[0] - 1).max())
+        report.add(f"{device}, {name}: losses of the first step", 100 * first, "%")
+    return reference
+
+
+def compare_scores(report: Report, ours: Ours, device: torch.device) -> None:
+    """Score with the trained student on the CPU and on the device."""
+    student, crops = ours.objective.student.eval(), pictures(SCORED, seed=10**6)
+    wanted = TorchNetwork(student, InputContract(), torch.device("cpu"), folded=True).qualities(crops)
+    report.add("standard deviation of the scores", float(wanted.std()))
+    for name in ("fp32", "bf16"):
+        found = TorchNetwork(student, InputContract(), device, name, folded=True).qualities(crops)
+        difference = float(np.abs(found - wanted).max())
+        bound = ", OUTSIDE 1e-4" if name == "fp32" and difference > 1e-4 else ""
+        report.add(f"{device}, {name}: largest difference of a score{bound}", difference)
+        report.add(f"{device}, {name}: Spearman of the scores", f"{spearman(found, wanted):.6f}")
+
+
+def _shown(losses: np.ndarray) -> str:
+    return " and ".join(f"{value:.4g}" for value in losses)
+
+
+def main() -> None:
+    """Train, compare and print; exit code 1 where a bound is missed."""
+    options_of = parser(__doc__ or "", rounds=1)
+    options_of.add_argument("--device", default="cpu")
+    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
+    options_of.add_argument("--limit", type=int, help="trained tensors of the backbone; the recipe's 100 without")
+    options_of.add_argument("--steps", type=int, default=200)
+    options_of.add_argument("--batch", type=int, default=4)
+    options_of.add_argument("--compile", action="store_true", help="torch.compile too")
+    options = options_of.parse_args()
+    report = Report("right", options)
+    device = pick_device(options.device)
+    compare_scores(report, compare_training(report, options, device), device)
+    missed = [row["what"] for row in report.rows if "OUTSIDE" in row["what"]]
+    if missed:
+        raise SystemExit("outside its bound: " + "; ".join(missed))
+
+
+if __name__ == "__main__":
+    main()
