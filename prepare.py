@@ -27,7 +27,7 @@ from utils import cli
 from utils.allowed import AllowedModules
 from utils.config import is_default, load_config
 from utils.config.prepare import PrepareConfig
-from utils.config.sections import ScoreForm
+from utils.config.sections import LandmarkForm, ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder
 from utils.present import present
@@ -102,7 +102,7 @@ def convert(cfg: PrepareConfig) -> None:
         names, values, remarks = read_scores(source, cfg.convert)
         write_scores_csv(target, names, values)
     else:
-        names, values, remarks = read_landmarks(source)
+        names, values, remarks = read_landmarks(source, cfg.convert)
         write_landmarks_csv(target, names, values)
     for remark in remarks:
         logger.info(f"{source}: {remark}")
@@ -161,6 +161,7 @@ READS = {
     "check": (
         *("image_location", "landms_location", "quality_location", "label_scaling", "higher_is_better"),
         *("key_root", "on_missing", "exif", "max_pixels", "names", "accept_unusual", "cache", *ScoreForm.model_fields),
+        *LandmarkForm.model_fields,
     ),
     "landmarks": ("image_location", "exif", "max_pixels", "names"),
 }

@@ -159,6 +159,8 @@ def _input_config(cfg: RecognitionDataset) -> CropInputConfig:
         exif=cfg.exif,
         max_pixels=cfg.max_pixels,
         accept_unusual=cfg.accept_unusual,
+        landmark_points=cfg.landmark_points,
+        landmark_faces=cfg.landmark_faces,
     )
 
 

@@ -23,6 +23,7 @@ from model.frozen.network import FrozenNetwork
 from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.inference import InferenceConfig
+from utils.config.sections import LandmarkForm
 from utils.errors import DataError
 from utils.files import sha256_file
 
@@ -119,6 +120,7 @@ def request(cfg: InferenceConfig, scorer: FrozenNetwork, crops: FaceCrops | Dete
             "input": source.input,
             "landmarks_sha256": sha256_file(source.landmarks) if source.landmarks else None,
             "key_root": source.key_root if source.landmarks else None,
+            **(source.model_dump(include=set(LandmarkForm.model_fields)) if source.landmarks else {}),
             "exif": source.exif,
             "max_pixels": source.max_pixels,
             **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),

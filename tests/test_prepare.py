@@ -299,7 +299,8 @@ def test_what_a_task_does_not_read_of_its_dataset_section_is_said(tmp_path):
     said = {
         "check": "dataset.val_percent, dataset.perturbation, dataset.flip: without effect in task check, which reads "
         "image_location, landms_location, quality_location, label_scaling, higher_is_better, key_root, on_missing, "
-        "exif, max_pixels, names, accept_unusual, cache, columns, separator, decimal, missing_value, repeats",
+        "exif, max_pixels, names, accept_unusual, cache, columns, separator, decimal, missing_value, repeats, "
+        "landmark_points, landmark_faces",
         "landmarks": "dataset.landms_location, dataset.val_percent, dataset.key_root, dataset.perturbation, "
         "dataset.flip: without effect in task landmarks, which reads image_location, exif, max_pixels, names",
     }

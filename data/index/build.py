@@ -16,11 +16,12 @@ from data.index.label_check import odd_labels
 from data.sources.base import ImageSource
 from data.sources.folder import FolderSource, FolderState, list_folder
 from data.sources.registry import open_source
+from data.tables.forms.plain import list_beside
 from data.tables.join import join
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from data.tables.scores import read_scores
-from utils.config.sections import ScoreForm
+from utils.config.sections import LandmarkForm, ScoreForm
 from utils.config.train import DatasetConfig, ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_file
@@ -29,7 +30,14 @@ from utils.store import DamagedEntry, Store, read_entry, save_array
 
 TEMPLATE = "template"
 _FORMAT = 5
-_KEYS = {"key_root", "identity", "label_scaling", "higher_is_better", *ScoreForm.model_fields}
+_KEYS = {
+    "key_root",
+    "identity",
+    "label_scaling",
+    "higher_is_better",
+    *ScoreForm.model_fields,
+    *LandmarkForm.model_fields,
+}
 """Keys of the dataset section that decide what the index holds, beside the files."""
 _SMALL_BYTES = 16 << 20
 _TICK_NS = 2_000_000_000
@@ -100,6 +108,7 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     for path in files:
         if not os.path.isfile(path):
             raise DataError(f"{path}: no such file; check dataset.landms_location, quality_location and identity")
+    files += [str(names) for path in files if (names := list_beside(Path(path))) is not None]
     if cfg.cache is None or cfg.names is not None or not os.path.isdir(root):
         return _build(cfg, open_source(cfg.image_location, cfg.names), identities)
     facts = {
@@ -232,7 +241,7 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
 def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.ndarray, TableCoverage]:
     """Return the values of `path` in the order of `names`, NaN where there are none."""
     if what == "landmarks" or not isinstance(cfg, ScoreForm):
-        table, values, remarks = read_landmarks(path)
+        table, values, remarks = read_landmarks(path, cfg)
     else:
         table, values, remarks = read_scores(path, cfg)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it

@@ -189,7 +189,7 @@ def require_usual(crops: FaceCrops, keys: InputKeys = CROPS) -> None:
 
 def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
     path = present(cfg.landmarks)
-    table = read_landmarks(path)
+    table = read_landmarks(path, cfg)
     rows = join(names, table.names, cfg.key_root).rows
     missing = np.flatnonzero(rows < 0)
     if len(missing) == len(names) and len(names):

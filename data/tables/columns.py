@@ -8,7 +8,7 @@ import numpy as np
 from utils.config.sections import ScoreColumns
 from utils.errors import DataError
 
-_NAME_TITLES = ("path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id")
+NAME_TITLES = ("path", "name", "name_id", "file", "filename", "image", "img", "image_path", "image_id")
 _GENERIC_TITLES = ("score", "label", "value")
 """Titles that other numbers bear as well: a detector's score, a person's label."""
 _HARMLESS_TITLES = ("", "percentile", "rank", "index", "identity", "class", "fold", "unnamed: 0")
@@ -56,7 +56,7 @@ class Header(NamedTuple):
     def find(self, content: Content) -> Columns:
         """Find name and numbers; of several numbers the first, if there is a name."""
         titles = self.lower
-        name = next((titles.index(title) for title in _NAME_TITLES if title in titles), None)
+        name = next((titles.index(title) for title in NAME_TITLES if title in titles), None)
         found = [header for header in content.headers if set(header) <= set(titles)]
         if not found or (name is None and len(found) > 1):
             return Columns(None, ())

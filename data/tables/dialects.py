@@ -9,7 +9,8 @@ list    A name and numbers, separated by tabs, semicolons or blanks (FaceQnet, S
         names the columns; behind blanks, it may name more numbers than are wanted.
 
 Numbers have a decimal point, or, where the first with a mark does, a decimal comma; they may stand in square brackets.
-A first line `sep=;`, as Excel writes it, names the separator. Blanks around commas do not count.
+A first line `sep=;`, as Excel writes it, names the separator; one with a whole number alone counts the rows.
+Blanks around commas do not count.
 """
 
 import csv
@@ -31,6 +32,8 @@ MISSING = ("", "nan", "NaN", "NAN", "na", "NA", "n/a", "N/A", "none", "None", "N
 """What stands where a number is missing."""
 _LIST_SEPARATORS = "\t; "
 _STATED_SEPARATOR = re.compile(r"sep=([,;\t])\s*$", re.IGNORECASE)
+_COUNT = re.compile(r"[0-9]+\s*\n")
+"""The first line of CelebA's lists: how many rows follow."""
 _FEATURES = 8
 """So many numbers in a row behind a name are features, no part of the name."""
 
@@ -108,8 +111,9 @@ class _Head:
     def __init__(self, path: Path, content: Content, form: ScoreForm):
         self.path, self.content, self.count, self.form = path, content, content.count, form
         with open_text(path) as stream:
-            hint = _STATED_SEPARATOR.match(stream.readline(16))
-        self.begin = int(hint is not None)
+            first = stream.readline(16)
+        hint = _STATED_SEPARATOR.match(first)
+        self.begin = int(hint is not None or _COUNT.fullmatch(first) is not None)
         self.separators = form.separator or (hint[1] if hint else "\t,; ")
         with open_text(path) as stream:
             lines = ((number, line.strip(BLANKS)) for number, line in enumerate(stream, 1) if number > self.begin)

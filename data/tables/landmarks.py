@@ -11,18 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.tables.columns import Content
+from data.tables.forms.face_lists import list_faces
+from data.tables.forms.points import Faces, as_points, five_points
+from data.tables.forms.records import json_faces, npy_faces, npz_faces
+from data.tables.forms.rows import RowRules, complete_rows
+from data.tables.forms.titles import landmark_content
 from data.tables.names import Names
 from data.tables.text_tables import read_text_table, write_csv
+from utils.config.sections import LandmarkForm
 from utils.errors import DataError
 from utils.outside.reading import reading, shown
 from utils.pickles import load_restricted_pickle
 
 HEADER = ("path", "x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
 _BLOCK = 4096
-_PICKLES = {".pkl", ".pickle", ".p"}
-_VGGFACE2 = tuple(f"p{n}{axis}" for n in range(1, 6) for axis in "xy")
-_POINTS = Content("5 landmarks (x1,y1,...,x5,y5)", (HEADER[1:], _VGGFACE2), np.float32)
 
 
 class LandmarkTable(NamedTuple):
@@ -35,20 +37,50 @@ class LandmarkTable(NamedTuple):
     """Words on how the file was read: rows without landmarks."""
 
 
-def read_landmarks(path: str | Path) -> LandmarkTable:
-    """Read landmarks_data.pkl, a VGGFace2 CSV, or a CSV `path,x1,y1,...,x5,y5` with or without header.
+def read_landmarks(path: str | Path, form: LandmarkForm | None = None) -> LandmarkTable:
+    """Read five points a face, or 68, 98 or 106 that are reduced to five, in any form of docs/formats.md.
 
-    Raises DataError naming file, row and content of what cannot be used.
+    Raises DataError naming file, row and content of what cannot be used, and an image with several faces unless `form`
+    says which of them counts.
     """
-    path = Path(path)
-    if path.suffix.lower() in _PICKLES:
-        with reading(path, way_out="see README for the formats"):
-            return _read_pickle(path)
-    names, values, remarks = read_text_table(path, _POINTS)
-    return LandmarkTable(names, values.reshape(-1, 5, 2), remarks[1:])
+    path, form = Path(path), form or LandmarkForm()
+    with reading(path, way_out="see docs/formats.md for the forms of landmark files"):
+        faces = _READERS.get(path.suffix.lower(), list_faces)(path, form)
+        if faces is not None:
+            return _finished(path, faces, form)
+    content = landmark_content(path, scored=form.landmark_faces == "best")
+    names, values, remarks = read_text_table(path, content, rules=_rules(form))
+    points = values[:, : 2 * (content.count // 2)].reshape(len(values), -1, 2)
+    return LandmarkTable(names, five_points(points, form, str(path)).astype(np.float32, copy=False), remarks[1:])
 
 
-def _read_pickle(path: Path) -> LandmarkTable:
+def _finished(path: Path, faces: Faces, form: LandmarkForm) -> LandmarkTable:
+    if not len(faces.names):
+        raise DataError(f"{path}: holds no rows; expected names with landmarks")
+    values = faces.points.reshape(-1, 10)
+    bad = np.flatnonzero(np.isinf(values).any(axis=1))
+    if len(bad):
+        points = faces.points[bad[0]].tolist()
+        raise DataError(f"{path}: {faces.names[bad[0]]!r} has a landmark that is not finite: {points}; mend it")
+    if form.landmark_faces == "best":
+        if np.isnan(faces.scores).all():
+            raise DataError(f"{path}: holds no scores of faces; choose them by landmark_faces: largest")
+        values = np.concatenate([values, np.nan_to_num(faces.scores, nan=-np.inf)[:, None]], axis=1)
+    names, values, remarks = complete_rows(path, faces.names, values, _rules(form), lambda row: f", face {row}")
+    return LandmarkTable(names, values[:, :10].reshape(-1, 5, 2).astype(np.float32), remarks)
+
+
+def _rules(form: LandmarkForm) -> RowRules:
+    ranks = {"largest": _areas, "best": lambda values: values[:, -1]}
+    return RowRules(rank=ranks.get(form.landmark_faces), ways=", or set landmark_faces: largest or best")
+
+
+def _areas(values: np.ndarray) -> np.ndarray:
+    """Return the area that the points of each row span, (N,) px^2."""
+    return np.ptp(values.reshape(len(values), -1, 2), axis=1).prod(axis=1)
+
+
+def _read_pickle(path: Path, form: LandmarkForm) -> Faces:
     table = load_restricted_pickle(path, encoding="bytes")
     if not isinstance(table, dict):
         raise DataError(f"{path}: expected a dict of names, found {type(table).__name__}; see README")
@@ -57,13 +89,15 @@ def _read_pickle(path: Path) -> LandmarkTable:
     for name in table:
         if not isinstance(name, str | bytes):
             raise DataError(f"{path}: {shown(name)} is no image name; the dict must map names to landmarks")
-    points = np.empty((len(table), 5, 2), np.float32)
+    points = np.empty((len(table), 5, 2))
     items = iter(table.items())
     for start in range(0, len(table), _BLOCK):
         block = list(islice(items, _BLOCK))
         values = _usual_form(block)
-        points[start : start + _BLOCK] = [_points(path, *item) for item in block] if values is None else values
-    return LandmarkTable(Names.from_strings(table), points)
+        if values is None:
+            values = np.stack([_points(path, form, *item) for item in block])
+        points[start : start + _BLOCK] = values
+    return Faces(Names.from_strings(table), points, np.full(len(table), np.nan))
 
 
 def _usual_form(block: list[tuple]) -> np.ndarray | None:
@@ -75,24 +109,36 @@ def _usual_form(block: list[tuple]) -> np.ndarray | None:
     return values if values.shape[1:] == (5, 2) and np.isfinite(values).all() else None
 
 
-def _points(path: Path, name: str | bytes, value: object) -> np.ndarray:
-    """Take v[1] of (box, points), or v itself when it is 5x2 or ten numbers."""
-    found = _five_by_two(value)
+def _points(path: Path, form: LandmarkForm, name: str | bytes, value: object) -> np.ndarray:
+    """Take v[1] of (box, points), or v itself when it is points or their numbers in a row."""
+    found = _of_one_face(value)
     if found is None and isinstance(value, list | tuple | np.ndarray) and len(value) >= 2:
-        found = _five_by_two(value[1])
+        found = _of_one_face(value[1])
     if found is None:
         raise DataError(f"{path}: {shown(name)} has no 5x2 landmarks but {shown(value)}; mend or remove it")
     if not np.isfinite(found).all():
         raise DataError(f"{path}: {shown(name)} has a landmark that is not finite: {found.tolist()}; mend it")
-    return found
+    return five_points(found, form, f"{path}, {shown(name)}")
 
 
-def _five_by_two(value: object) -> np.ndarray | None:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return array.reshape(5, 2) if array.shape in ((5, 2), (10,), (1, 5, 2), (1, 10)) else None
+def _of_one_face(value: object) -> np.ndarray | None:
+    found = as_points(value)
+    return (
+        found[0]
+        if found is not None and found.shape[0] == 1
+        else found
+        if found is not None and found.ndim == 2
+        else None
+    )
+
+
+_READERS = {
+    **dict.fromkeys((".pkl", ".pickle", ".p"), _read_pickle),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), json_faces),
+    ".npz": npz_faces,
+    ".npy": npy_faces,
+}
+"""What reads a file by its suffix; any other one is text."""
 
 
 def write_landmarks_csv(path: str | Path, names: Iterable[str], points_NK2: np.ndarray) -> None:

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from data.tables.columns import Content, Header, taken
+from data.tables.forms.rows import RowRules, complete_rows
 from data.tables.names import Names
-from data.tables.text_tables import complete_rows, read_text_table, write_csv
+from data.tables.text_tables import read_text_table, write_csv
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write
@@ -63,7 +64,7 @@ def read_scores(path: str | Path, form: ScoreForm | None = None) -> ScoreTable:
             return _read_pickle(path, form)
         if path.suffix.lower() == ".parquet":
             return _read_parquet(path, form)
-    names, values, remarks = read_text_table(path, _QUALITY, form)
+    names, values, remarks = read_text_table(path, _QUALITY, form, RowRules.of_scores(form))
     return ScoreTable(names, np.ascontiguousarray(values[:, 0]), remarks)
 
 
@@ -145,7 +146,7 @@ def _finished(path: Path, names: Names, values: np.ndarray, form: ScoreForm, uni
     bad = np.flatnonzero(np.isinf(values))
     if len(bad):
         raise DataError(f"{path}: the score of {names[bad[0]]!r} ({unit} {bad[0]}) is not finite; mend or remove it")
-    return ScoreTable(*complete_rows(path, names, values, form, lambda row: f", {unit} {row}"))
+    return ScoreTable(*complete_rows(path, names, values, RowRules.of_scores(form), lambda row: f", {unit} {row}"))
 
 
 class Scored(NamedTuple):

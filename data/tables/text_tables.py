@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import pyarrow.csv
 from data.tables.columns import Content, taken
 from data.tables.dialects import BLANKS, BRACKETS, MISSING, Dialect, find_dialect, is_number, no_rows, with_point
 from data.tables.encoding import open_bytes, open_text
-from data.tables.join import duplicates
+from data.tables.forms.rows import RowRules, complete_rows
 from data.tables.names import Names
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
@@ -39,17 +39,19 @@ class TextTable(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def read_text_table(path: str | Path, content: Content, form: ScoreForm | None = None) -> TextTable:
+def read_text_table(
+    path: str | Path, content: Content, form: ScoreForm | None = None, rules: RowRules | None = None
+) -> TextTable:
     """Read names and numbers; equal rows are kept once, rows without a value are left out and counted.
 
     Raises DataError naming file, line and content of a row with the wrong number of columns, of a value that
-    is no number, and of a name that occurs twice with different values unless `form` says how to merge them.
+    is no number, and of a name that occurs twice with different values unless `rules` say what becomes of them.
     """
     with reading(path, way_out="name an existing file of names and numbers"):
-        return _text_table(Path(path), content, form or ScoreForm())
+        return _text_table(Path(path), content, form or ScoreForm(), rules or RowRules())
 
 
-def _text_table(path: Path, content: Content, form: ScoreForm) -> TextTable:
+def _text_table(path: Path, content: Content, form: ScoreForm, rules: RowRules) -> TextTable:
     dialect = _with_decimal(path, find_dialect(path, content, form), form)
     names, values = _read(path, dialect, content)
     if dialect.ends_in_percentile:
@@ -60,59 +62,8 @@ def _text_table(path: Path, content: Content, form: ScoreForm) -> TextTable:
         return f", line {next(islice(_lines_of_rows(path, dialect, content), row, None))}"
 
     how = taken(dialect.values, dialect.titles, dialect.width)
-    table = complete_rows(path, names, values, form, place)
+    table = complete_rows(path, names, values, rules, place)
     return TextTable(*table[:2], (how, *table.remarks))
-
-
-def complete_rows(
-    path: str | Path, names: Names, values: np.ndarray, form: ScoreForm, place: Callable[[int], str]
-) -> TextTable:
-    """Return the rows with a value, each name once; `place` says where a row stands in the file."""
-    missing = np.isnan(values.reshape(len(values), -1)).any(axis=1)
-    if form.missing_value is not None:
-        missing |= values.reshape(len(values), -1)[:, 0] == form.missing_value
-    remarks, rows = (), np.arange(len(names))
-    if missing.any():
-        first = int(np.argmax(missing))
-        remarks = (f"{missing.sum():,} of {len(names):,} rows hold no value, first {names[first]!r}{place(first)}",)
-        rows = np.flatnonzero(~missing)
-        names, values = names.take(rows), values[rows]
-    if not len(names):
-        raise DataError(f"{path}: no row holds a value; name another file")
-    kept = drop_repeats(path, names, values, lambda row: place(int(rows[row])), form.repeats)
-    return TextTable(names, values, remarks) if kept is None else TextTable(names.take(kept[0]), kept[1], remarks)
-
-
-_MERGE = {"mean": np.add, "min": np.minimum, "max": np.maximum}
-
-
-def drop_repeats(
-    path: str | Path, names: Names, values: np.ndarray, place: Callable[[int], str], merge: str = "error"
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the rows left after dropping repeated names, and their values; None when all stay.
-
-    DataError when values of a name differ and `merge` is error.
-    """
-    pairs = duplicates(names)
-    if not len(pairs):
-        return None
-    kept = np.delete(np.arange(len(names)), pairs[:, 1])
-    differing = (values[pairs[:, 0]] != values[pairs[:, 1]]).reshape(len(pairs), -1).any(axis=1)
-    if differing.any() and merge == "error":
-        first, later = pairs[np.argmax(differing)]
-        raise DataError(
-            f"{path}{place(later)}: {names[later]!r} has {_shown(values[later])} but {_shown(values[first])} before"
-            f"{place(first).replace(', ', ' (') + ')' if place(first) else ''}; keep one of the two rows"
-            + ("" if values[0].size > 1 else ", or set repeats: mean, min or max")
-        )
-    if not differing.any():
-        return kept, values[kept]
-    merged = values.copy()
-    _MERGE[merge].at(merged, pairs[:, 0], values[pairs[:, 1]])
-    if merge == "mean":
-        count = 1 + np.bincount(pairs[:, 0], minlength=len(values))
-        merged = merged / count.reshape(-1, *[1] * (values.ndim - 1))
-    return kept, merged[kept]
 
 
 def _with_decimal(path: Path, dialect: Dialect, form: ScoreForm) -> Dialect:
@@ -125,10 +76,6 @@ def _with_decimal(path: Path, dialect: Dialect, form: ScoreForm) -> Dialect:
             if any("." in text or "," in text for text in texts):
                 return dialect._replace(decimal="," if any("," in text for text in texts) else ".")
     return dialect
-
-
-def _shown(values: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in np.ravel(values)[:4])
 
 
 def _require_percentiles(path: Path, quality: np.ndarray, percentile: np.ndarray) -> None:

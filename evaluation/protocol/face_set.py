@@ -153,6 +153,6 @@ def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfi
     kind = "aligned" if landmarks is None else "landmarks"
     same = {
         "exif": cfg.exif, "max_pixels": cfg.max_pixels, "detector": cfg.detector, "accept_unusual": cfg.accept_unusual,
-        "names": cfg.names,
+        "names": cfg.names, "landmark_points": cfg.landmark_points, "landmark_faces": cfg.landmark_faces,
     }  # fmt: skip
     return CropInputConfig(loc=root, input=kind, landmarks=landmarks, key_root=cfg.key_root, on_missing="skip", **same)

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, DecodeConfig, DetectorName, ScoreForm, Share, YuNetOptions
+from utils.config.sections import (
+    CropInputConfig,
+    DecodeConfig,
+    DetectorName,
+    LandmarkForm,
+    ScoreForm,
+    Share,
+    YuNetOptions,
+)
 from utils.config.synthetic import SyntheticConfig
 from utils.config.train_aikd import AIKDDataset
 from utils.config.train_recognition import RecognitionDataset
@@ -34,7 +42,7 @@ class LookConfig(StrictModel):
     """Seed of the sample."""
 
 
-class ConvertConfig(ScoreForm):
+class ConvertConfig(ScoreForm, LandmarkForm):
     """A file to read, in any format of README."""
 
     kind: Literal["landmarks", "labels"]

@@ -134,7 +134,17 @@ class DecodeConfig(StrictModel):
     """Refuse larger images, from the header."""
 
 
-class ImageInputConfig(DecodeConfig):
+class LandmarkForm(StrictModel):
+    """What a landmark file holds, where it does not tell by itself."""
+
+    landmark_points: Literal["insightface_106", "jd_106", "sensetime_106"] | None = None
+    """Order of 106 points; null: the file holds 5, 68 (iBUG) or 98 (WFLW) points (docs/formats.md)."""
+    landmark_faces: Literal["error", "largest", "best"] = "error"
+    """Several faces of one image in the landmark file: refuse it, or take the face whose five points span the largest
+    area, or the one with the highest score of its detector."""
+
+
+class ImageInputConfig(DecodeConfig, LandmarkForm):
     """Images that somebody prepared."""
 
     accept_unusual: Flag = False
