@@ -1,4 +1,4 @@
-# make demo, make sources, make test, make bench: each builds .venv when it is missing or older than the list of
+# make demo, make sources, make paper, make test, make bench: each builds .venv when it is missing or older than the list of
 # dependencies. make bench-gpu uses the machine's own Python where that has torch: GPU machines often come with one.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ PY := $(BIN)/python
 DEMO := runs/demo
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources test lint types bench bench-gpu clean
+.PHONY: demo sources paper test lint types bench bench-gpu clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +64,13 @@ $(DEMO)/scores/.done: configs/demo/inference.yaml $(DEMO)/aikd/.done
 # Three more label sources on the demo's people: each X beside its plain student and AI-KD(X). Resumable as the demo.
 sources: $(DEMO)/faces/.done $(DEMO)/teacher/.done
 	@PY=$(PY) examples/label_sources.sh
+
+# The paper's experiment with what is in the folder DATA (docs/paper.md). SMALL=1: the small network, on a CPU, to try it;
+# PAPER="key=value ..." changes configs/paper/paper.yaml.
+DATA ?= data
+paper: $(VENV)/.installed
+	@$(PY) paper.py -c configs/paper/paper.yaml base.data='$(DATA)' \
+		$(if $(SMALL),base.small=1 base.device=cpu base.num_workers=0) $(PAPER)
 
 # One process per core (four at most), one thread each.
 test: lint types

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from evaluate import without_effect
+from jobs.experiment.config import PaperConfig
 from jobs.methods import load_training
 from model.label_sources import label_schema
 from tests.helpers.training import ROOT
@@ -40,7 +41,13 @@ SCHEMAS = {
 }
 VARIANTS = ("diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config")
 SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in VARIANTS]
-SECTIONS = {"features": ModelConfig, "optimizer": TrainConfig, "source": label_schema(), "synthetic": PrepareConfig}
+SECTIONS = {
+    "recipes": PaperConfig,
+    "features": ModelConfig,
+    "optimizer": TrainConfig,
+    "source": label_schema(),
+    "synthetic": PrepareConfig,
+}
 SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": label_schema(), "prepare": PrepareConfig}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))

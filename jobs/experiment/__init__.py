@@ -1,0 +1,1 @@
+"""Experiments of many commands in a row: the paper, whole, and one recipe under several seeds."""
