@@ -23,6 +23,9 @@ AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 PREFIXES = ("module.", "backbone.", "encoder.", "model.", "net.", "network.")
 """What may stand before every key of a file."""
 
+SWINFACE = ("backbone", "fam", "tss", "om")
+"""Modules of SwinFace; its file holds `state_dict_NAME` of each."""
+
 _WRAPPERS_AT_MOST = 8
 
 
@@ -47,6 +50,7 @@ LAYOUTS = (
     Layout("MagFace", "features.", "", ("fc.",)),
     Layout("Lightning", "model.", "", ("head.",)),
     Layout("Lightning", "net.", "", ("head.",)),
+    Layout("SwinFace", "backbone.", "", ("fam.", "tss.", "om.")),
 )
 
 
@@ -92,6 +96,8 @@ def _unwrap(content: object, path: Path, part: str | None) -> object:
         if not isinstance(content, Mapping):
             break
         entries = [key for key, value in content.items() if isinstance(value, Mapping) and value]
+        if part is None and all(f"state_dict_{name}" in entries for name in SWINFACE):
+            return {f"{name}.{key}": value for name in SWINFACE for key, value in content[f"state_dict_{name}"].items()}
         average, model = ([key for key in known if key in entries] for known in (AVERAGES, MODELS))
         if not found and part in entries:
             taken, found = part, True

@@ -62,6 +62,16 @@ def parts_of(name):
     return backbone, head
 
 
+def assert_same_embeddings(found, wanted):
+    """Compare within 1e-5 of each embedding's length; random weights make them up to 270 long."""
+    far = np.linalg.norm(found - wanted.numpy(), axis=1) / wanted.norm(dim=1).numpy()
+    assert found.shape == tuple(wanted.shape) and far.max() < 1e-5
+
+
+def doubled(state):
+    return {key: value.double() for key, value in state.items()}
+
+
 def prefixed(state, prefix):
     return {prefix + key: value for key, value in state.items()}
 
@@ -108,7 +118,7 @@ def test_published_iresnets_with_a_head_score_as_their_layers_say(tmp_path, name
     wanted = (embedding @ head["weight"].T + head["bias"])[:, 0] if one_linear else reference.mlp(head, embedding)
     found = network(path)
     np.testing.assert_allclose(found.qualities(CROPS), wanted.numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.embeddings(CROPS), embedding.numpy(), rtol=1e-4, atol=1e-4)
+    assert_same_embeddings(found.embeddings(CROPS), embedding)
 
 
 def test_magface_scores_by_the_length_of_its_embedding_of_a_bgr_crop(tmp_path):
@@ -122,9 +132,19 @@ def test_magface_scores_by_the_length_of_its_embedding_of_a_bgr_crop(tmp_path):
     assert (other - embedding.norm(dim=1)).abs().max() > 0.01, "the channel order matters here"
     config = ModelConfig(features=NetworkConfig(module="iresnet18", weights=None))
     assert np.array_equal(network(path, False, model=config).embeddings(CROPS), network(path, False).embeddings(CROPS))
+    assert "magface_r18 by its keys: " in network(path, False, model=config).remark, "not the input the file names"
     spoken = config.model_copy(update={"channels": "RGB"})
     stated = ModelConfig.model_validate({**spoken.model_dump(), "channels": "RGB"})
     assert "warning" in (remark := network(path, False, model=stated).remark) and "magface_r18" in remark
+
+
+@pytest.mark.parametrize("name", ["arcface_r18", "magface_r18"])
+def test_published_recognisers_embed_as_their_layers_say_in_double_precision(tmp_path, name):
+    path, backbone, _ = published(tmp_path, name, "")
+    magface = name.startswith("magface")
+    x = network_input(0, 1, "BGR") if magface else network_input()
+    wanted = reference.iresnet(doubled(backbone), x.double(), eps=2e-5 if magface else 1e-5)
+    assert_same_embeddings(network(path, scores=False).embeddings(CROPS), wanted)
 
 
 def test_adaface_embeds_as_its_layers_say(tmp_path):
@@ -132,7 +152,7 @@ def test_adaface_embeds_as_its_layers_say(tmp_path):
     path, backbone, _ = published(tmp_path, "adaface_r18", "", classes, "state_dict")
     embedding = reference.adaface(backbone, network_input(channels="BGR"))
     found = network(path, scores=False)
-    np.testing.assert_allclose(found.embeddings(CROPS), embedding.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.embeddings(CROPS), embedding.numpy(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
         network(path, quality="length").qualities(CROPS), embedding.norm(dim=1).numpy(), rtol=1e-5
     )
@@ -183,7 +203,7 @@ def test_stated_keys_come_first_and_must_agree_with_the_contract_of_the_file(tmp
     found = network(path, False, channels="BGR", mean=[0.1, 0.2, 0.3], std=0.7)
     assert found.contract == InputContract(channels="BGR", mean=(0.1, 0.2, 0.3), std=(0.7, 0.7, 0.7))
     x = network_input(np.array([0.3, 0.2, 0.1]), 0.7, "BGR")
-    np.testing.assert_allclose(found.embeddings(CROPS), reference.iresnet(backbone, x).numpy(), rtol=1e-4, atol=1e-4)
+    assert_same_embeddings(found.embeddings(CROPS), reference.iresnet(backbone, x))
     save_contract(InputContract(channels="BGR"), path)
     assert network(path, False, channels="BGR").contract.channels == "BGR"
     with pytest.raises(ContractError, match="channels = BGR, the configuration feeds channels = RGB"):
@@ -216,6 +236,74 @@ def test_a_network_of_several_outputs_answers_with_the_named_one(tmp_path, kind,
     keys = {"output": output, "preset": preset, "allowed": ["tests"], "model": ModelConfig(features=features)}
     found = network(tmp_path / "net.pth", scores=False, **keys)
     wanted = whole.fc(network_input().mean((2, 3))).detach().numpy()
+    np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
+
+
+class TransFaceLike(nn.Module):
+    """The outputs of TransFace: embedding, weights of the patches, their deviations."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature = nn.Linear(3, 4)
+
+    def forward(self, x):
+        means = x.mean((2, 3))
+        return self.feature(means), means.softmax(1), means.std(1)
+
+
+class SwinBackboneLike(nn.Module):
+    """The outputs of SwinFace's backbone: local and global features, embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return x[:, :, ::8, ::8], x[:, :, ::16, ::16], self.norm(x.mean((2, 3)))
+
+
+class SwinFaceLike(nn.Module):
+    """The modules of SwinFace; 43 answers in a dict, the last the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.fam, self.tss, self.om = (
+            SwinBackboneLike(),
+            nn.Linear(3, 3),
+            nn.Linear(3, 3),
+            nn.Linear(3, 1),
+        )
+
+    def forward(self, x):
+        local, _, embedding = self.backbone(x)
+        return {"Age": self.om(self.tss(self.fam(local.mean((2, 3))))), "Recognition": embedding}
+
+
+def foreign(name):
+    return ModelConfig(features=NetworkConfig(module=f"tests.test_published.{name}", weights=None))
+
+
+def test_transface_embeds_by_the_first_of_its_outputs(tmp_path):
+    torch.manual_seed(3)
+    torch.save((whole := TransFaceLike()).state_dict(), tmp_path / "model.pt")
+    found = network(tmp_path / "model.pt", False, ["tests"], foreign("TransFaceLike"), preset="transface")
+    wanted = whole(network_input())[0].detach().numpy()
+    np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("module", "keys"), [
+    ("SwinFaceLike", {"preset": "swinface"}),
+    ("SwinFaceLike", {"output": "Recognition"}),
+    ("SwinBackboneLike", {"output": 2}),
+    ("SwinBackboneLike", {"output": 2, "part": "state_dict_backbone"}),
+])  # fmt: skip
+def test_swinface_loads_whole_or_its_backbone_alone_from_its_file_of_four_parts(tmp_path, module, keys):
+    torch.manual_seed(3)
+    whole = SwinFaceLike()
+    parts = {f"state_dict_{name}": part.state_dict() for name, part in whole.named_children()}
+    torch.save({"epoch": 7, **parts, "state_optimizer": {"state": {}}}, tmp_path / "checkpoint.pt")
+    found = network(tmp_path / "checkpoint.pt", False, ["tests"], foreign(module), **keys)
+    wanted = whole(network_input())["Recognition"].detach().numpy()
     np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
 
 

@@ -87,6 +87,7 @@ class Described:
         told = {"transform", "channels"} & model.model_fields_set and preset is None
         if found is not None and not told:
             contract = found.contract
+            remark = remark or ("" if preset or contract == InputContract() else _recognised_as(self.weight, name))
         contract = replace(contract, **self.keys.fed)
         elsewise = None if found is None or found.contract in (InputContract(), contract) else found.contract
         if preset is None and elsewise is not None and not self.keys.fed:
@@ -116,10 +117,7 @@ class Described:
         if name is not None:
             model = PRESETS[name].model()
             if model is not None:
-                return (
-                    model,
-                    f"{self.weight}: {name} by its keys: {PRESETS[name].about}; {_words(PRESETS[name].contract)}",
-                )
+                return model, _recognised_as(self.weight, name)
         raise ConfigError(
             f"{self.weight}: does not say which network it was made for, and has the keys of no published one; "
             "name a model_config.yaml in model.config, or a preset"
@@ -146,6 +144,12 @@ class Described:
     def _other(self, model: ModelConfig, found: Preset | None) -> bool:
         """Tell whether the file is that of another network than the one that was named."""
         return found is not None and found.module not in (None, full_name(KNOWN, model.features.module))
+
+
+def _recognised_as(weight: str, name: str | None) -> str:
+    if name is None:
+        return ""
+    return f"{weight}: {name} by its keys: {PRESETS[name].about}; {_words(PRESETS[name].contract)}"
 
 
 def _words(contract: InputContract) -> str:

@@ -91,7 +91,9 @@ PRESETS = {
     "ediffiqa_onnx": Preset("ONNX of the OpenCV Zoo and of uniface; quality: predicted, mostly 0 to 1", reading=OUTPUT),
     "ofiq_magface": Preset("ONNX of OFIQ; quality: length of MagFace's embedding", contract=MAGFACE, reading=OUTPUT),
     "insightface_onnx": Preset("ONNX of InsightFace, e.g. w600k_r50; recognition"),
-    "transface": Preset("recognition; its layers come from its own package (--allow-module)"),
+    "transface": Preset(
+        "recognition; its layers come from its own package (--allow-module)", reading=Reading(output=0)
+    ),
     "swinface": Preset(
         "recognition; its layers come from its own package (--allow-module)", reading=Reading(output="Recognition")
     ),
