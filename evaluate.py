@@ -115,8 +115,14 @@ def _unread(cfg: EvaluateConfig) -> Iterator[tuple[str, StrictModel, tuple[str, 
 def require_files(cfg: EvaluateConfig) -> None:
     """Refuse a configuration that names a file which is not there."""
     for place, path in _named_files(cfg):
-        if path is None or not Path(path).is_file():
+        found = path is not None and (Path(path).is_file() or (_is_folder_allowed(place) and Path(path).is_dir()))
+        if not found:
             raise ConfigError(f"{place}: {path}: no such file; check the path")
+
+
+def _is_folder_allowed(place: str) -> bool:
+    """Tell whether a key may name a folder: embeddings may be one file an image."""
+    return place.startswith("recognition.") and ".embeddings" in place
 
 
 def _named_files(cfg: EvaluateConfig) -> Iterator[tuple[str, str | None]]:

@@ -1,5 +1,7 @@
 """Embeddings: files, the cosine, and networks run in the stated channel order, mirrored or not, torch or ONNX."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,74 @@ def test_unusable_npz(tmp_path, arrays, message):
     np.savez(tmp_path / "e.npz", **arrays)
     with pytest.raises(DataError, match=message):
         read_embeddings(tmp_path / "e.npz")
+
+
+NAMES = ["a/ü.jpg", "b.jpg"]
+VALUES = np.array([[0.5, -1, 2], [3, 0.25, 1e-3]], np.float32)
+LINES = "".join(f"{name} {' '.join(map(str, row))} \n" for name, row in zip(NAMES, VALUES.tolist(), strict=True))
+
+
+def holds(path, names=tuple(NAMES)):
+    found = read_embeddings(path)
+    assert list(found.names) == list(names) and found.values.dtype == np.float32
+    np.testing.assert_array_equal(found.values, VALUES)
+
+
+def test_npy_with_the_list_beside_it(tmp_path):
+    np.save(tmp_path / "e.npy", VALUES.astype(np.float64))
+    with pytest.raises(DataError, match=r"an array holds no names; put a list .* beside it as e\.txt"):
+        read_embeddings(tmp_path / "e.npy")
+    (tmp_path / "e.list").write_text("\n".join(NAMES) + "\n", encoding="utf-8")
+    holds(tmp_path / "e.npy")
+
+
+def test_a_folder_of_npy(tmp_path):
+    for name, row, shape in zip(NAMES, VALUES, ((3,), (1, 3)), strict=True):
+        path = (tmp_path / name).with_suffix(".npy")
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, row.reshape(shape))
+    holds(tmp_path, ["a/ü", "b"])
+    np.save(tmp_path / "c.npy", VALUES[0, :2])
+    with pytest.raises(DataError, match="'c' has 2 numbers, the first embedding 3"):
+        read_embeddings(tmp_path)
+
+
+def test_the_feat_list_of_magface_and_a_pickled_dict(tmp_path):
+    (tmp_path / "feat.list").write_text(LINES, encoding="utf-8")
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps(dict(zip(NAMES, VALUES, strict=True))))
+    np.save(tmp_path / "d.npy", dict(zip(NAMES, VALUES, strict=True)), allow_pickle=True)
+    for name in ("feat.list", "e.pkl", "d.npy"):
+        holds(tmp_path / name)
+
+
+def test_an_image_may_stand_twice_with_one_embedding(tmp_path):
+    names, values = np.array([*NAMES, NAMES[0]]), np.concatenate([VALUES, VALUES[:1]])
+    np.savez(tmp_path / "e.npz", names=names, embeddings=values)
+    holds(tmp_path / "e.npz")
+    np.savez(tmp_path / "e.npz", names=names, embeddings=values + np.array([[0], [0], [1]]))
+    with pytest.raises(DataError, match=r"e\.npz, embedding 2: 'a/ü.jpg' has 1.5 0 3 but 0.5 -1 2 before"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("feat.list", "a b.jpg 0.5 0.5\n", "line 1: .* is no name followed by numbers"),
+        ("feat.list", "a.jpg 0.5 0.5\nb.jpg 1\n", "'b.jpg' has 1 numbers, the first embedding 2"),
+        ("feat.list", "a.jpg 0.5\nb.jpg 1\n", "is it a list of scores"),
+        ("feat.list", "a.jpg\n", "'a.jpg' has no embedding"),
+        ("feat.list", "\n", "holds no embeddings"),
+        ("e.pkl", pickle.dumps([1, 2]), "expected a dict of name"),
+        ("e.pkl", pickle.dumps({"a.jpg": "text"}), "'a.jpg' has no embedding but 'text'"),
+        ("e.hdf5", b"\x89HDF\r\n\x1a\n\0\0", "HDF5"),
+    ],
+)
+def test_what_is_no_form_of_embeddings_is_refused(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=said) as caught:
+        read_embeddings(path)
+    assert str(caught.value).startswith(str(path)) and len(str(caught.value).replace(str(tmp_path), "")) < 400
 
 
 def test_damaged_npz(tmp_path):

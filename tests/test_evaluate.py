@@ -335,6 +335,24 @@ def test_identities_from_the_names_of_embeddings(simulation):
     assert {(row["mated"], row["non_mated"]) for row in found} == {("160", "500")}
 
 
+def test_embeddings_of_any_form_give_the_same_figures(simulation):
+    with np.load(simulation.folder / "LFW_AdaFace.npz") as archive:
+        names, values = archive["names"].tolist(), archive["embeddings"]
+    (simulation.folder / "feat.list").write_text(
+        "".join(f"{name} {' '.join(map(str, row))} \n" for name, row in zip(names, values.tolist(), strict=True))
+    )
+    for name, row in zip(names, values, strict=True):
+        path = (simulation.folder / "features" / name).with_suffix(".npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, row)
+    figures = []
+    for form in ("LFW_AdaFace.npz", "feat.list", "features"):
+        overrides = [f"recognition.AdaFace.embeddings.LFW={simulation.folder / form}", "evaluation.bootstrap=0"]
+        assert run_evaluate(simulation.folder, *overrides) == 0
+        figures.append((simulation.folder / "out/pauc.csv").read_bytes())
+    assert figures[0] == figures[1] == figures[2]
+
+
 @pytest.mark.parametrize("direction", [1, 0])
 def test_score_meaning(tmp_path, capsys, direction):
     values = np.arange(200.0)

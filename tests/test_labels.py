@@ -3,10 +3,12 @@
 import csv
 import gzip
 import io
+import json
 import pickle
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -184,6 +186,98 @@ def test_a_list_of_embeddings_is_no_list_of_scores(tmp_path):
     path = written(tmp_path, "".join(f"n/{i} " + "0.25 " * 16 + "\n" for i in range(3)))
     with pytest.raises(DataError, match="line 1: found 17 columns, a name with a quality takes 2"):
         read_scores(path)
+
+
+NAMES, VALUES = ["n/a.jpg", "n/b, c.jpg"], [0.25, -3.5]
+RECORDS = [{"path": name, "quality": value} for name, value in zip(NAMES, VALUES, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.json", json.dumps(dict(zip(NAMES, VALUES, strict=True)))),
+        ("q.json", json.dumps(list(zip(NAMES, VALUES, strict=True)))),
+        ("q.json", json.dumps({name: [value] for name, value in zip(NAMES, VALUES, strict=True)})),
+        ("q.json", json.dumps(RECORDS)),
+        ("q.json", json.dumps([{"score": one["quality"], "image": one["path"], "index": 3} for one in RECORDS])),
+        ("q.json", "\ufeff" + json.dumps({"names": NAMES, "scores": VALUES})),
+        ("q.jsonl", "\n".join(map(json.dumps, RECORDS)) + "\n\n"),
+        ("q.ndjson", "\n".join(json.dumps(pair) for pair in zip(NAMES, VALUES, strict=True))),
+    ],
+)
+def test_json(tmp_path, name, content):
+    found = read_scores(written(tmp_path, content, name))
+    assert list(found.names) == NAMES and found.values.tolist() == VALUES
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8])
+def test_numpy_files(tmp_path, dtype):
+    values = np.array(VALUES).astype(dtype)
+    np.savez(tmp_path / "q.npz", names=np.array(NAMES), scores=values, embeddings=np.ones((2, 4)))
+    np.savez(tmp_path / "b.npz", path=np.array(NAMES).astype("S"), quality=values)
+    np.save(tmp_path / "q.npy", values)
+    (tmp_path / "q.lst").write_text("".join(f"{name}\n" for name in NAMES))
+    np.save(tmp_path / "d.npy", dict(zip(NAMES, values, strict=True)), allow_pickle=True)
+    for name in ("q.npz", "b.npz", "q.npy", "d.npy"):
+        found = read_scores(tmp_path / name)
+        assert list(found.names) == NAMES and found.values.tolist() == values.tolist(), name
+
+
+def test_feather(tmp_path):
+    table = pa.table({"id": ["7", "8"], "path": NAMES, "quality": VALUES})
+    pyarrow.feather.write_feather(table, tmp_path / "q.feather")
+    found = read_scores(tmp_path / "q.feather")
+    assert list(found.names) == NAMES and found.values.tolist() == VALUES
+    assert found.remarks == ("took column 'quality' of id, path, quality",)
+
+
+def test_columns_names_what_json_npz_and_feather_hold(tmp_path):
+    columns = {"crop": NAMES, "det": [0.9, 0.8], "cr_fiqa": VALUES}
+    np.savez(tmp_path / "q.npz", **{title: np.array(values) for title, values in columns.items()})
+    (tmp_path / "q.json").write_text(json.dumps(columns))
+    (tmp_path / "q.jsonl").write_text(
+        "\n".join(json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
+    )
+    pyarrow.feather.write_feather(pa.table(columns), tmp_path / "q.feather")
+    form = ScoreForm.model_validate({"columns": {"name": "crop", "score": "cr_fiqa"}})
+    for name in ("q.npz", "q.json", "q.jsonl", "q.feather"):
+        with pytest.raises(DataError, match="has columns crop, det, cr_fiqa; expected path and quality, or name them"):
+            read_scores(tmp_path / name)
+        found = read_scores(tmp_path / name, form)
+        assert list(found.names) == NAMES and found.values.tolist() == VALUES, name
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a.jpg": 0.5, "a.jpg": 0.7}', "'a.jpg' occurs twice"),
+        ('{"a.jpg": "high"}', "the score of 'a.jpg' is 'high', no finite number"),
+        ('{"a.jpg": Infinity}', "no finite number"),
+        ('[["a.jpg", 1], ["b.jpg"]]', "entry 1 is ['b.jpg'], no (name, score) pair"),
+        ('[{"path": "a.jpg", "quality": 1}, {"path": "b.jpg"}]', "entry 1 has path, the first path, quality"),
+        ('[{"path": "a.jpg", "score": 1, "age": 3}]', "'score' may be the quality, or 'age'"),
+        ('{"path": ["a.jpg", "b.jpg"], "quality": [1]}', "2 names but 1 scores"),
+        ('{"a.jpg": null}', "no row holds a value"),
+        ("{}", "holds no rows"),
+        ("3", "found int"),
+        ('{"a.jpg": 1', "cannot be read as JSON"),
+    ],
+)  # fmt: skip
+def test_damage_in_json_is_named(tmp_path, content, said):
+    path = written(tmp_path, content, "q.json")
+    with pytest.raises(DataError) as caught:
+        read_scores(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and said in message and "\n" not in message and len(message) < 400
+
+
+def test_arrays_of_many_columns_are_no_scores(tmp_path):
+    np.save(tmp_path / "e.npy", np.ones((3, 4)))
+    with pytest.raises(DataError, match="no list of scores"):
+        read_scores(tmp_path / "e.npy")
+    np.savez(tmp_path / "e.npz", names=np.array(["a", "b"]), embeddings=np.ones((2, 4)))
+    with pytest.raises(DataError, match="has columns names; expected path and quality"):
+        read_scores(tmp_path / "e.npz")
 
 
 @pytest.mark.parametrize(

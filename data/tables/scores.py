@@ -7,24 +7,23 @@ import itertools
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
-from data.tables.columns import Content, Header, taken
+from data.tables.forms.arrow_scores import feather_scores, parquet_scores
 from data.tables.forms.rows import RowRules, complete_rows
+from data.tables.forms.score_values import QUALITY, ScoreRows, json_scores, npy_scores, npz_scores, pickled_scores
 from data.tables.names import Names
 from data.tables.text_tables import read_text_table, write_csv
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
 from utils.files import atomic_write
-from utils.outside.reading import reading, reason, shown
-from utils.pickles import load_restricted_pickle
+from utils.outside.reading import reading
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +32,8 @@ LABELS = ("labels.csv", "labels.pkl")
 FAILURES = "failures.csv"
 PAGE = "scores.html"
 FORMATS = ("pkl", "csv", "txt", "parquet")
-_PICKLES = {".pkl", ".pickle", ".p"}
-_QUALITY = Content("a quality", (("quality",), ("score",), ("label",), ("quality_score",), ("value",)))
 _PROTOCOL = 3
 _ENTRIES_AT_ONCE = 1 << 16
-_MOST_ROWS_PER_BYTE = 10
-_MOST_TEXT_PER_BYTE = 100
-_LEAST_TEXT_BYTES = 64 << 20
 
 
 class ScoreTable(NamedTuple):
@@ -53,100 +47,41 @@ class ScoreTable(NamedTuple):
 
 
 def read_scores(path: str | Path, form: ScoreForm | None = None) -> ScoreTable:
-    """Read scores: pickled dict or pairs, CSV, parquet, or `path score` text with blank, tab or semicolon.
+    """Read scores in any form of docs/formats.md: text, pickle, parquet, feather, JSON, .npz, .npy.
 
     Rows without a score (NaN, an empty cell, None, form.missing_value) are left out, and a remark says how many.
     Raises DataError naming file, row and content of what cannot be used; infinity is an error.
     """
     path, form = Path(path), form or ScoreForm()
-    with reading(path, way_out="see README for the formats"):
-        if path.suffix.lower() in _PICKLES:
-            return _read_pickle(path, form)
-        if path.suffix.lower() == ".parquet":
-            return _read_parquet(path, form)
-    names, values, remarks = read_text_table(path, _QUALITY, form, RowRules.of_scores(form))
+    read = _READERS.get(path.suffix.lower())
+    if read is not None:
+        with reading(path, way_out="see docs/formats.md for the forms"):
+            return _finished(path, read(path, form), form)
+    names, values, remarks = read_text_table(path, QUALITY, form, RowRules.of_scores(form))
     return ScoreTable(names, np.ascontiguousarray(values[:, 0]), remarks)
 
 
-def _read_pickle(path: Path, form: ScoreForm) -> ScoreTable:
-    table = load_restricted_pickle(path, encoding="bytes")
-    table = table.tolist() if isinstance(table, np.ndarray) else table
-    if not isinstance(table, dict | list | tuple):
-        raise DataError(f"{path}: expected a dict or (name, score) pairs, found {type(table).__name__}; see README")
-    pairs = table.items() if isinstance(table, dict) else table
-    names, values = [], np.empty(len(table), np.float64)
-    for row, pair in enumerate(pairs):
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | bytes):
-            raise DataError(f"{path}: entry {row} is {shown(pair)}, no (name, score) pair; mend or remove it")
-        names.append(pair[0])
-        values[row] = _number(path, *pair)
-    return _finished(path, Names.from_strings(names), values, form, "entry")
+_READERS: dict[str, Callable[[Path, ScoreForm], ScoreRows]] = {
+    **dict.fromkeys((".pkl", ".pickle", ".p"), pickled_scores),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), json_scores),
+    ".parquet": parquet_scores,
+    ".feather": feather_scores,
+    ".npz": npz_scores,
+    ".npy": npy_scores,
+}
+"""What reads a file by its suffix; any other one is text."""
 
 
-def _number(path: Path, name: str | bytes, value: object) -> float:
-    """Return a score, NaN for None; DataError where it is no number."""
-    if value is None:
-        return float("nan")
-    try:
-        array = np.asarray(value, np.float64)
-        number = float(array.reshape(())) if array.size == 1 else float("inf")
-    except (TypeError, ValueError, OverflowError):
-        number = float("inf")
-    if np.isinf(number):
-        found = f"{shown(value, 40)}, no finite number"
-        raise DataError(f"{path}: the score of {shown(name)} is {found}; mend or remove it")
-    return number
-
-
-def _read_parquet(path: Path, form: ScoreForm) -> ScoreTable:
-    try:
-        schema = pa.parquet.read_schema(path)
-        numeric = tuple(pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in schema)
-        header = Header(str(path), tuple(schema.names), numeric)
-        found = header.find(_QUALITY) if form.columns is None else header.stated(form.columns)
-        if found.name is None or not found.values:
-            raise DataError(
-                f"{path}: has columns {', '.join(schema.names)[:120]}; expected path and quality, or name them with "
-                "columns: {name: TITLE, score: TITLE}"
-            )
-        if form.columns is None:
-            header.require_clear(found)
-        table = _parquet_columns(path, schema.names[found.name], schema.names[found.values[0]])
-        array = pa.concat_arrays([pa.array([], pa.large_binary()), *table.column(0).cast(pa.large_binary()).chunks])
-        values = np.array(table.column(1).cast(pa.float64()).to_numpy())
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason(error)}); mend it") from error
-    if array.null_count:
-        raise DataError(f"{path}: a name is missing; remove the row")
-    table = _finished(path, Names.from_arrow(array), values, form, "row")
-    return table._replace(remarks=(taken(found.values, header.titles, len(header.titles)), *table.remarks))
-
-
-def _parquet_columns(path: Path, name: str, values: str) -> pa.Table:
-    """Read names and values; refuse a file that repeats one name so often that it grows beyond a file of names."""
-    size = path.stat().st_size
-    rows = pa.parquet.read_metadata(path).num_rows
-    if rows > _MOST_ROWS_PER_BYTE * size:
-        raise DataError(f"{path}: claims {rows:,} rows in {size:,} bytes, too many for names that differ; mend it")
-    table = pa.parquet.read_table(path, columns=[name, values], read_dictionary=[name])
-    written_out = 0
-    for chunk in table.column(0).chunks:
-        if pa.types.is_dictionary(chunk.type):
-            lengths = pc.binary_length(chunk.dictionary)
-            written_out += pc.sum(lengths.take(chunk.indices)).as_py() or 0
-    if written_out > max(_LEAST_TEXT_BYTES, _MOST_TEXT_PER_BYTE * size):
-        raise DataError(f"{path}: repeats names to {written_out:,} bytes from {size:,}; give each image one row")
-    return table
-
-
-def _finished(path: Path, names: Names, values: np.ndarray, form: ScoreForm, unit: str) -> ScoreTable:
-    """Return the scores that are there, each name once; `unit` is what errors count: row or entry."""
+def _finished(path: Path, rows: ScoreRows, form: ScoreForm) -> ScoreTable:
+    """Return the scores that are there, each name once."""
+    names, values, remarks, unit = rows
     if not len(names):
         raise DataError(f"{path}: holds no rows; expected a name and a quality in each")
     bad = np.flatnonzero(np.isinf(values))
     if len(bad):
         raise DataError(f"{path}: the score of {names[bad[0]]!r} ({unit} {bad[0]}) is not finite; mend or remove it")
-    return ScoreTable(*complete_rows(path, names, values, RowRules.of_scores(form), lambda row: f", {unit} {row}"))
+    table = complete_rows(path, names, values, RowRules.of_scores(form), lambda row: f", {unit} {row}")
+    return ScoreTable(table.names, table.values, (*remarks, *table.remarks))
 
 
 class Scored(NamedTuple):

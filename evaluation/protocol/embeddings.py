@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
+from data.tables.forms.vectors import read_vectors
 from data.tables.names import Names
 from evaluation.protocol.views import Averaging
 from model.frozen.describe import Described
@@ -16,7 +17,6 @@ from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_file
-from utils.outside.reading import reading
 from utils.present import present
 
 _CHUNK = 65_536
@@ -60,22 +60,8 @@ class Embeddings(NamedTuple):
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
-    """Read a .npz with arrays `names` (N,) of text and `embeddings` (N, D)."""
-    with reading(path, "not a readable .npz of plain arrays", "save names as text, not objects"):
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in ("names", "embeddings") if key not in archive]
-            if missing:
-                held = ", ".join(archive.files)[:120] or "nothing"
-                raise DataError(f"{path}: holds no array {missing[0]!r} but {held}")
-            names, values = archive["names"], archive["embeddings"]
-        if names.ndim != 1 or names.dtype.kind not in "US" or values.ndim != 2 or values.dtype.kind != "f":
-            raise DataError(
-                f"{path}: expected names (N,) of text and embeddings (N, D) of floats, "
-                f"found {names.dtype} {names.shape} and {values.dtype} {values.shape}"
-            )
-        if len(names) != len(values):
-            raise DataError(f"{path}: {len(names)} names but {len(values)} embeddings; one name per embedding")
-        return Embeddings(Names.from_strings(names.tolist()), values.astype(np.float32, copy=False))
+    """Read a .npz with arrays `names` and `embeddings`, or another form of docs/formats.md."""
+    return Embeddings(*read_vectors(Path(path)))
 
 
 def write_embeddings(path: str | Path, names: Sequence[str], values: np.ndarray) -> None:

@@ -77,7 +77,8 @@ class RecogniserConfig(NetworkKeys):
     """One recognition model, or embeddings it gave."""
 
     embeddings: dict[str, ViewFiles] = Field(default_factory=dict)
-    """DATASET: .npz with arrays `names` and `embeddings`, or {aligned: FILE, p=4/seed=1: FILE, ...}."""
+    """DATASET: .npz with `names` and `embeddings`, or another form of docs/formats.md; or such for each view:
+    {aligned: FILE, p=4/seed=1: FILE, ...}."""
     comparisons: dict[str, ViewFileLists] = Field(default_factory=dict)
     """DATASET: comparison scores, `imgA,imgB,score` or dasec's JSON, one file or a list; or such for each view."""
     distances: Flag = False
