@@ -1,5 +1,5 @@
-# make demo, make sources, make paper, make test, make bench: each builds .venv when it is missing or older than the list of
-# dependencies. make bench-gpu uses the machine's own Python where that has torch: GPU machines often come with one.
+# make demo, make sources, make faces, make paper, make test, make bench: each builds .venv when it is missing or older
+# than the list of dependencies. make bench-gpu uses the machine's own Python where that has torch: GPU machines often come with one.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ PY := $(BIN)/python
 DEMO := runs/demo
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources paper test lint types bench bench-gpu clean
+.PHONY: demo sources faces paper test lint types bench bench-gpu clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -71,6 +71,12 @@ DATA ?= data
 paper: $(VENV)/.installed
 	@$(PY) paper.py -c configs/paper/paper.yaml base.data='$(DATA)' \
 		$(if $(SMALL),base.small=1 base.device=cpu base.num_workers=0) $(PAPER)
+
+# The table on photographs: FACES=folder YUNET=file; what they hold stands at the head of the script. Resumable.
+faces: export FACES := $(FACES)
+faces: export YUNET := $(YUNET)
+faces: $(VENV)/.installed
+	@PY=$(PY) examples/real_faces.sh
 
 # One process per core (four at most), one thread each.
 test: lint types

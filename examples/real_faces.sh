@@ -1,2 +1,132 @@
 #!/usr/bin/env bash
-mkdir -p runs/faces
+# The table on photographs (docs/results.md): make faces FACES=folder YUNET=file, or this script from the root of the
+# repository. Commands in a row; one that is done is skipped, so an interrupted run goes on.
+#   FACES    folder with images/PERSON/*.jpg, landmarks.csv, folds.csv (identity, fold 0 to 5), labels_lightqnet.csv and
+#            the recognition networks mobilefacenet_y1 and edgeface_xxs, .py and .pth each (the second needs timm)
+#   YUNET    face_detection_yunet_2026may.onnx of the OpenCV Zoo
+#   SOURCES  label sources: ser_fiq (default), magnitude, lightqnet; SEEDS: training seeds, 1 2 3
+#   LIMIT    people of each part, to try it out; EXTRA: further key=value for each training, e.g. base.max_steps=2
+set -euo pipefail
+PY=${PY:-.venv/bin/python}
+SOURCES=${SOURCES:-ser_fiq}
+SEEDS=${SEEDS:-1 2 3}
+EXTRA=${EXTRA:-}
+OUT=runs/faces
+GIVEN=$OUT/photographs
+: "${FACES:?name the folder of the photographs: make faces FACES=folder YUNET=file}"
+: "${YUNET:?name the file of the detector: make faces FACES=folder YUNET=file}"
+for needed in "$FACES"/{images,landmarks.csv,folds.csv,mobilefacenet_y1.pth,edgeface_xxs.pth} "$YUNET"; do
+    if [ ! -e "$needed" ]; then
+        echo "error: $needed: not there; FACES and YUNET name what the head of examples/real_faces.sh lists" >&2
+        exit 2
+    fi
+done
+mkdir -p $OUT
+ln -sfn "$(realpath "$FACES")" $GIVEN
+ln -sfn "$(realpath "$YUNET")" $OUT/yunet.onnx
+export PYTHONPATH=$GIVEN${PYTHONPATH:+:$PYTHONPATH}
+
+# step FOLDER TITLE COMMAND...: run the command unless FOLDER/.done is there.
+step() {
+    [ ! -e "$1/.done" ] || return 0
+    printf '\n== %s\n' "$2"
+    "${@:3}"
+    touch "$1/.done"
+}
+
+# people NAME FOLDS LEAST: copy the first four images of each person of these folds who has LEAST or more.
+people() {
+    local folder=$OUT/people/$1
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    (cd $GIVEN/images && find . -name '*.jpg' | sed 's|^\./||' | LC_ALL=C sort) >"$folder.all"
+    awk -F'[,/]' -v folds="$2" -v least="$3" -v limit="${LIMIT:-1000000}" '
+        FNR == 1 { part++ }
+        part == 1 { sub(/\r/, ""); fold[$1] = $2; next }
+        part == 2 { images[$1]++; next }
+        !($1 in fold) || !index(folds, fold[$1]) || images[$1] < least { next }
+        !($1 in seen) && ++persons > limit { exit }
+        seen[$1]++ < 4
+    ' $GIVEN/folds.csv "$folder.all" "$folder.all" >"$folder.txt"
+    tar -C $GIVEN/images -T "$folder.txt" -cf - | tar -C "$folder" -xf -
+}
+
+degrade() {
+    "$PY" prepare.py -c configs/faces/degrade.yaml base.save_path=$OUT/"$1" degrade.loc=$OUT/people/"$1" "${@:2}"
+}
+
+random_scores() {
+    cut -d' ' -f1,2 $OUT/test/pairs.txt | tr ' ' '\n' | LC_ALL=C sort -u |
+        awk 'BEGIN { srand(1); print "path,quality" } { print $1 "," rand() }' >$OUT/random.csv
+}
+
+# label X: label the people to train on. LightQNet's labels are given, for the originals.
+label() {
+    [ "$1" != lightqnet ] || return 0
+    step $OUT/"$1"/labels "label the people to train on: X = $1" \
+        "$PY" label.py -c configs/faces/label_"$1".yaml --allow-module mobilefacenet_y1 output.page=0
+}
+
+# data X: print what training on the labels of X reads. Labels of the originals train on the originals.
+data() {
+    if [ "$1" = lightqnet ]; then
+        printf 'dataset.%s\n' image_location=$OUT/people/train landms_location=$GIVEN/landmarks.csv \
+            quality_location=$GIVEN/labels_lightqnet.csv
+    else
+        printf 'dataset.quality_location=%s\n' $OUT/"$1"/labels/labels.pkl
+    fi
+}
+
+# student X KIND SEED CHANGE...: train one student.
+student() {
+    local -a reads
+    mapfile -t reads < <(data "$1")
+    step $OUT/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
+        "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
+        base.save_path=$OUT/"$1"/"$2-$3" "${reads[@]}" "${@:4}" $EXTRA
+}
+
+# evaluate: compare every student that is trained with the sources, on people nobody was trained on.
+evaluate() {
+    local done_file folder name
+    local -a students=()
+    for done_file in $OUT/*/{aikd,plain,augmented}-*/.done; do
+        [ -e "$done_file" ] || continue
+        folder=$(dirname "$done_file")
+        name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
+        students+=("scores.$name={weights: $folder/aikd-last.pth, config: configs/faces/network.yaml}")
+    done
+    "$PY" evaluate.py -c configs/faces/evaluate.yaml --allow-module mobilefacenet_y1 --allow-module edgeface_xxs \
+        "${students[@]}" "$@"
+}
+
+mkdir -p $OUT/people
+step $OUT/people/train 'choose the people: to train on' people train 012 1
+step $OUT/people/selection 'to choose on' people selection 3 2
+step $OUT/people/test 'to test on' people test 45 2
+step $OUT/train 'degrade half of the images to train on' degrade train
+step $OUT/selection 'degraded copies, to choose on' degrade selection degrade.share=1 degrade.references=1
+step $OUT/test 'degraded copies, to test on' degrade test degrade.share=1 degrade.references=1
+step $OUT/detected 'landmarks and boxes of another detector' "$PY" prepare.py -c configs/faces/landmarks.yaml
+random_scores
+
+for source in $SOURCES; do
+    label "$source"
+done
+for source in $SOURCES; do
+    for seed in $SEEDS; do   # a run that ends early holds whole seeds
+        student "$source" aikd "$seed"
+        student "$source" plain "$seed" dataset.misalign=0 'loss.weights=[0, 1]'
+        student "$source" augmented "$seed" 'loss.weights=[0, 1]'
+    done
+done
+
+printf '\n== compare on people nobody was trained on\n'
+evaluate ${EVALUATE:-}
+cat <<END
+
+Look at:
+  $OUT/evaluation/report.html      curves, tables and examples on one page
+  $OUT/evaluation/differences.csv  every difference with its interval
+  $OUT/evaluation/losses.csv       what each method loses from aligned crops
+END

@@ -1,0 +1,110 @@
+"""`make faces`: which commands its script runs on which people; every command is only written down."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jobs.methods import load_training
+from tests.helpers.training import ROOT
+from utils.config import load_config
+from utils.config.evaluate import EvaluateConfig
+
+RECORDER = """#!{python}
+import pathlib, sys
+with open("log", "a") as log:
+    print(*sys.argv[1:], sep="\\t", file=log)
+for word in sys.argv:
+    if word.startswith("base.save_path="):
+        pathlib.Path(word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+if "configs/faces/landmarks.yaml" in sys.argv:
+    pathlib.Path("runs/faces/detected").mkdir(parents=True)
+for name in ("ser_fiq", "magnitude"):
+    if f"configs/faces/label_{{name}}.yaml" in sys.argv:
+        pathlib.Path(f"runs/faces/{{name}}/labels").mkdir(parents=True)
+if "configs/faces/degrade.yaml" in sys.argv:
+    folder = next((word[15:] for word in sys.argv if word.startswith("base.save_path=")))
+    pathlib.Path(folder, "pairs.txt").write_text("reference/B/B_1.jpg probe/B/B_2.jpg 1\\n")
+"""
+PEOPLE = {"A": (0, 6), "B": (4, 5), "C": (5, 1), "D": (3, 2), "E": (2, 1), "Nobody": (None, 3)}
+"""Fold and number of images of each."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a workplace with the configurations, photographs (empty files) and a Python that only writes down."""
+    faces = tmp_path / "given"
+    for person, (_, count) in PEOPLE.items():
+        (faces / "images" / person).mkdir(parents=True)
+        for number in range(1, count + 1):
+            (faces / "images" / person / f"{person}_{number}.jpg").touch()
+    for name in ("landmarks.csv", "mobilefacenet_y1.pth", "edgeface_xxs.pth", "yunet.onnx"):
+        (faces / name).touch()
+    folds = [f"{person},{fold}\r\n" for person, (fold, _) in PEOPLE.items() if fold is not None]
+    (faces / "folds.csv").write_text("identity,fold\r\n" + "".join(folds), newline="")
+    (tmp_path / "python").write_text(RECORDER.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def run_script(folder, **changes):
+    """Run the script in `folder`; return its exit code, what it said of errors and the words of each command."""
+    (folder / "log").write_text("")
+    given = {"PY": "./python", "FACES": "given", "YUNET": "given/yunet.onnx", "SEEDS": "1 2", **changes}
+    done = subprocess.run(
+        [ROOT / "examples/real_faces.sh"], cwd=folder, env={**os.environ, **given}, capture_output=True, text=True
+    )
+    return done.returncode, done.stderr, [line.split("\t") for line in (folder / "log").read_text().splitlines()]
+
+
+def test_people_are_those_of_their_folds_with_at_most_four_images(folder):
+    assert run_script(folder)[0] == 0
+    images = {
+        part: sorted(path.name for path in (folder / "runs/faces/people" / part).rglob("*.jpg"))
+        for part in ("train", "selection", "test")
+    }
+    assert images == {
+        "train": ["A_1.jpg", "A_2.jpg", "A_3.jpg", "A_4.jpg", "E_1.jpg"],
+        "selection": ["D_1.jpg", "D_2.jpg"],
+        "test": ["B_1.jpg", "B_2.jpg", "B_3.jpg", "B_4.jpg"],  # C has one photograph, so no mated pair
+    }
+
+
+def test_every_seed_is_trained_whole_before_the_next_and_all_are_evaluated(folder):
+    code, errors, commands = run_script(folder, SOURCES="ser_fiq lightqnet")
+    assert code == 0, errors
+    trained = [load_training(ROOT / words[2], words[5:]) for words in commands if words[0] == "train_main.py"]
+    assert [one.base.save_path.removeprefix("runs/faces/") for one in trained] == [
+        f"{source}/{kind}-{seed}"
+        for source in ("ser_fiq", "lightqnet")
+        for seed in (1, 2)
+        for kind in ("aikd", "plain", "augmented")
+    ]
+    assert [one.base.seed for one in trained[::3]] == [1, 2, 1, 2]
+    assert [(one.dataset.misalign, one.loss.weights) for one in trained] == 4 * [
+        (True, [1, 1]),
+        (False, [0, 1]),
+        (True, [0, 1]),
+    ]
+    seen = {(one.dataset.image_location, one.dataset.quality_location) for one in trained}
+    assert seen == {
+        ("runs/faces/train", "runs/faces/ser_fiq/labels/labels.pkl"),
+        ("runs/faces/people/train", "runs/faces/photographs/labels_lightqnet.csv"),
+    }
+    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
+    weights = {one.weights for one in evaluation.scores.values() if one.weights}
+    assert weights == {f"{one.base.save_path}/aikd-last.pth" for one in trained}
+
+
+def test_a_second_run_only_evaluates(folder):
+    run_script(folder)
+    code, _, commands = run_script(folder)
+    assert code == 0 and [words[0] for words in commands] == ["evaluate.py"]
+
+
+def test_a_folder_that_lacks_something_stops_before_anything_is_made(folder):
+    (folder / "given/folds.csv").unlink()
+    code, errors, commands = run_script(folder)
+    assert code == 2 and commands == [] and not (folder / "runs").exists()
+    assert errors.startswith("error: given/folds.csv: not there; FACES and YUNET name")
