@@ -33,7 +33,8 @@ def yaml_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["train_config", "diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config"]
+    "name",
+    ["train_config", "aikd_recommended", "diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config"],
 )
 def test_shipped_training_configurations_load(name):
     assert load_training(ROOT / f"configs/{name}.yaml").base.save_path.startswith("runs/")
@@ -50,6 +51,16 @@ def test_released_recipe_is_the_shipped_one():
     assert cfg.ema.alpha == 0.1 and cfg.grad_scaler.params == {"init_scale": 128}
     assert (cfg.dataset.val_percent, cfg.dataset.perturbation.radius_px) == (0.01, 3)
     assert cfg.loss.quality.params == {"beta": 0.5}
+
+
+def test_recommended_recipe_is_the_one_the_demo_measures():
+    recommended, demo = (load_training(ROOT / f"configs/{name}.yaml") for name in ("aikd_recommended", "demo/aikd"))
+    for section in ("ema", "scheduler", "optimizer", "loss"):
+        assert getattr(recommended, section) == getattr(demo, section)
+    for key in ("epochs", "pretrain", "warmup"):
+        assert getattr(recommended.base, key) == getattr(demo.base, key)
+    for key in ("perturbation", "label_scaling", "misalign", "val_percent"):
+        assert getattr(recommended.dataset, key) == getattr(demo.dataset, key)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from utils.training.precision import Precision
 
 SCHEMAS = {
     "train_config": AIKDConfig,
+    "aikd_recommended": AIKDConfig,
     "diffiqar_config": AIKDConfig,
     "ediffiqa_config": AIKDConfig,
     "cosface_config": CosFaceConfig,
@@ -39,14 +40,14 @@ SCHEMAS = {
     "export_config": ExportConfig,
     "model_config": ModelConfig,
 }
-VARIANTS = ("diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config")
+VARIANTS = ("aikd_recommended", "diffiqar_config", "ediffiqa_config", "cosface_config", "crfiqa_config")
 SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in VARIANTS]
 SECTIONS = {
     "recipes": PaperConfig,
     "features": ModelConfig,
     "optimizer": TrainConfig,
     "source": label_schema(),
-    "synthetic": PrepareConfig,
+    **dict.fromkeys(("synthetic", "degrade", "landmarks"), PrepareConfig),
 }
 SCRIPTS = {"train_main": TrainConfig, "inference": InferenceConfig, "label": label_schema(), "prepare": PrepareConfig}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,7 +83,11 @@ def test_nothing_in_a_shipped_yaml_is_without_effect(path):
     if issubclass(schema_of(path), TrainConfig):
         cfg = load_training(path)
         lines = ignored(cfg, Precision(torch.device("cpu"), cfg.base, cfg.grad_scaler, 1))
-        said = {"base.amp": cfg.base.amp, "ema.params": path.stem == "train_config", "grad_scaler.params": True}
+        said = {
+            "base.amp": cfg.base.amp and cfg.base.precision == "auto",
+            "ema.params": path.stem == "train_config",
+            "grad_scaler.params": True,
+        }
         assert [line.partition(":")[0] for line in lines] == [key for key, there in said.items() if there]
     elif schema_of(path) is EvaluateConfig:
         assert without_effect(load_config(EvaluateConfig, path)) == []
