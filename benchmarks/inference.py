@@ -5,17 +5,20 @@
 
 Makes 112x112 JPEGs and a student with random weights. Networks are loaded before the clock starts; it runs from listing
 the folder to the written scores. `onnx` scores with a file of export.py, `compiled` puts torch.compile around the
-network (a trial: inference.py does not do it), `bf16` is base.precision=bf16. Differences are from the released scores.
+network (a trial: inference.py does not do it), `bf16` is base.precision=bf16, `autocast` the same by
+autocast alone, which casts weights and activations at every layer. Differences are from the released scores.
 On CUDA the released loop is timed with TF32 convolutions, torch's default, and its scores are those without, as ours.
 """
 
 import argparse
+import contextlib
 import copy
 import logging
 import os
 import pickle
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -138,11 +141,17 @@ def write_onnx(folder: Path, student: nn.Module) -> None:
     (folder / "student.onnx").write_bytes(to_onnx(student, contract, record))
 
 
+def autocast_only() -> contextlib.AbstractContextManager:
+    """Load networks as if none could be put into bf16 itself."""
+    return mock.patch("model.frozen.network.in_bfloat16", return_value=None)
+
+
 def contestants(folder: Path, student: nn.Module, options: argparse.Namespace, report: Report) -> dict[str, Ours]:
     """Return ours and the variants that work here, each having scored the folder once; name those that do not."""
     plain = [f"model.config={folder / 'model.yaml'}", f"model.weight={folder / 'student.pth'}"]
     batch = [] if options.batch is None else [f"dataloader.params.batch_size={options.batch}"]
-    overrides = {"ours": plain, "bf16": [*plain, "base.precision=bf16"], "compiled": plain}
+    half = [*plain, "base.precision=bf16"]
+    overrides = {"ours": plain, "bf16": half, "autocast": half, "compiled": plain}
     overrides["onnx"] = [f"model.weight={folder / 'student.onnx'}"]
     found = {"ours": Ours(folder, options.device, f"base.save_path={folder / 'out/ours'}", *plain, *batch)}
     for name in options.extra:
@@ -150,7 +159,8 @@ def contestants(folder: Path, student: nn.Module, options: argparse.Namespace, r
             if name == "onnx":
                 write_onnx(folder, student)
             place = f"base.save_path={folder / 'out' / name}"
-            variant = Ours(folder, options.device, place, *overrides[name], *batch)
+            with autocast_only() if name == "autocast" else contextlib.nullcontext():
+                variant = Ours(folder, options.device, place, *overrides[name], *batch)
             if variant.scorer.device.type != variant.device.type:
                 report.add(f"ours, {name}", f"not measured: it computes on the {variant.scorer.device.type} here")
                 continue
@@ -183,7 +193,9 @@ def main() -> None:
     options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
     options_of.add_argument("--images", type=int, default=128)
     options_of.add_argument("--batch", type=int, help="batch size of ours; the configuration's without")
-    options_of.add_argument("--with", dest="extra", nargs="*", default=[], choices=("bf16", "onnx", "compiled"))
+    options_of.add_argument(
+        "--with", dest="extra", nargs="*", default=[], choices=("bf16", "autocast", "onnx", "compiled")
+    )
     options = options_of.parse_args()
     logging.disable(logging.WARNING)
     report = Report("inference", options)
