@@ -9,6 +9,7 @@ import torch
 
 from evaluate import without_effect
 from jobs.experiment.config import PaperConfig
+from jobs.experiment.seeds import SeedsConfig
 from jobs.methods import load_training
 from model.label_sources import label_schema
 from tests.helpers.training import ROOT
@@ -44,6 +45,7 @@ VARIANTS = ("aikd_recommended", "diffiqar_config", "ediffiqa_config", "cosface_c
 SHOWN = [f"configs/{name}.yaml" for name in SCHEMAS if name not in VARIANTS]
 SECTIONS = {
     "recipes": PaperConfig,
+    "seeds": SeedsConfig,
     "features": ModelConfig,
     "optimizer": TrainConfig,
     "source": label_schema(),
