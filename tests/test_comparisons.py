@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from data.tables.scores import write_scores_csv
+from data.tables.scores import read_scores, write_scores_csv
 from evaluation.measure.edc import edc
 from evaluation.measure.thresholds import fixed_threshold
 from evaluation.pairs.lists import Side, reference_probe_pairs
@@ -210,6 +210,18 @@ def test_a_json_of_another_form_is_refused(tmp_path, change, words):
     (tmp_path / "data.json").write_text(json.dumps(data))
     with pytest.raises(DataError, match=words):
         read_pairs(tmp_path / "data.json", "dasec")
+
+
+def test_other_json_is_a_list_of_scores(simulation):
+    assert run_evaluate(simulation.folder) == 0
+    before = csv_rows(simulation.folder / "out/pauc.csv")
+    table = read_scores(simulation.config["scores"]["constant"]["LFW"])
+    file = simulation.folder / "constant.json"
+    file.write_text(json.dumps(dict(zip(table.names, table.values.tolist(), strict=True))))
+    simulation.config["scores"]["constant"]["LFW"] = str(file)
+    simulation.save()
+    assert run_evaluate(simulation.folder) == 0
+    assert csv_rows(simulation.folder / "out/pauc.csv") == before
 
 
 def test_hyphens_in_names_are_told_from_those_between_them(tmp_path):

@@ -82,7 +82,9 @@ def test_shipped_yaml_loads(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_in_a_shipped_yaml_is_without_effect(path):
     """Apart from what the official YAML names and a CPU does not use, which is said."""
-    if issubclass(schema_of(path), TrainConfig):
+    schema = schema_of(path)
+    assert schema is not None, f"{path}: no schema known"
+    if issubclass(schema, TrainConfig):
         cfg = load_training(path)
         lines = ignored(cfg, Precision(torch.device("cpu"), cfg.base, cfg.grad_scaler, 1))
         said = {

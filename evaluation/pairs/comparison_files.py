@@ -87,6 +87,15 @@ def read_dasec(path: Path) -> PairSet:
     return collect(rows, path, lambda name: posixpath.splitext(name)[0])
 
 
+def is_dasec(path: str | Path) -> bool:
+    """Tell whether a file is dasec's JSON with qualities."""
+    if Path(path).suffix.lower() != ".json":
+        return False
+    with reading(path):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return isinstance(content, dict) and _QUALITIES in content
+
+
 def read_dasec_qualities(path: str | Path, method: str) -> ScoreTable:
     """Read the quality scores of one method from dasec's JSON."""
     with reading(path, way_out="expected dasec's JSON"):

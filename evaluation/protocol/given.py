@@ -8,7 +8,7 @@ import numpy as np
 
 from data.index.label_check import odd_labels
 from data.tables.scores import read_scores
-from evaluation.pairs.comparison_files import pair_scores, read_dasec_qualities
+from evaluation.pairs.comparison_files import is_dasec, pair_scores, read_dasec_qualities
 from evaluation.pairs.sets import PairSet
 from evaluation.protocol.embeddings import read_embeddings
 from evaluation.protocol.face_set import FaceSet
@@ -58,8 +58,7 @@ class GivenFiles:
         }
 
     def _quality(self, cfg: ScoresConfig, name: str, path: str) -> Measured:
-        dasec = path.lower().endswith(".json")
-        table = read_dasec_qualities(path, name) if dasec else read_scores(path, cfg)
+        table = read_dasec_qualities(path, name) if is_dasec(path) else read_scores(path, cfg)
         for remark in (*table.remarks, *odd_labels(table.values)):
             logger.info(f"{self.faces.name}, {name}: {remark} ({path})")
         values = table.values if cfg.higher_is_better else -table.values
