@@ -86,11 +86,23 @@ student() {
         base.save_path=$OUT/"$1"/"$2-$3" "${reads[@]}" "${@:4}" $EXTRA
 }
 
+# released X: the released recipe on the same images and labels, one epoch.
+released() {
+    local -a reads
+    mapfile -t reads < <(data "$1")
+    step $OUT/"$1"/released-1 "train: the released recipe on labels of $1" \
+        "$PY" train_main.py -c configs/train_config.yaml --allow-module mobilefacenet_y1 base.seed=1 \
+        base.save_path=$OUT/"$1"/released-1 base.device=cpu base.precision=bf16 \
+        dataset.image_location=$OUT/train dataset.landms_location=$OUT/train/landmarks.csv dataset.on_missing=skip \
+        "${reads[@]}" dataloader.train.params.num_workers=0 dataloader.val.params.num_workers=0 \
+        model.config=configs/faces/network.yaml model.teacher_cache=$OUT/teacher_cache $EXTRA
+}
+
 # evaluate: compare every student that is trained with the sources, on people nobody was trained on.
 evaluate() {
     local done_file folder name
     local -a students=()
-    for done_file in $OUT/*/{aikd,plain,augmented}-*/.done; do
+    for done_file in $OUT/*/{aikd,plain,augmented,released}-*/.done; do
         [ -e "$done_file" ] || continue
         folder=$(dirname "$done_file")
         name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
@@ -108,7 +120,7 @@ step $OUT/people/train 'choose the people: to train on' people train 012 1
 step $OUT/people/selection 'to choose on' people selection 3 2
 step $OUT/people/test 'to test on' people test 45 2
 step $OUT/train 'degrade half of the images to train on' degrade train
-step $OUT/selection 'degraded copies, to choose on' degrade selection "${TESTED[@]}"
+step $OUT/selection 'degraded copies, to choose on' degrade selection degrade.share=1 degrade.references=1
 step $OUT/test 'degraded copies, to test on' degrade test "${TESTED[@]}"
 step $OUT/detected 'landmarks and boxes of another detector' "$PY" prepare.py -c configs/faces/landmarks.yaml
 random_scores
@@ -122,6 +134,7 @@ for source in $SOURCES; do
         student "$source" plain "$seed" dataset.misalign=0 'loss.weights=[0, 1]'
         student "$source" augmented "$seed" 'loss.weights=[0, 1]'
     done
+    released "$source"
 done
 
 printf '\n== compare on people nobody was trained on\n'
