@@ -8,7 +8,7 @@ PY := $(BIN)/python
 DEMO := runs/demo
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources faces paper test lint types bench bench-gpu clean
+.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -81,6 +81,12 @@ faces: $(VENV)/.installed
 # One process per core (four at most), one thread each.
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+# N mutated files of every kind (make test reads 20,000), and a kill of a long command for each 2,000; SEED=NUMBER
+# repeats a run. What is read wrongly is kept in runs/fuzz.
+N ?= 200000
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz $(N) $(SEED)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ from utils.config.inference import InferenceBase
 from utils.config.loading import read_yaml, validate
 from utils.contract import InputContract, load_contract
 from utils.errors import UserError
-from utils.outside.reading import limited_memory, reading, shown
+from utils.outside.reading import about, limited_memory, reading, shown
 
 LONGEST_S = 5
 
@@ -451,3 +451,18 @@ def test_what_is_shown_is_short_whatever_it_holds():
         assert "\n" not in shown(value)
     assert shown(b"n01/a.jpg") == shown("n01/a.jpg") == "'n01/a.jpg'"
     assert shown([1, 2.5, "x"]) == "[1, 2.5, 'x']"
+
+
+def test_a_sentence_has_one_line_and_400_characters_at_most():
+    long = UserError("runs/a.csv: " + "b " * 500 + "is no number; mend\nthe row")
+    assert len(str(long)) < 400
+    assert str(long).startswith("runs/a.csv: b b")
+    assert str(long).endswith("is no number; mend the row")
+    assert str(UserError("short")) == "short"
+
+
+def test_an_error_names_the_file_it_is_about():
+    with pytest.raises(UserError, match=r"^a\.csv: 'x' may be 'y' or 'z'$"), about("a.csv"):
+        raise UserError("'x' may be 'y' or 'z'")
+    with pytest.raises(UserError, match=r"^b/a\.csv, line 1: wrong$"), about("b/a.csv"):
+        raise UserError("b/a.csv, line 1: wrong")

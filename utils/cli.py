@@ -12,7 +12,6 @@ from utils.allowed import AllowedModules
 from utils.errors import UserError
 from utils.outside import signals, streams
 
-_LONGEST = 400
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -87,8 +86,5 @@ def _ended(main: Callable[[], int], go_on: str) -> int:
 
 def _report(error: UserError) -> int:
     if distributed.first_to_fail():
-        line = " ".join(f"error: {error}".split())
-        if len(line) > _LONGEST:  # the place stands in front, the way out at the end
-            line = f"{line[: _LONGEST * 2 // 3]} ... {line[-_LONGEST // 4 :]}"
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"error: {error}\n")
     return error.exit_code

@@ -1,10 +1,18 @@
 """Errors a user can mend: each is one sentence naming the thing, the place and the way out."""
 
+LONGEST = 400
+"""Characters of a sentence."""
+
 
 class UserError(Exception):
     """Signal a mistake of the caller; scripts print the sentence and exit with `exit_code`."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """Return the sentence on one line; of a very long one the place in front and the way out at the end."""
+        line = " ".join(super().__str__().split())
+        return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[-LONGEST // 4 :]}"
 
 
 class ConfigError(UserError):

@@ -25,6 +25,7 @@ from utils.config.sections import LandmarkForm, ScoreForm
 from utils.config.train import DatasetConfig, ImagesConfig
 from utils.errors import DataError
 from utils.files import sha256_file
+from utils.outside.reading import about
 from utils.present import present
 from utils.store import DamagedEntry, Store, read_entry, save_array
 
@@ -245,10 +246,8 @@ def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.n
     else:
         table, values, remarks = read_scores(path, cfg)
     pa.default_memory_pool().release_unused()  # Arrow keeps what it has used; the next steps need it
-    try:
+    with about(path):
         found = join(names, table, cfg.key_root)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     missing = np.flatnonzero(found.rows < 0)
     coverage = TableCoverage(
         path=str(path), rows=len(table), matched=len(names) - len(missing),

@@ -14,6 +14,7 @@ from data.tables.encoding import open_text
 from data.tables.join import join
 from data.tables.names import Names
 from utils.errors import DataError
+from utils.outside.reading import reading, shown
 
 _TABLES = (".csv", ".tsv", ".txt")
 
@@ -91,19 +92,18 @@ def _above(folder: str) -> list[str]:
 
 def _by_table(names: Names, rule: str) -> pa.Array:
     path = Path(rule).expanduser()
-    try:
+    with reading(path, "cannot be read as a table of NAME,IDENTITY", "name another file"):
         with open_text(path) as stream:
             rows = [row for row in csv.reader(stream, delimiter="," if path.suffix.lower() == ".csv" else "\t") if row]
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table of NAME,IDENTITY ({error}); name another file") from error
-    wrong = next((row for row in rows if len(row) != 2), None)
-    if not rows or wrong is not None:
-        raise DataError(f"{path}: expected two columns, NAME,IDENTITY, found {wrong or 'no row'}; mend the file")
-    found = join(names, Names.from_strings(row[0] for row in rows)).rows
-    if (found < 0).any():
-        first = names[int(np.argmax(found < 0))]
-        raise DataError(f"{path}: {np.count_nonzero(found < 0)} images have no identity, first {first!r}; add them")
-    return Names.from_strings(row[1] for row in rows).take(found).to_arrow()
+        wrong = next((row for row in rows if len(row) != 2), None)
+        if not rows or wrong is not None:
+            said = "no row" if wrong is None else shown(wrong)
+            raise DataError(f"{path}: expected two columns, NAME,IDENTITY, found {said}; mend the file")
+        found = join(names, Names.from_strings(row[0] for row in rows)).rows
+        if (found < 0).any():
+            first = names[int(np.argmax(found < 0))]
+            raise DataError(f"{path}: {np.count_nonzero(found < 0)} images have no identity, first {first!r}; add them")
+        return Names.from_strings(row[1] for row in rows).take(found).to_arrow()
 
 
 def _by_expression(names: Names, rule: str) -> list[str]:

@@ -32,6 +32,7 @@ from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from utils.config.sections import CropInputConfig
 from utils.errors import DataError
+from utils.outside.reading import about
 from utils.present import present
 from utils.training.batches import Failures
 
@@ -190,7 +191,8 @@ def require_usual(crops: FaceCrops, keys: InputKeys = CROPS) -> None:
 def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
     path = present(cfg.landmarks)
     table = read_landmarks(path, cfg)
-    rows = join(names, table.names, cfg.key_root).rows
+    with about(path):
+        rows = join(names, table.names, cfg.key_root).rows
     missing = np.flatnonzero(rows < 0)
     if len(missing) == len(names) and len(names):
         raise DataError(

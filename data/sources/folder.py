@@ -64,6 +64,8 @@ class FolderSource(ImageSource):
         """
         try:
             return _content(self._path(row))
+        except ValueError as error:  # a list may hold any bytes
+            raise ImageError(f"cannot be read: {error}") from None
         except OSError as error:
             require_there(self._home, error)
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
@@ -150,7 +152,7 @@ def _content(path: bytes) -> bytes:
 def _size_and_time(path: bytes) -> tuple[int, int]:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns
 

@@ -37,6 +37,9 @@ def cut(path: str, offset: int, size: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         try:
+            missing = min(size, offset + size - os.fstat(descriptor).st_size)
+            if missing > 0:  # before memory is taken for what is not there
+                raise ImageError(f"cut off: {os.path.basename(path)} ends {missing} bytes before it does")
             content = os.pread(descriptor, size, offset)
             while len(content) < size and (part := os.pread(descriptor, size - len(content), offset + len(content))):
                 content += part

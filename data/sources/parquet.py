@@ -14,6 +14,7 @@ from data.images.decode import ImageError
 from data.sources.base import ImageSource, require_there
 from data.tables.names import Names
 from utils.errors import DataError
+from utils.outside.reading import reason
 
 _NAME_COLUMNS = ("path", "name", "file_name", "filename", "file", "image_path", "__key__", "key", "id")
 
@@ -54,12 +55,12 @@ class ParquetSource(ImageSource):
         first = int(self._ends[group - 1]) if group else 0
         try:
             value = self._group(group)[place - first]
-        except (OSError, pa.ArrowException) as error:
+            content = value["bytes"].as_py() if self.layout.struct and value.is_valid else value.as_py()
+        except Exception as error:  # a damaged file makes Arrow raise many types
             if isinstance(error, OSError):
                 require_there(self.location, error)
-            raise ImageError(f"row group {group} cannot be read: {' '.join(str(error).split())[:100]}") from None
-        content = value["bytes"].as_py() if self.layout.struct and value.is_valid else value.as_py()
-        if not content:
+            raise ImageError(f"row group {group} cannot be read: {reason(error)}") from None
+        if not content or not isinstance(content, bytes):
             raise ImageError("no bytes of an image in this row")
         return content
 

@@ -14,6 +14,7 @@ from data.sources.parquet import open_parquet
 from data.sources.recordio import open_records
 from data.sources.shards import is_pattern, open_shards
 from utils.errors import DataError
+from utils.outside.reading import reading
 
 CONTAINERS: dict[str, Callable[[str | os.PathLike], ImageSource]] = {
     ".rec": open_records,
@@ -42,7 +43,8 @@ def _open(location: str | os.PathLike) -> ImageSource:
         return list_folder(location)
     suffix = Path(location).suffix.lower()
     if suffix in CONTAINERS:
-        return CONTAINERS[suffix](location)
+        with reading(location, way_out="fetch it again, or name another"):
+            return CONTAINERS[suffix](location)
     if suffix in IMAGE_SUFFIXES:
         return open_image(location)
     known = ", ".join(CONTAINERS)

@@ -249,4 +249,4 @@ def _check_number(place: str, text: str, decimal: str, dtype: type) -> None:
         raise DataError(f"{place}: {text[:40]!r} is no number; mend or remove the row")
     with np.errstate(over="ignore"):
         if np.isinf(dtype(float(pointed))):
-            raise DataError(f"{place}: {text!r} is not finite; mend or remove the row")
+            raise DataError(f"{place}: {text[:40]!r} is not finite; mend or remove the row")

@@ -29,10 +29,7 @@ def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw
             raise DataError(f"{path}: no such pairs file")
         if form == "adience":
             names, identities = read_adience_images(path, root)
-            try:
-                return pairs_from_identities(names, identities, draw or Generation())
-            except DataError as error:
-                raise DataError(f"{path}: {error}") from None
+            return pairs_from_identities(names, identities, draw or Generation())
         return READERS[form](path)
 
 

@@ -15,6 +15,7 @@ from evaluation.protocol.face_set import FaceSet
 from evaluation.protocol.passes import Measured
 from evaluation.protocol.views import View
 from utils.config.evaluate import EvaluateConfig, ScoresConfig
+from utils.outside.reading import about
 
 logger = logging.getLogger("evaluate")
 
@@ -62,12 +63,18 @@ class GivenFiles:
         for remark in (*table.remarks, *odd_labels(table.values)):
             logger.info(f"{self.faces.name}, {name}: {remark} ({path})")
         values = table.values if cfg.higher_is_better else -table.values
-        return Measured(self.faces.column(table.names, values), {})
+        with about(path):
+            return Measured(self.faces.column(table.names, values), {})
+
+    def _embedding(self, path: str) -> Measured:
+        table = read_embeddings(path)
+        with about(path):
+            return Measured(self.faces.column(*table), {})
 
     def embedding(self, view: View, recognisers: Collection[str]) -> dict[str, Measured]:
         """Return the embeddings of those of the recognition models that have a file of this view."""
         return {
-            name: Measured(self.faces.column(*read_embeddings(files[view.key])), {})
+            name: self._embedding(files[view.key])
             for name, files in self.embeddings.items()
             if name in recognisers and view.key in files
         }

@@ -25,19 +25,30 @@ def reading(
     error: type[UserError] = DataError,
     bounded: bool = True,
 ) -> Iterator[None]:
-    """Turn whatever the block raises about the file `path` into `error`, one sentence; a UserError passes.
+    """Turn whatever the block raises about the file `path` into `error`, one sentence; a UserError names it at least.
 
     While the block runs, and where it is `bounded`, the process may take 768 MiB and 16 times the file's size more than
     it has, where the system can tell (Linux): a file that asks for more fails like any other damaged one.
     """
     try:
         more = _SPARE_BYTES + _TIMES_ITS_SIZE * _size(path)
-        with limited_memory(more) if bounded else contextlib.nullcontext():
+        with limited_memory(more) if bounded else contextlib.nullcontext(), about(path):
             yield
     except UserError:
         raise
     except Exception as found:  # a damaged file makes its reader raise nearly any type
         raise error(f"{path}: {problem} ({reason(found)}); {way_out}") from None
+
+
+@contextlib.contextmanager
+def about(path: str | os.PathLike) -> Iterator[None]:
+    """Let a UserError of the block name the file."""
+    try:
+        yield
+    except UserError as found:
+        if str(path) in str(found):
+            raise
+        raise type(found)(f"{path}: {found}") from None
 
 
 @contextlib.contextmanager
