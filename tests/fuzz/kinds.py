@@ -26,6 +26,7 @@ from data.tables.boxes import read_boxes
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from data.tables.scores import read_scores
+from evaluation.pairs.comparison_files import read_comparisons, read_dasec_qualities
 from evaluation.pairs.readers import read_pairs
 from evaluation.protocol.embeddings import read_embeddings
 from evaluation.protocol.face_set import FaceSet
@@ -259,6 +260,49 @@ def _cfp_whole() -> bytes:
     return _MARK.join(part.encode() for part in (*lists, "1,1\n2,2\n", "1,2\n3,4\n"))
 
 
+_ALL = np.stack(list(LANDMARKS.values()))
+
+
+def _faces_in_json() -> list:
+    """Return faces by name, records, several faces an image, and COCO keypoints."""
+    points = {name: value.tolist() for name, value in LANDMARKS.items()}
+    records = [{"path": name, "landmarks": value, "score": 0.5} for name, value in points.items()]
+    images = [{"id": n, "file_name": name} for n, name in enumerate(points)]
+    flat = [[cell for point in value for cell in (*point, 2)] for value in points.values()]
+    annotations = [{"image_id": n, "keypoints": one, "score": 0.5} for n, one in enumerate(flat)]
+    several = {name: [{"landmarks": value, "score": 0.1}] for name, value in points.items()}
+    return [points, records, several, {"images": images, "annotations": annotations}]
+
+
+def _beside_names(path: Path) -> object:
+    path.with_suffix(".txt").write_text("".join(f"{name}\n" for name in NAMES))
+    return read_landmarks(path)
+
+
+def _retinaface() -> bytes:
+    numbers = [" ".join(f"{x} {y} 0.0" for x, y in value) for value in LANDMARKS.values()]
+    return "".join(f"# {n}\n10 10 50 60 {v} 0.8\n" for n, v in zip(NAMES, numbers, strict=True)).encode()
+
+
+def _wider() -> bytes:
+    numbers = [" ".join(f"{x} {y}" for x, y in value) for value in LANDMARKS.values()]
+    return "".join(f"{n}\n1\n10 10 50 60 0.9 {v}\n" for n, v in zip(NAMES, numbers, strict=True)).encode()
+
+
+def _dasec() -> bytes:
+    scores = {f"{n}.jpg-{n + 1}.jpg": 0.1 * n for n in range(4)}
+    similarity = {"type": "mated", "scores_by_pair_ids": scores}
+    content = {
+        "similarity_scores": similarity,
+        "quality_scores_by_sample_id_per_algorithm": {"q": {f"{n}.jpg": n / 7 for n in range(6)}},
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def _comparisons(path: Path) -> object:
+    return list(read_comparisons(path))
+
+
 JPEG = _picture("JPEG", quality=60)
 KINDS = {
     "scores, pickle": Kind(
@@ -312,6 +356,20 @@ KINDS = {
         of_lines,
         2.0,
     ),
+    "landmarks, JSON": Kind(".json", [json.dumps(one).encode() for one in _faces_in_json()], read_landmarks, of_lines),
+    "landmarks, arrays": Kind(
+        ".npz",
+        [_saved(lambda stream: np.savez(stream, names=np.array(NAMES), landmarks=_ALL, scores=np.ones(6)))],
+        read_landmarks,
+        of_members,
+    ),
+    "landmarks, npy": Kind(".npy", [_saved(lambda stream: np.save(stream, _ALL))], _beside_names),
+    "landmarks, lists": Kind(".txt", [_retinaface(), _wider()], read_landmarks, of_lines),
+    "comparisons": Kind(".csv", [_rows(",", "a,b,score", lambda n: [NAMES[n // 2], n / 7])], _comparisons, of_lines),
+    "comparisons, JSON": Kind(".json", [_dasec()], _comparisons, of_lines),
+    "qualities, JSON": Kind(".json", [_dasec()], lambda path: read_dasec_qualities(path, "q"), of_lines),
+    "pairs, dasec": Kind(".json", [_dasec()], _pairs("dasec"), of_lines),
+    "pairs, two lines": Kind(".txt", [b"a_1.jpg 1\na_2.jpg 1\nb_1.jpg 0\nc_1.jpg 0\n"], _pairs("cplfw"), of_lines),
     "boxes": Kind(".csv", [_rows(",", "path,x,y,width,height", lambda n: [n, 1, 30, 40])], read_boxes, of_lines),
     "identities": Kind(
         ".csv",
