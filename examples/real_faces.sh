@@ -21,6 +21,10 @@ for needed in "$FACES"/{images,landmarks.csv,folds.csv,mobilefacenet_y1.pth,edge
         exit 2
     fi
 done
+if ! "$PY" -c 'import timm' 2>/dev/null; then
+    echo "error: edgeface_xxs needs the package timm: $PY -m pip install timm" >&2
+    exit 2
+fi
 mkdir -p $OUT
 ln -sfn "$(realpath "$FACES")" $GIVEN
 ln -sfn "$(realpath "$YUNET")" $OUT/yunet.onnx

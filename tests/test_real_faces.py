@@ -13,6 +13,8 @@ from utils.config.evaluate import EvaluateConfig
 
 RECORDER = """#!{python}
 import pathlib, sys
+if sys.argv[1] == "-c":  # asks for timm
+    sys.exit("no timm" if pathlib.Path("without_timm").exists() else 0)
 with open("log", "a") as log:
     print(*sys.argv[1:], sep="\\t", file=log)
 for word in sys.argv:
@@ -113,3 +115,10 @@ def test_a_folder_that_lacks_something_stops_before_anything_is_made(folder):
     code, errors, commands = run_script(folder)
     assert code == 2 and commands == [] and not (folder / "runs").exists()
     assert errors.startswith("error: given/folds.csv: not there; FACES and YUNET name")
+
+
+def test_a_missing_package_stops_before_anything_is_made(folder):
+    (folder / "without_timm").touch()
+    code, errors, commands = run_script(folder)
+    assert code == 2 and commands == [] and not (folder / "runs").exists()
+    assert errors == "error: edgeface_xxs needs the package timm: ./python -m pip install timm\n"
