@@ -358,8 +358,8 @@ def test_arrays_that_unpack_to_gigabytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("names.npy", NAMES)
         with archive.open("embeddings.npy", "w", force_zip64=True) as stream:
-            stream.write(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 230000000)}"))
-            for _ in range(55):
+            stream.write(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 300000000)}"))
+            for _ in range(72):  # well above what memory that happens to be free can hold
                 stream.write(bytes(1 << 24))
     assert "memory" in refused(read_embeddings, tmp_path / "bomb.npz")
 
