@@ -111,7 +111,7 @@ def find_all(images: PhotographsToDo, finder: FaceFinder, folder: str, threads: 
     """Write landmarks.csv and failures.csv into `folder`; an unfinished run of the same request goes on."""
     source = images.source
     if not len(source):
-        raise DataError(f"{images.root}: no image below this folder ({source.other_files} other files)")
+        raise DataError(f"{images.root}: no image below this folder ({source.named_others()})")
     with distributed.patient_group():
         request = {
             **finder.identity,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data.images.decode import IMAGE_SUFFIXES
 from data.samples.crops import FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.sources.shards import is_pattern
@@ -65,8 +66,8 @@ class ScoringRun:
         self.images.finish(counts, {**facts, "device": str(self.scorer.device)}, session)
         if not total:
             raise DataError(
-                f"{cfg.dataset.loc}: holds no image ({crops.source.other_files} other files); images end in jpg, jpeg, "
-                "jpe, png, webp, bmp, tif or tiff"
+                f"{cfg.dataset.loc}: holds no image ({crops.source.named_others()}); images end in "
+                f"{', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))}"
             )
         if not len(rows):
             raise DataError(f"{cfg.dataset.loc}: none of the {total} images could be scored; see {paths[0]}")
@@ -74,7 +75,7 @@ class ScoringRun:
         logger.info(f"scored {len(rows)} of {total} images in {session.seconds:.1f} s{rate}")
         warn(counts, "score", paths[0], cfg.base.strict)
         if crops.source.other_files:
-            logger.info(f"{crops.source.other_files} other files were left alone")
+            logger.info(f"left alone: {crops.source.named_others()}")
         logger.info(f"scores: {', '.join(map(str, paths[1:]))}")
         return SOME_FAILED if cfg.base.strict and state.reasons else 0
 

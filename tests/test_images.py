@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
-from data.images.decode import ImageError, decode_rgb
+from data.images.decode import ImageError, decode_rgb, read_size
 from data.images.silence import native_silence
 from data.sources.folder import list_folder
 
@@ -113,6 +113,43 @@ def test_the_suffix_does_not_matter(tmp_path):
         (tmp_path / name).write_bytes(data)
     source = list_folder(tmp_path)
     assert [decode_rgb(source.read(row)).shape for row in range(3)] == [image.shape] * 3
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("PPM", {}), ("JPEG2000", {}), ("JPEG2000", {"no_jp2": True}), ("GIF", {})],
+    ids=["ppm", "jp2", "j2k", "gif"],
+)
+def test_kinds_without_loss_of_passports_and_feret(format, options):
+    image = picture() if format != "GIF" else np.full((40, 30, 3), (200, 10, 60), np.uint8)
+    data = encoded(image, format, **options)
+    np.testing.assert_array_equal(decode_rgb(data), image)
+    assert read_size(data) == (30, 40)
+    assert "pixels are more than dataset.max_pixels" in reason(data, max_pixels=1199)
+    assert reason(data[: len(data) // 2]).startswith("damaged") or format == "GIF"
+
+
+def test_avif():
+    if not features.check("avif"):
+        pytest.skip("Pillow without AVIF")
+    data = encoded(picture(), "AVIF", quality=100)
+    assert np.abs(decode_rgb(data).astype(int) - picture()).mean() < 6
+    assert "pixels are more than dataset.max_pixels" in reason(data, max_pixels=1199)
+    assert reason(data[:60]).startswith("damaged AVIF")
+
+
+def test_grey_maps_of_8_and_16_bit():
+    grey = np.array([[0, 100, 255]], np.uint8)
+    expected = np.repeat(grey[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(decode_rgb(b"P5 3 1 255\n" + grey.tobytes()), expected)
+    np.testing.assert_array_equal(decode_rgb(b"P2 3 1 255\n0 100 255\n"), expected)
+    sixteen = (grey.astype(np.uint16) * 257).astype(">u2").tobytes()
+    np.testing.assert_array_equal(decode_rgb(b"P5 3 1 65535\n" + sixteen), expected)
+    assert "too many for a PPM of this kind" in reason(b"P2 3000 3000 255\n0 1 2\n")
+
+
+def test_a_photograph_of_a_telephone_gets_a_clear_word():
+    assert reason(b"\0\0\0\x18ftypheic" + bytes(40)) == "HEIC, which the installed Pillow cannot read; convert it"
 
 
 # ---------------------------------------------------------------- modes

@@ -13,17 +13,24 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    features,
 )
 
 from data.images.jpeg import EOI, EXTRANEOUS, SOI, JpegHeader, damage, decode_listening, read_header
 from data.images.silence import native_silence, python_silence
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""Lower case; files are compared with their suffix in lower case."""
+_AVIF = bool(features.check("avif"))
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".j2k", ".ppm", ".pgm"}
+    | ({".avif"} if _AVIF else set())
+)
+"""Lower case; files are compared with their suffix in lower case. The content decides which kind an image is."""
 
 MAX_PIXELS = 100_000_000
 _BLOCK_PIXELS = 1 << 20
@@ -45,7 +52,12 @@ _PLUGINS = (
     (b"II", "TIFF", TiffImagePlugin.TiffImageFile),
     (b"MM", "TIFF", TiffImagePlugin.TiffImageFile),
     (b"GIF8", "GIF", GifImagePlugin.GifImageFile),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (b"\xff\x4f\xff\x51", "JPEG 2000", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    *((f"P{n}".encode(), "PPM", PpmImagePlugin.PpmImageFile) for n in range(1, 7)),
 )
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC")}
+"""Behind `ftyp`, what a file of that family holds."""
 
 
 class ImageError(Exception):
@@ -170,6 +182,8 @@ def _decode_with_pillow(data: bytes, exif: bool, max_pixels: int) -> np.ndarray:
             _check_size(width, height, max_pixels)
             if kind == "BMP" and data[30] in _RUN_LENGTHS and width * height > _MAX_RUN_LENGTH_PIXELS:
                 raise ImageError(f"{width}x{height} pixels are too many for a BMP with run lengths")
+            if kind == "PPM" and image.tile[0][0] != "raw" and width * height > _MAX_RUN_LENGTH_PIXELS:
+                raise ImageError(f"{width}x{height} pixels are too many for a PPM of this kind")
             # Pillow turns a TIFF while loading it and forgets the tag
             tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
             turned = image.tag_v2.get(_ORIENTATION_TAG, 1) if tiff else 1
@@ -195,7 +209,14 @@ def _plugin(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile.ImageFil
     for magic, kind, plugin in _PLUGINS:
         if data.startswith(magic) and (kind != "WebP" or data[8:12] == b"WEBP"):
             return kind, plugin
-    raise ImageError("not an image (no JPEG, PNG, WebP, BMP, TIFF or GIF header)")
+    brand = _BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
+    if brand == "AVIF" and _AVIF:
+        from PIL.AvifImagePlugin import AvifImageFile  # Pillow before 11.3 has none
+
+        return brand, AvifImageFile
+    if brand is not None:
+        raise ImageError(f"{brand}, which the installed Pillow cannot read; convert it")
+    raise ImageError("not an image (no JPEG, PNG, WebP, BMP, TIFF, GIF, JPEG 2000, PPM or AVIF header)")
 
 
 def _one_line(error: Exception) -> str:
@@ -257,7 +278,7 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 
 def _rgb8(image: Image.Image, kind: str) -> np.ndarray:
     mode = image.mode
-    if mode.startswith("I;16") or (mode == "I" and kind == "PNG"):
+    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
         grey = _to_8_bit(np.asarray(image))
         return np.repeat(grey[:, :, None], 3, axis=2)
     if mode in ("I", "F"):

@@ -30,7 +30,7 @@ from utils.present import present
 from utils.store import DamagedEntry, Store, read_entry, save_array
 
 TEMPLATE = "template"
-_FORMAT = 5
+_FORMAT = 6
 _KEYS = {
     "key_root",
     "identity",
@@ -200,9 +200,10 @@ def _build(cfg: ImagesConfig, source: ImageSource, identities: bool) -> tuple[Fa
     place, names = source.location, source.names
     if not len(source):
         raise DataError(
-            f"{place}: no image below this folder ({source.other_files} other files); name the folder that holds them"
+            f"{place}: no image below this folder ({source.named_others()}); name the folder that holds them"
         )
     facts: dict[str, Any] = {"root": place, "images": len(source), "other_files": source.other_files}
+    facts["others"] = source.named_others()
     keep = np.ones(len(source), bool)
     labels = landmarks = None
     if not identities and (path := _label_file(cfg)):

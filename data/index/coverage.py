@@ -83,6 +83,8 @@ class Coverage:
     classes: int | None = None
     remarks: tuple[str, ...] = ()
     """What is odd about the images' folders."""
+    others: str = ""
+    """Count and kinds of the other files, in words."""
     aligned_copies: bool = False
     """The images have no landmarks because they are aligned crops already; to be misaligned in training."""
 
@@ -98,7 +100,7 @@ class Coverage:
 
     def lines(self) -> list[str]:
         """Return the report, a line per fact."""
-        report = [f"{self.images:,} images in {self.root}" + _others(self.other_files)]
+        report = [f"{self.images:,} images in {self.root}" + (f" ({self.others})" if self.other_files else "")]
         for name, table in (("landmarks", self.landmarks), ("labels", self.labels)):
             if table is None:
                 continue
@@ -143,10 +145,6 @@ class Coverage:
             values["scaling"] = LabelScaling(**values["scaling"])
         values["remarks"] = tuple(values["remarks"])
         return cls(**values)
-
-
-def _others(count: int) -> str:
-    return f" ({count:,} other files)" if count else ""
 
 
 def _more(coverage: Coverage, table: TableCoverage) -> str:

@@ -5,10 +5,12 @@ import os
 import tarfile
 import zipfile
 from array import array
+from collections import Counter
 
 import numpy as np
 import pyarrow.compute as pc
 
+from data.sources.base import kind_of
 from data.sources.folder import is_image_name
 from data.sources.members import MemberSource, Places, ZipSource
 from data.tables.names import Names
@@ -23,12 +25,12 @@ class _Listing:
     def __init__(self):
         self.text, self.lengths = bytearray(), array("q")
         self.offsets, self.sizes, self.checksums = array("q"), array("q"), array("L")
-        self.others = 0
+        self.others: Counter[str] = Counter()
 
     def add(self, name: bytes, place: tuple[int, int], checksum: int | None = None) -> None:
         """Take a member that lies at `place`, offset and size."""
         if not is_image_name(name.rpartition(b"/")[2]):
-            self.others += 1
+            self.others[kind_of(name)] += 1
             return
         self.text += name
         self.lengths.append(len(name))
@@ -73,7 +75,7 @@ def open_tar(location: str | os.PathLike) -> MemberSource:
                     name = member.name.encode("utf-8", "surrogateescape")
                     listing.add(name, (member.offset_data, member.size))
                 elif not member.isdir():
-                    listing.others += 1
+                    listing.others["that is no regular file"] += 1
                 vars(archive)["members"].clear()  # or the library keeps them all
             _check_end(archive.offset, location)
     except tarfile.TarError as error:

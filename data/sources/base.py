@@ -2,11 +2,20 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from data.tables.names import Names
 from utils.errors import DataError
+
+_MOST_KINDS = 5
+
+
+def kind_of(name: bytes) -> str:
+    """Return the suffix of a file in lower case, or an empty text."""
+    return os.fsdecode(os.path.splitext(name)[1].lower()).encode("utf-8", "replace").decode()[:20]
 
 
 class ImageSource(ABC):
@@ -18,8 +27,8 @@ class ImageSource(ABC):
 
     location: str
     """Absolute path of the folder or file."""
-    other_files: int = 0
-    """Files beside the images that are none by their names."""
+    other_kinds: Mapping[str, int] = MappingProxyType({})
+    """How many files of each suffix lie beside the images and are none by their names."""
 
     _names: Names
 
@@ -27,6 +36,20 @@ class ImageSource(ABC):
     def names(self) -> Names:
         """Return what landmarks, labels and scores call the images."""
         return self._names
+
+    @property
+    def other_files(self) -> int:
+        """Return how many files beside the images are none by their names."""
+        return sum(self.other_kinds.values())
+
+    def named_others(self) -> str:
+        """Name the other files by count and kind: `12 other files: 9 .txt, 3 without suffix`, or `no other files`."""
+        if not self.other_kinds:
+            return "no other files"
+        common = sorted(self.other_kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_KINDS]
+        shown = [f"{count:,} {kind or 'without suffix'}" for kind, count in common]
+        further = self.other_files - sum(count for _, count in common)
+        return f"{self.other_files:,} other files: {', '.join([*shown, *([f'{further:,} more'] if further else [])])}"
 
     def __len__(self) -> int:
         return len(self.names)

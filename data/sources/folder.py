@@ -5,15 +5,17 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
 from data.images.decode import IMAGE_SUFFIXES, ImageError
-from data.sources.base import ImageSource, require_there
+from data.sources.base import ImageSource, kind_of, require_there
 from data.tables.names import Names
 from utils.errors import DataError
 
@@ -49,11 +51,15 @@ class FolderSource(ImageSource):
     """Files of a folder by their relative POSIX paths."""
 
     def __init__(
-        self, location: str | os.PathLike, names: Names, other_files: int = 0, state: FolderState | None = None
+        self,
+        location: str | os.PathLike,
+        names: Names,
+        other_kinds: Mapping[str, int] = MappingProxyType({}),
+        state: FolderState | None = None,
     ):
         """Take names below `location`; nothing is opened."""
         self.location = os.path.abspath(location)
-        self.other_files, self.state = other_files, state
+        self.other_kinds, self.state = Counter(other_kinds), state
         self._names = names
         self._base = os.path.join(os.fsencode(self.location), b"")
 
@@ -83,7 +89,7 @@ class FolderSource(ImageSource):
 
     def take(self, rows: np.ndarray) -> "FolderSource":
         """Return a source of the given rows, in that order."""
-        return FolderSource(self.location, self._names.take(rows), self.other_files)
+        return FolderSource(self.location, self._names.take(rows), self.other_kinds)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of names, sizes and modification times; a file that is not there counts as such.
@@ -104,7 +110,7 @@ class FolderSource(ImageSource):
         return self._base + self._names.data[first:end].tobytes()
 
     def __reduce__(self) -> tuple:
-        return FolderSource, (self.location, self._names, self.other_files)
+        return FolderSource, (self.location, self._names, self.other_kinds)
 
 
 def list_folder(root: str | os.PathLike) -> FolderSource:
@@ -114,13 +120,13 @@ def list_folder(root: str | os.PathLike) -> FolderSource:
         raise DataError(f"{location}: no such folder of images; name an existing one")
     text, lengths = bytearray(), array("q")
     folders, changed = [], array("q")
-    others, settled = 0, True
-    for folder, names, other_files, changed_ns in _walk(os.fsencode(location)):
+    others, settled = Counter(), True
+    for folder, names, other_kinds, changed_ns in _walk(os.fsencode(location)):
         tick = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
         settled &= changed_ns + tick < time.time_ns()
         folders.append(folder)
         changed.append(changed_ns)
-        others += other_files
+        others.update(other_kinds)
         names.sort()
         keys = [folder + b"/" + name for name in names] if folder else names
         text += b"".join(keys)
@@ -157,8 +163,8 @@ def _size_and_time(path: bytes) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
-    """Yield (relative folder, image names, count of other files, modification time) for every folder."""
+def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], Counter[str], int]]:
+    """Yield (relative folder, image names, count of other files by kind, modification time) for every folder."""
     pending: list[tuple[bytes, tuple]] = [(b"", ())]
     while pending:
         folder, parents = pending.pop()
@@ -168,7 +174,7 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
             identity = (status.st_dev, status.st_ino)
             if identity in parents:
                 continue
-            names, others, below = [], 0, []
+            names, others, below = [], Counter(), []
             with os.scandir(path) as entries:
                 for entry in entries:
                     if _is_folder(entry):
@@ -178,7 +184,7 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, list[bytes], int, int]]:
                     elif is_image_name(entry.name):
                         names.append(entry.name)
                     else:
-                        others += 1
+                        others[kind_of(entry.name)] += 1
         except OSError as error:
             raise DataError(f"{os.fsdecode(path)}: the folder cannot be listed ({error.strerror})") from None
         for name in sorted(below, reverse=True):  # the last in is the first out

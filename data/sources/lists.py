@@ -1,6 +1,7 @@
 """One image, a text list of paths, and the names that a list gives to the images of a container."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ class NamedSource(ImageSource):
     def __init__(self, source: ImageSource, names: Names):
         """Take a name for each row of the source."""
         self.source, self._names = source, names
-        self.location, self.other_files = source.location, source.other_files
+        self.location, self.other_kinds = source.location, Counter(source.other_kinds)
 
     def read(self, row: int) -> bytes:
         """Return an encoded image."""

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -56,10 +58,16 @@ def cut(path: str, offset: int, size: int) -> bytes:
 class MemberSource(ImageSource):
     """Images of one file by name; it is opened for each image, so that any number of such files can be in use."""
 
-    def __init__(self, location: str | os.PathLike, names: Names, places: Places, other_files: int = 0):
+    def __init__(
+        self,
+        location: str | os.PathLike,
+        names: Names,
+        places: Places,
+        other_kinds: Mapping[str, int] = MappingProxyType({}),
+    ):
         """Take the names and places of the images; nothing is read."""
         self.location = os.path.abspath(location)
-        self._names, self.places, self.other_files = names, places, other_files
+        self._names, self.places, self.other_kinds = names, places, Counter(other_kinds)
 
     def read(self, row: int) -> bytes:
         """Return an encoded image; raises ImageError where the file does not hold it whole."""
@@ -71,7 +79,7 @@ class MemberSource(ImageSource):
 
     def take(self, rows: np.ndarray) -> "MemberSource":
         """Return a source of the given rows, in that order."""
-        return type(self)(self.location, self._names.take(rows), self.places.take(rows), self.other_files)
+        return type(self)(self.location, self._names.take(rows), self.places.take(rows), self.other_kinds)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's size and time of change, and of the names and places of the images."""

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ class ShardedSource(ImageSource):
         """Take the parts, and for each name (part, row in it), (N, 2) int32."""
         self.location = os.path.abspath(location)
         self.parts, self._names, self.places = parts, names, places
-        self.other_files = sum(part.other_files for part in parts)
+        self.other_kinds = sum((Counter(part.other_kinds) for part in parts), Counter())
 
     def read(self, row: int) -> bytes:
         """Return an encoded image."""
