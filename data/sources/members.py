@@ -55,6 +55,9 @@ def cut(path: str, offset: int, size: int) -> bytes:
     return content
 
 
+_NO_OTHERS: Mapping[str, int] = MappingProxyType({})
+
+
 class MemberSource(ImageSource):
     """Images of one file by name; it is opened for each image, so that any number of such files can be in use."""
 
@@ -63,7 +66,7 @@ class MemberSource(ImageSource):
         location: str | os.PathLike,
         names: Names,
         places: Places,
-        other_kinds: Mapping[str, int] = MappingProxyType({}),
+        other_kinds: Mapping[str, int] = _NO_OTHERS,
     ):
         """Take the names and places of the images; nothing is read."""
         self.location = os.path.abspath(location)
