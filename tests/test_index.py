@@ -151,7 +151,7 @@ def test_report(faces):
     faces.write("train/", labels=NAMES[:1])
     _, coverage = build_index(faces.config(on_missing="skip", higher_is_better=0))
     assert coverage.lines() == [
-        f"5 images in {faces.root} (1 other files)",
+        f"5 images in {faces.root} (1 other file: 1 .txt)",
         f"landmarks: 5 of 5 images matched, 5 rows in {faces.folder}/landmarks.csv",
         "landmarks: matched without the first 1 folders of the file's names and 0 of the images' "
         "(the file starts with 'train/n1/a b.jpg')",
@@ -233,7 +233,7 @@ def test_an_empty_and_a_missing_folder(tmp_path):
         build_index(faces.config())
     faces.root.mkdir()
     (faces.root / "a.txt").touch()
-    with pytest.raises(DataError, match=r"no image below this folder \(1 other files\)"):
+    with pytest.raises(DataError, match=r"no image below this folder \(1 other file: 1 .txt\)"):
         build_index(faces.config())
 
 

@@ -281,7 +281,7 @@ def test_check_reports_and_stops_where_training_would(tmp_path, photographs, cap
     dataset = {"image_location": str(photographs), **write_inputs(tmp_path, names)}
     assert run(tmp_path, base={"task": "check"}, dataset=dataset) == 2
     out, err = capsys.readouterr()
-    assert f"5 images in {photographs} (1 other files)" in out.splitlines()
+    assert f"5 images in {photographs} (1 other file: 1 .txt)" in out.splitlines()
     assert "landmarks: 4 of 5 images matched" in out and "labels: from 0 to 0.75, higher is better" in out
     assert err.count("\n") == 1 and "1 of 5 images have no landmarks, first: 'n2/é, \"x\"\\n.png'" in err
     stored = json.loads((tmp_path / "out/coverage.json").read_text())

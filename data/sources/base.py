@@ -49,7 +49,8 @@ class ImageSource(ABC):
         common = sorted(self.other_kinds.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_KINDS]
         shown = [f"{count:,} {kind or 'without suffix'}" for kind, count in common]
         further = self.other_files - sum(count for _, count in common)
-        return f"{self.other_files:,} other files: {', '.join([*shown, *([f'{further:,} more'] if further else [])])}"
+        files = "file" if self.other_files == 1 else "files"
+        return f"{self.other_files:,} other {files}: {', '.join([*shown, *([f'{further:,} more'] if further else [])])}"
 
     def __len__(self) -> int:
         return len(self.names)
