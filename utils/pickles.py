@@ -77,7 +77,7 @@ class _Restricted:
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse references to objects outside the file."""
-        raise _Refusal("a persistent reference")
+        raise _Refusal("a persistent reference, as torch.save writes for tensors and arrays")
 
 
 class _Unpickler(_Restricted, pickle.Unpickler):
