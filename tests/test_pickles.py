@@ -180,7 +180,7 @@ def test_one_pickle_cannot_change_the_next():
 
 
 def test_references_outside_the_file_are_refused():
-    with pytest.raises(DataError, match="a persistent reference, as torch.save writes"):
+    with pytest.raises(DataError, match=r"a persistent reference, as torch\.save writes"):
         load_restricted_pickle(io.BytesIO(b"Pabc\n."))
 
 
