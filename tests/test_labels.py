@@ -94,7 +94,7 @@ def test_text_formats(tmp_path, content, expected):
         ("a.jpg 1\nb.jpg 2\nc.jpg 0,53\n", {"a.jpg": 1.0, "b.jpg": 2.0, "c.jpg": 0.53}),
         ("0,1\na.jpg,0.5\nb.jpg,1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # pandas, columns without names
         (",0\na.jpg,0.5\nb.jpg,1\n", {"a.jpg": 0.5, "b.jpg": 1.0}),  # pandas, a Series
-        (gzip.compress(b'path,quality\r\n"a.jpg",0.5\r\n'), {"a.jpg": 0.5}),
+        (gzip.compress(b'path,quality\r\n"a.jpg",0.5\r\n', mtime=0), {"a.jpg": 0.5}),
         ("path\tquality\r\né.jpg\t0.5\r\nb.jpg\t1\r\n".encode("utf-16"), {"é.jpg": 0.5, "b.jpg": 1.0}),
     ],
 )
