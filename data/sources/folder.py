@@ -73,11 +73,11 @@ class FolderSource(ImageSource):
         except ValueError as error:  # a list may hold any bytes
             raise ImageError(f"cannot be read: {error}") from None
         except OSError as error:
-            require_there(self._home, error)
+            require_there(self.home, error)
             raise ImageError(f"cannot be read: {error.strerror or error}") from None
 
     @cached_property
-    def _home(self) -> str:
+    def home(self) -> str:
         """Return the folder that all images are below; of a list of absolute paths the location is the root."""
         extremes = pc.min_max(self._names.to_arrow()).as_py()
         common = os.path.commonpath([os.path.dirname(os.fsdecode(name)) for name in extremes.values()])

@@ -11,6 +11,7 @@ from data.sources.base import ImageSource
 from data.sources.folder import FolderSource
 from data.tables.names import Names
 from utils.errors import DataError
+from utils.outside.reading import shown
 
 
 def open_image(location: str | os.PathLike) -> FolderSource:
@@ -39,7 +40,10 @@ def open_list(location: str | os.PathLike) -> FolderSource:
             base = os.getcwd()
     _refuse_repeats(location, names)
     order = names.order()
-    return FolderSource(base, names if order is None else names.take(order))
+    source = FolderSource(base, names if order is None else names.take(order))
+    if not os.path.isdir(source.home):
+        raise DataError(f"{location}: the folder of its images, {shown(source.home)}, is not there; mend the paths")
+    return source
 
 
 def read_names(path: str | os.PathLike) -> Names:
