@@ -5,7 +5,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -24,7 +23,7 @@ from synthetic.nuisance import METADATA_COLUMNS, SWEEPS, draw_nuisance, metadata
 from synthetic.render import Person
 from utils.config.synthetic import LARGEST_POPULATION, PopulationConfig, SyntheticConfig
 from utils.errors import DataError
-from utils.files import atomic_write
+from utils.files import atomic_write, replacing
 from utils.outside import signals
 from utils.progress import progress
 from utils.requests import difference_text
@@ -194,10 +193,8 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
     total = population.identities * population.images
     if _is_done(task, folder):
         return Report(folder, total, True, 0.0)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with replacing(folder) as partial:
+        partial.mkdir()
         rows = []
         bar = progress(total=total, desc=f"render {task.name}", unit="image")
         with bar, signals.waiting(), closing(_rows(task, partial, processes)) as parts:
@@ -206,13 +203,6 @@ def render_population(task: Task, folder: Path, processes: int) -> Report:
                 bar.update(len(part))
                 signals.leave_if_asked()
         _write_tables(task, partial, rows)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{folder}: cannot be written ({reason}); free space or name another base.save_path") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Report(folder, total, False, time.perf_counter() - started)
 
 

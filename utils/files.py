@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
@@ -54,6 +54,34 @@ def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a place for a new file or folder, which takes the name of `target` when the block ends without an error.
+
+    So the target is whole, or what it was before. Raises DataError where the disk does not take it.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        yield partial
+        _remove(target)
+        os.replace(partial, target)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{target}: cannot be written ({reason}); free space or name another base.save_path") from error
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def mark_in_use(descriptor: int) -> None:

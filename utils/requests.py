@@ -2,11 +2,21 @@
 
 import json
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 Difference = tuple[str, Any, Any]
 """Dotted key, old value, new value."""
 _LONGEST = 40
+
+
+def noted_request(note: Path, task: str) -> dict[str, Any] | None:
+    """Return the request that an earlier run of a task noted in a JSON file; None where no such run did."""
+    try:
+        request = json.loads(note.read_text(encoding="utf-8"))["request"]
+        return request if request["task"] == task else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def differences(old: Any, new: Any, free: Collection[str] = (), key: str = "") -> Iterator[Difference]:

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +24,13 @@ from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.prepare import CropsConfig, PrepareBase
 from utils.errors import ConfigError, DataError
-from utils.files import atomic_write, writing
-from utils.requests import difference_text
+from utils.files import atomic_write, replacing
+from utils.requests import difference_text, noted_request
 from utils.store import Store
 
 logger = logging.getLogger(__name__)
+
+_TASK = "crops"
 
 
 def write_crops(cfg: CropsConfig, base: PrepareBase, allowed: AllowedModules) -> None:
@@ -95,24 +96,17 @@ class ViewWriter:
         """Write the crops of a view, unless the same are there."""
         suffix = ".tar" if self.container == "tar" else ""
         target, note = self.folder / f"{view.key}{suffix}", self.folder / f"{view.key}.json"
-        request = {"task": "crops", "container": self.container, **self.crops.facts(view)}
+        request = {"task": _TASK, "container": self.container, **self.crops.facts(view)}
         if _is_done(target, note, request):
             logger.info(f"{target}: the same crops are there already")
             return
-        partial = target.with_name(f".{target.name}.partial")
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            note.unlink(missing_ok=True)
-            try:
-                _remove(partial)
-                written = self._into_tar(view, partial) if suffix else self._into_folder(view, partial)
-                _remove(target)
-                os.replace(partial, target)
-            finally:
-                _remove(partial)
-            with atomic_write(note, "w") as stream:
-                content = {"request": request, "crops": written.crops, "failures": written.failures}
-                json.dump({**content, "opencv": cv2.__version__}, stream, indent=1)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        note.unlink(missing_ok=True)
+        with replacing(target) as partial:
+            written = self._into_tar(view, partial) if suffix else self._into_folder(view, partial)
+        with atomic_write(note, "w") as stream:
+            content = {"request": request, "crops": written.crops, "failures": written.failures}
+            json.dump({**content, "opencv": cv2.__version__}, stream, indent=1)
         logger.info(f"{target}: {written.crops:,} crops")
         if written.failures:
             logger.warning(f"{note}: {len(written.failures):,} images gave no crop; the reasons are there")
@@ -162,21 +156,10 @@ def _is_done(target: Path, note: Path, request: dict[str, Any]) -> bool:
     """Say whether these crops are there; refuse to replace what no earlier run wrote."""
     if not target.exists():
         return False
-    try:
-        earlier = json.loads(note.read_text(encoding="utf-8"))["request"]
-        ours = earlier["task"] == "crops"
-    except (OSError, ValueError, KeyError, TypeError):
-        ours, earlier = False, {}
-    if not ours:
+    earlier = noted_request(note, _TASK)
+    if earlier is None:
         raise DataError(f"{target} holds something else than crops of an earlier run; name another base.save_path")
     changed = difference_text(earlier, json.loads(json.dumps(request)))
     if changed:
         logger.info(f"{target}: written anew, other request: {changed}")
     return not changed
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
