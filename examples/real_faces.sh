@@ -97,7 +97,7 @@ released() {
     step $OUT/"$1"/released-1 "train: the released recipe on labels of $1" \
         "$PY" train_main.py -c configs/train_config.yaml --allow-module mobilefacenet_y1 base.seed=1 \
         base.save_path=$OUT/"$1"/released-1 base.device=cpu base.precision=bf16 \
-        dataset.image_location=$OUT/train dataset.landms_location=$OUT/train/landmarks.csv dataset.on_missing=skip \
+        dataset.image_location=$OUT/train dataset.landms_location=$OUT/train/landmarks.csv \
         "${reads[@]}" dataloader.train.params.num_workers=0 dataloader.val.params.num_workers=0 \
         model.config=configs/faces/network.yaml model.teacher_cache=$OUT/teacher_cache $EXTRA
 }

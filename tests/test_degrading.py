@@ -11,6 +11,7 @@ import pytest
 import prepare
 from data.alignment import TEMPLATE_112
 from data.images.decode import decode_rgb
+from data.sources.folder import list_folder
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from jobs.degrading.degradation import GRADES, KINDS, PhotographedFace, degraded, draw_degradation, of_kinds
 from jobs.degrading.folder import reference_probe_pairs
@@ -105,6 +106,8 @@ def test_a_training_folder_keeps_names_and_the_share_of_originals(folder, tmp_pa
     out = tmp_path / "train"
     assert degrade_there(folder, out, "degrade.references=0", "degrade.share=0.5", "degrade.seed=4") == 0
     rows = table(out / "metadata.csv")
+    assert sorted(list_folder(out).names) == sorted(row["path"] for row in rows)  # no other picture
+    assert cv2.imread(str(tmp_path / "train.png")).shape == (5 * 112, (1 + len(KINDS)) * 112, 3)
     clean = [row for row in rows if row["kind"] == "clean"]
     assert 0 < len(clean) < len(rows) == PEOPLE * IMAGES and not (out / "pairs.txt").exists()
     for row in rows:

@@ -3,9 +3,7 @@
 import csv
 import json
 import logging
-import os
 import posixpath
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +23,11 @@ from jobs.journal import list_of_images
 from synthetic.nuisance import METADATA_COLUMNS, metadata_row
 from utils.config.prepare import DegradeConfig, PrepareBase
 from utils.errors import DataError
-from utils.files import atomic_write, sha256_file
+from utils.files import atomic_write, replacing, sha256_file
 from utils.outside import signals
 from utils.present import present
 from utils.progress import progress
-from utils.requests import difference_text
+from utils.requests import difference_text, noted_request
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +35,7 @@ REFERENCE, PROBE = "reference", "probe"
 OURS = ("blur", "lowres", "noise", "occlusion", "occluder", "darkness", "jpeg")
 """Columns of metadata.csv beside path, identity, kind and grade, as those of rendered people."""
 RUN, SHEET = "run.json", "faces.png"
+_TASK = "degrade"
 _SHOWN_PX = 112
 _WINDOW = 32
 """Images handed to each thread at once."""
@@ -103,7 +102,7 @@ class DegradingRun:
         path.write_bytes(content)
 
     def write_tables(self, copies: list[Copy]) -> None:
-        """Write landmarks.csv, metadata.csv, failures.csv, pairs.txt and the contact sheet."""
+        """Write landmarks.csv, metadata.csv, failures.csv and pairs.txt."""
         done = [copy for copy in copies if copy.reason is None]
         names = [self.copy_name(copy.row, bool(copy.degradation.kinds)) for copy in done]
         originals = [self.crops.names[copy.row] for copy in done]
@@ -124,8 +123,6 @@ class DegradingRun:
                 people = [posixpath.dirname(name) for name in originals]
                 for first, second, mated in reference_probe_pairs(people, self.cfg):
                     stream.write(f"{REFERENCE}/{originals[first]} {names[second]} {mated}\n")
-        sheet = self._sheet([copy.row for copy in done[:_PEOPLE_SHOWN]])
-        cv2.imwrite(str(self.folder / SHEET), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
     def _metadata(self, copy: Copy) -> tuple[str, ...]:
         values = dict(zip(METADATA_COLUMNS, metadata_row(copy.degradation.nuisance), strict=True))
@@ -133,8 +130,8 @@ class DegradingRun:
         person = posixpath.dirname(self.crops.names[copy.row])
         return person, kind, str(copy.degradation.grade), *(values[name] for name in OURS)
 
-    def _sheet(self, rows: list[int]) -> np.ndarray:
-        """Return a picture (H, W, 3) uint8 RGB: an image in each line, itself and every kind, graded line by line."""
+    def write_sheet(self, path: Path, rows: list[int]) -> None:
+        """Write a picture: an image in each line, itself and every kind of degradation, graded line by line."""
         lines = []
         for line, row in enumerate(rows):
             image, landmarks = self.face(row, self.crops.source.read(row))
@@ -145,7 +142,7 @@ class DegradingRun:
                 cells.append(decode_rgb(degraded(image, landmarks, drawn.nuisance, rng)[0]))
             small = [cv2.resize(cell, (_SHOWN_PX, _SHOWN_PX), interpolation=cv2.INTER_AREA) for cell in cells]
             lines.append(np.hstack(small))
-        return np.vstack(lines)
+        cv2.imwrite(str(path), cv2.cvtColor(np.vstack(lines), cv2.COLOR_RGB2BGR))
 
 
 class _Carried(NamedTuple):
@@ -203,7 +200,10 @@ def reference_probe_pairs(people: list[str], cfg: DegradeConfig) -> list[tuple[i
 
 
 def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
-    """Copy every image of `cfg.loc` into `base.save_path`, which is whole or absent; the same request is reused."""
+    """Copy every image of `cfg.loc` into `base.save_path`, which is whole or absent; the same request is reused.
+
+    A folder to train on holds no other picture: its contact sheet lies beside it, as FOLDER.png.
+    """
     crops, folder = open_crops(cfg.crops), Path(base.save_path)
     if not len(crops):
         raise DataError(f"{cfg.loc}: no image below this folder; name another degrade.loc")
@@ -211,10 +211,8 @@ def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
     if _is_done(folder, request):
         logger.info(f"{folder}: the same copies are there already")
         return
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with replacing(folder) as partial:
+        partial.mkdir()
         run = DegradingRun(cfg, crops, partial)
         bar = progress(total=len(crops), unit="img", desc="degrade", verbose=base.verbose)
         copies: list[Copy] = []
@@ -229,15 +227,10 @@ def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
         if all(copy.reason for copy in copies):
             raise DataError(f"{cfg.loc}: none of {len(crops)} images could be copied, first: {copies[0].reason}")
         run.write_tables(copies)
+        shown = [copy.row for copy in copies if copy.reason is None][:_PEOPLE_SHOWN]
+        run.write_sheet(partial / SHEET if cfg.references else folder.with_name(f"{folder.name}.png"), shown)
         with atomic_write(partial / RUN, "w") as stream:
             json.dump({"request": request, "opencv": cv2.__version__, "numpy": np.__version__}, stream, indent=1)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{folder}: cannot be written ({reason}); name another base.save_path") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     failed, worse = (sum(map(bool, flags)) for flags in zip(*((c.reason, c.degradation.kinds) for c in copies)))
     logger.info(f"{folder}: {len(copies) - failed:,} images copied, {worse:,} of them degraded, {failed:,} failed")
 
@@ -247,7 +240,7 @@ def _request(cfg: DegradeConfig, crops: FaceCrops) -> dict[str, Any]:
     files = {key: sha256_file(path) for key, path in (("landmarks", cfg.landmarks), ("metadata", cfg.metadata)) if path}
     settings = cfg.model_dump(mode="json", exclude={"loc", "landmarks", "metadata", "num_workers"})
     return {
-        "task": "degrade",
+        "task": _TASK,
         **settings,
         "sha256": files,
         "files": list_of_images(cfg.loc, crops.names),
@@ -259,12 +252,8 @@ def _is_done(folder: Path, request: dict[str, Any]) -> bool:
     """Say whether the folder holds these copies; refuse a folder that holds anything but an earlier run's."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
-    try:
-        earlier = json.loads((folder / RUN).read_text(encoding="utf-8"))["request"]
-        ours = earlier["task"] == "degrade"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        ours, earlier = False, {}
-    if not ours:
+    earlier = noted_request(folder / RUN, _TASK)
+    if earlier is None:
         raise DataError(f"{folder} holds something else than degraded copies; name a new folder in base.save_path")
     if changed := difference_text(earlier, request):
         logger.info(f"{folder}: copied anew, other request: {changed}")
