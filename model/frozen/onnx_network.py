@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ PIXELS = "tensor(uint8)"
 def is_onnx(path: str | Path) -> bool:
     """Tell ONNX files by their suffix."""
     return str(path).lower().endswith(".onnx")
+
+
+class _Input(NamedTuple):
+    """What a network takes."""
+
+    name: str
+    shape: list[int | str | None]
+    type: str
 
 
 class OnnxNetwork(FrozenNetwork):
@@ -44,7 +53,7 @@ class OnnxNetwork(FrozenNetwork):
         """
         self.name = Path(path).name
         record = parse_record(self._open(content, path, device), path)
-        self.describes_itself, entry = record is not None, self.session.get_inputs()[0]
+        self.describes_itself, entry = record is not None, self._input_of(path)
         if record is not None:
             self.contract = InputContract.from_dict(record["contract"], path)
             own = InputContract(self.contract.size_px, self.contract.channels, self.contract.mean, self.contract.std)
@@ -91,6 +100,13 @@ class OnnxNetwork(FrozenNetwork):
                 raise WeightsError(f"{path}: a network without an input or an output; export it again")
             return self.session.get_modelmeta().custom_metadata_map.get(KEY)
 
+    def _input_of(self, path: str | Path) -> "_Input":
+        """Return the first input, and keep the outputs' names: they become text when asked for, which may fail."""
+        with reading(path, "not a readable ONNX file", "export it again", WeightsError, self.bounded):
+            entry = self.session.get_inputs()[0]
+            self.output_names = [output.name for output in self.session.get_outputs()]
+            return _Input(entry.name, entry.shape, entry.type)
+
     def _try(self, path: str | Path) -> None:
         """Answer one black image: a network that cannot, or only with endless memory, is refused before any work."""
         side = self.contract.size_px
@@ -126,7 +142,7 @@ class OnnxNetwork(FrozenNetwork):
 
     def _number(self) -> int:
         """Return the number of the output that `reading` names."""
-        names, wanted = [output.name for output in self.session.get_outputs()], self.reading.output
+        names, wanted = self.output_names, self.reading.output
         if isinstance(wanted, str) and wanted in names:
             return names.index(wanted)
         if isinstance(wanted, int) and 0 <= wanted < len(names):
