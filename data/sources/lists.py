@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
 from data.sources.base import ImageSource
 from data.sources.folder import FolderSource
+from data.tables.name_lists import read_names
 from data.tables.names import Names
 from utils.errors import DataError
 from utils.outside.reading import shown
@@ -44,17 +44,6 @@ def open_list(location: str | os.PathLike) -> FolderSource:
     if not os.path.isdir(source.home):
         raise DataError(f"{location}: the folder of its images, {shown(source.home)}, is not there; mend the paths")
     return source
-
-
-def read_names(path: str | os.PathLike) -> Names:
-    """Read the lines of a text file that are not blank."""
-    try:
-        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); name a text file with a name in each line"
-        ) from error
-    return Names.from_strings([line.strip() for line in lines if line.strip()])
 
 
 def _refuse_repeats(path: str | os.PathLike, names: Names) -> None:

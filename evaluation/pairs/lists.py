@@ -119,14 +119,6 @@ def _name_and_flag(line: str) -> _Flagged | None:
     return _Flagged(cells[0].strip(), int(cells[1]))
 
 
-def read_names(path: str | Path) -> list[str]:
-    """Read a list of images, one in each line."""
-    names = [line.strip() for _, line in lines_of(Path(path))]
-    if not names:
-        raise DataError(f"{path}: holds no name; expected one image in each line")
-    return names
-
-
 class Side(NamedTuple):
     """One side of a comparison experiment: images and who is on them."""
 

@@ -12,8 +12,9 @@ from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.sources.memory import MemorySource
 from data.tables.boxes import read_boxes
 from data.tables.join import join
+from data.tables.name_lists import read_names
 from data.tables.names import Names
-from evaluation.pairs.lists import Side, read_names, reference_probe_pairs
+from evaluation.pairs.lists import Side, reference_probe_pairs
 from evaluation.pairs.readers import read_pairs
 from evaluation.pairs.sets import Generation, PairSet, pairs_from_identities, without_repeats
 from utils.config.evaluate import EvaluateConfig, PairsConfig
@@ -86,8 +87,10 @@ def open_faces(name: str, cfg: PairsConfig, seed: int, names: Names | None = Non
 def _side(path: str, cfg: PairsConfig) -> Side:
     """Read one list of images, with who is on them."""
     names = read_names(path)
-    found = find_identities(Names.from_strings(names), cfg.identity)
-    return Side(names, [found.classes[row] for row in found.rows])
+    if not len(names):
+        raise DataError(f"{path}: holds no name; expected one image in each line")
+    found = find_identities(names, cfg.identity)
+    return Side(list(names), [found.classes[row] for row in found.rows])
 
 
 def open_views(cfg: EvaluateConfig, name: str, names: Names | None = None) -> FaceSet:

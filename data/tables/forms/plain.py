@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data.tables.name_lists import read_names
 from data.tables.names import Names
 from utils.errors import DataError
 from utils.outside.reading import reading, shown
@@ -67,11 +68,11 @@ def names_beside(path: Path, count: int) -> Names:
             f"{path}: an array holds no names; put a list of them, one a line, beside it as "
             f"{path.with_suffix('.txt').name}"
         )
-    with reading(beside), open(beside, encoding="utf-8-sig", errors="surrogateescape") as stream:
-        names = [name for line in stream if (name := line.strip())]
+    with reading(beside):
+        names = read_names(beside)
         if len(names) != count:
             raise DataError(f"{beside}: {len(names)} names but {count} rows in {path.name}; one name a row")
-        return Names.from_strings(names)
+        return names
 
 
 def names_of(path: Path, array: np.ndarray) -> Names:
