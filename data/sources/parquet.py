@@ -14,7 +14,7 @@ from data.images.decode import ImageError
 from data.sources.base import ImageSource, require_there
 from data.tables.names import Names
 from utils.errors import DataError
-from utils.outside.reading import reason
+from utils.outside.reading import reading, reason
 
 _NAME_COLUMNS = ("path", "name", "file_name", "filename", "file", "image_path", "__key__", "key", "id")
 
@@ -99,7 +99,7 @@ def open_parquet(location: str | os.PathLike) -> ParquetSource:
 
     Raises DataError where no column holds images.
     """
-    try:
+    with reading(location, "cannot be read as parquet", "fetch it again"):
         file = pq.ParquetFile(location)
         layout = _layout(file.schema_arrow)
         if layout is None:
@@ -108,8 +108,6 @@ def open_parquet(location: str | os.PathLike) -> ParquetSource:
                 f"{', '.join(file.schema_arrow.names)}"
             )
         names = _names(file, layout)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{location}: cannot be read as parquet ({' '.join(str(error).split())[:100]})") from error
     rows = np.arange(len(names))
     if (order := names.order()) is not None:
         names, rows = names.take(order), order

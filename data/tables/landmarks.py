@@ -122,14 +122,11 @@ def _points(path: Path, form: LandmarkForm, name: str | bytes, value: object) ->
 
 
 def _of_one_face(value: object) -> np.ndarray | None:
+    """Return points (K, 2) of a value that holds those of one face; None where it does not."""
     found = as_points(value)
-    return (
-        found[0]
-        if found is not None and found.shape[0] == 1
-        else found
-        if found is not None and found.ndim == 2
-        else None
-    )
+    if found is not None and found.ndim == 3:
+        return found[0] if len(found) == 1 else None
+    return found
 
 
 _READERS = {

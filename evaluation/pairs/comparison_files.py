@@ -7,7 +7,7 @@ scores_by_pair_ids: {A-B: 0.7}}` and `quality_scores_by_sample_id_per_algorithm:
 import json
 import math
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +126,7 @@ def _dasec_comparisons(path: Path) -> Iterator[ComparedPair]:
         yield ComparedPair(first, second, float(score), _TYPES[kind])
 
 
-def _images_of(pair: str, known: Iterable[str], path: Path) -> tuple[str, str]:
+def _images_of(pair: str, known: Collection[str], path: Path) -> tuple[str, str]:
     """Part `A-B` where both sides are known images, or at its only hyphen."""
     places = [place for place, letter in enumerate(pair) if letter == "-"]
     fitting = [place for place in places if pair[:place] in known and pair[place + 1 :] in known] or places

@@ -1,5 +1,6 @@
 """One recipe trained under several seeds, and all of them evaluated together."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,14 +66,11 @@ def seed_steps(cfg: SeedsConfig) -> list[CommandStep]:
         found = load_training(cfg.train, step.arguments()[2:])
         inputs = (getattr(found.dataset, key, None) for key in ("quality_location", "landms_location"))
         network = Path(found.model.config)
-        step = CommandStep(
-            step.title, step.script, step.config, folder, changes, [network, *(Path(path) for path in inputs if path)]
-        )
         scores[name] = {
             "weights": str(folder / f"{found.base.method}-{cfg.weights}.pth"),
             "config": str(network.absolute()),
         }
-        steps.append(step)
+        steps.append(replace(step, inputs=[network, *(Path(path) for path in inputs if path)]))
     base = {**read.get("base", {}), "save_path": str(out / "evaluation")}
     config = write_yaml(out / "evaluate.yaml", {**read, "base": base, "scores": scores})
     load_config(EvaluateConfig, config)

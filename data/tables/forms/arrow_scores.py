@@ -13,7 +13,7 @@ from data.tables.forms.score_values import ScoreRows, choose
 from data.tables.names import Names
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
-from utils.outside.reading import reason
+from utils.outside.reading import reading
 
 _MOST_ROWS_PER_BYTE = 10
 _MOST_TEXT_PER_BYTE = 100
@@ -22,7 +22,7 @@ _LEAST_TEXT_BYTES = 64 << 20
 
 def parquet_scores(path: Path, form: ScoreForm) -> ScoreRows:
     """Read the columns of name and score of a parquet file."""
-    try:
+    with reading(path, "cannot be read as parquet of names and numbers", "mend it"):
         schema = pa.parquet.read_schema(path)
         header, found = _header(path, schema, form)
         size, rows = path.stat().st_size, pa.parquet.read_metadata(path).num_rows
@@ -30,18 +30,14 @@ def parquet_scores(path: Path, form: ScoreForm) -> ScoreRows:
             raise DataError(f"{path}: claims {rows:,} rows in {size:,} bytes, too many for names that differ; mend it")
         name, score = (header.titles[place] for place in (found.name or 0, found.values[0]))
         return _rows(path, pa.parquet.read_table(path, columns=[name, score], read_dictionary=[name]), header, found)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet of names and numbers ({reason(error)}); mend it") from error
 
 
 def feather_scores(path: Path, form: ScoreForm) -> ScoreRows:
     """Read the columns of name and score of a feather file."""
-    try:
+    with reading(path, "cannot be read as feather of names and numbers", "mend it"):
         table = pa.feather.read_table(path, memory_map=False)
         header, found = _header(path, table.schema, form)
         return _rows(path, table.select([found.name or 0, found.values[0]]), header, found)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as feather of names and numbers ({reason(error)}); mend it") from error
 
 
 def _header(path: Path, schema: pa.Schema, form: ScoreForm) -> tuple[Header, Columns]:
