@@ -18,10 +18,10 @@ from data.samples.training import index_remarks
 from data.tables.fusing import fuse_labels
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from data.tables.scores import LABELS, read_scores, write_labels, write_scores_csv
+from jobs.contact_sheet import look
 from jobs.cropping.crops import write_crops
 from jobs.degrading.folder import degrade_folder
 from jobs.landmarks import detect_landmarks
-from jobs.looking import look
 from synthetic import contact_sheet, render_populations
 from utils import cli
 from utils.allowed import AllowedModules

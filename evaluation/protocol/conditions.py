@@ -58,7 +58,7 @@ class Findings:
         return used[~np.isnan(self.quality[method][used])]
 
 
-class Sight(NamedTuple):
+class ViewInputs(NamedTuple):
     """Where the numbers of one view come from."""
 
     given: GivenFiles
@@ -80,7 +80,7 @@ class Protocol:
         """Measure aligned crops and every misaligned condition."""
         faces, crops = self._crops(faces)
         given = GivenFiles(self.cfg, faces)
-        aligned = self._numbers(Sight(given, crops, ALIGNED), self.cfg.scores, self.cfg.recognition, faces.pairs)
+        aligned = self._numbers(ViewInputs(given, crops, ALIGNED), self.cfg.scores, self.cfg.recognition, faces.pairs)
         keep, remarks = complete(faces, aligned, self.cfg.evaluation)
         pairs = faces.pairs.subset(keep)
         similarity = self._similarities(aligned, pairs, keep)
@@ -116,10 +116,10 @@ class Protocol:
             methods = running.methods.keys() | with_every(group, given.scores)
             recognisers = running.recognisers.keys() | with_every(group, given.recognised) if both else ()
             if methods:
-                sights = [Sight(given, crops, view) for view in group]
+                inputs = [ViewInputs(given, crops, view) for view in group]
                 seen = [
-                    self._misaligned(findings, sight.view, self._numbers(sight, methods, recognisers, findings.pairs))
-                    for sight in sights
+                    self._misaligned(findings, one.view, self._numbers(one, methods, recognisers, findings.pairs))
+                    for one in inputs
                 ]
                 findings.panels += [merge_seeds(same) for same in zip(*seen, strict=True)]
                 findings.seed_panels += [without_heights(panel) for panels in seen for panel in panels]
@@ -165,10 +165,10 @@ class Protocol:
         return faces, CropPass(faces, Store(self.folder / "cache"), self.cfg.dataloader.params, self.cfg.base.verbose)
 
     def _numbers(
-        self, sight: Sight, methods: Collection[str], recognisers: Collection[str], pairs: PairSet
+        self, inputs: ViewInputs, methods: Collection[str], recognisers: Collection[str], pairs: PairSet
     ) -> ImageNumbers:
         """Read what these have in files of this view and compute the rest."""
-        given, crops, view = sight
+        given, crops, view = inputs
         comparison = given.comparison(view, recognisers, pairs)
         quality, embedding, outside = given.quality(view, methods), given.embedding(view, recognisers), None
         if crops is not None:

@@ -1,4 +1,4 @@
-"""Looking at what training would see: a sample of images decoded, aligned and drawn with their landmarks."""
+"""The contact sheet of task=check: a sample of what training would see, decoded, aligned, drawn with its landmarks."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -7,7 +7,7 @@ import pytest
 from data.alignment import TEMPLATE_112
 from data.index.build import FaceIndex
 from data.sources.folder import list_folder
-from jobs.looking import COLOURS, COLUMNS, SHEET, Look, look
+from jobs.contact_sheet import COLOURS, COLUMNS, SHEET, Look, look
 from tests.helpers.images import crop_pixels, write_bytes, write_image
 from tests.helpers.inference import rows_of
 from utils.config.prepare import LookConfig
