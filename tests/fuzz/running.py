@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from data.images.decode import ImageError
-from tests.fuzz.kinds import KINDS, Kind
+from tests.fuzz.kind import Kind
+from tests.fuzz.kinds import KINDS
 from utils.errors import UserError
 
 LONGEST = 400
