@@ -139,6 +139,7 @@ FOREIGN = {
         "loss.ratio=released": "crfiqa",
         "loss.refinement={}": "aikd",
         "model.teacher_cache=folder": "aikd",
+        "model.fold_teacher=1": "aikd",
     },
     "crfiqa": {
         "base.select_on=misaligned": "aikd",

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from model.ai_kd import FrozenTeacher, WrapperModel
 from model.embedding_dim import embedding_dim
+from model.frozen.fold import fold_batchnorm
 from model.frozen.network import normalise
 from model.objectives.base import Objective, StartingRun
 from model.objectives.losses import build_loss
@@ -75,6 +76,8 @@ class AIKDObjective(Objective[DistillationBatch]):
         teacher = student.feature_extractor
         if model_cfg.teacher is not None:
             teacher = builder.pretrained(model_cfg.teacher)
+        if cfg.model.fold_teacher:
+            teacher = fold_batchnorm(teacher)
         objective = cls(student, FrozenTeacher(teacher), cfg.loss, contract)
         objective.fit_dimensions(cfg.optimizer)
         objective.select_on = cfg.base.select_on

@@ -200,6 +200,8 @@ class OptimizerConfig(StrictModel):
     """1: a BatchNorm uses batch statistics only if all of it is in the optimiser; 0: every one; all: none."""
     max_grad_norm: PositiveFloat | None = 5.0
     """Global norm to which gradients are clipped; null: not."""
+    fused: Flag = False
+    """1: one kernel updates many tensors, where the optimiser has one; the same numbers up to rounding."""
 
     @property
     def groups(self) -> dict[str, GroupConfig]:

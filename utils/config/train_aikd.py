@@ -30,6 +30,9 @@ class AIKDModel(ModelRef):
 
     teacher_cache: UserPath | None = None
     """Folder in which the teacher's embeddings are kept, for every run on the same images; null: none."""
+    fold_teacher: Flag = False
+    """1: the teacher's BatchNorms become part of its convolutions: the same function up to rounding, less memory
+    traffic. Its embeddings are kept apart from those of the unfolded teacher."""
 
 
 class RefinementConfig(StrictModel):

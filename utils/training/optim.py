@@ -90,10 +90,13 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict]) -> torch.optim.
     """Build the optimiser; each group remembers its base rate as `initial_lr`."""
     kind = cast(Callable[..., torch.optim.Optimizer], optimizer_class(config.module))
     groups = [group for group in groups if group["params"]]
+    if config.fused and "fused" not in inspect.signature(kind).parameters:
+        raise ConfigError(f"optimizer.fused: {config.module} has no fused form; use torch.optim.SGD, or set 0")
+    fused = {"fused": True} if config.fused else {}
     try:
         for group in groups:
-            kind(**group)  # as arguments they are checked, as groups they are not
-        optimizer = kind([dict(group) for group in groups])
+            kind(**group, **fused)  # as arguments they are checked, as groups they are not
+        optimizer = kind([dict(group) for group in groups], **fused)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {config.module} refuses its arguments ({error})") from error
     for group in optimizer.param_groups:
