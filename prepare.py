@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.checks.landmark_order import MISFIT_LIMIT_PX, misfit_px
+from data.checks.landmark_order import unlike_face
 from data.index.build import FaceIndex, build_index
 from data.samples.training import index_remarks
 from data.tables.fusing import fuse_labels
@@ -83,8 +83,7 @@ def unlike_faces(index: FaceIndex) -> list[str]:
     """Return a line on landmarks that cannot be a face in template order."""
     block = 1 << 16
     points = present(index.landmarks)
-    far = [misfit_px(points[start : start + block]) for start in range(0, len(index), block)]
-    rows = np.flatnonzero(np.concatenate(far) > MISFIT_LIMIT_PX)
+    rows = np.flatnonzero(np.concatenate([unlike_face(points[at : at + block]) for at in range(0, len(index), block)]))
     if not len(rows):
         return []
     share = f"{len(rows):,} of {len(index):,} images have points unlike a face in template order"

@@ -445,5 +445,5 @@ def test_many_landmarks_unlike_faces_are_one_line_of_the_report(tmp_path):
     write_landmarks_csv(tmp_path / "landmarks.csv", table.names, table.points)
     report = make_run(config).data.report
     assert [line for line in report if "unlike a face" in line] == [
-        f"{tmp_path}/landmarks.csv: 20% of the landmarks are unlike a face in template order; are these profiles?"
+        f"{tmp_path}/landmarks.csv: 20% of the landmarks are unlike a face in template order, whatever its pose"
     ]
