@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if scorer.remark:
             logger.info(scorer.remark)
         with open_scoring(cfg, scorer, command.allowed) as run:
-            session = run.images.measure_left(lambda crops, rows: scorer.qualities(crops))
+            session = run.images.measure_left(
+                lambda crops, rows: scorer.steady_qualities(crops, run.images.loader.batch_size)
+            )
             return run.conclude(session)
 
 

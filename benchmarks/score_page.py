@@ -15,7 +15,7 @@ from data.samples.crops import FaceCrops
 from data.sources.memory import MemorySource
 from data.tables.names import Names
 from evaluation.report.score_page import ScorePage
-from jobs.score_page import pictures
+from jobs.score_page import jpegs, pictures
 from utils.config.sections import CropInputConfig
 
 
@@ -35,7 +35,7 @@ def main() -> None:
         crops, values = FaceCrops(source, CropInputConfig(loc=folder)), rng.normal(size=count).astype(np.float32)
         started = time.perf_counter()
         page = ScorePage("benchmark", names, np.arange(count), values, {}, {})
-        page.write(place / "scores.html", pictures(crops, page))
+        page.write(place / "scores.html", pictures(page, lambda rows: jpegs(crops.take(rows))))
         seconds = time.perf_counter() - started
         size = (place / "scores.html").stat().st_size / 1e6
         print(f"{count:,} images: {seconds:.2f} s, {size:.2f} MB")

@@ -19,8 +19,11 @@ import pyarrow.compute as pc
 from data.detectors.registry import open_finder
 from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.samples.detected import DetectedCrops, FoundFaces
+from data.sources.base import ImageSource
+from data.sources.dealt import DealtSource
 from data.sources.registry import open_source
 from data.tables.faces import LANDMARKS_FILE, FaceTable, read_faces, write_faces
+from data.tables.names import Names
 from jobs.image_pass import NETWORK_FAILED
 from utils.allowed import AllowedModules
 from utils.config.sections import CropInputConfig
@@ -34,14 +37,16 @@ _PASSING = (NETWORK_FAILED, "cannot be read")
 """Reasons that say nothing about the faces of an image."""
 
 
-def open_images(cfg: CropInputConfig, allowed: AllowedModules) -> FaceCrops | DetectedCrops:
+def open_images(
+    cfg: CropInputConfig, allowed: AllowedModules, source: ImageSource | None = None
+) -> FaceCrops | DetectedCrops:
     """Open the images of a run, and what says where the faces are in them: crops, a landmark file, a detector."""
     if cfg.input != "detect":
-        crops = open_crops(cfg)
+        crops = open_crops(cfg, source)
         require_usual(crops)
         return crops
     finder = open_finder(cfg, allowed)
-    return DetectedCrops(open_source(cfg.loc, cfg.names), cfg, finder)
+    return DetectedCrops(open_source(cfg.loc, cfg.names) if source is None else source, cfg, finder)
 
 
 def with_known_faces(crops: FaceCrops | DetectedCrops, folder: str) -> FaceCrops | DetectedCrops:
@@ -60,17 +65,21 @@ def stale_faces(crops: FaceCrops | DetectedCrops) -> tuple[str, ...]:
     return (LANDMARKS_FILE, FACTS_FILE) if looked_for else ()
 
 
-def keep_faces(folder: Path, crops: DetectedCrops, found: FoundFaces) -> None:
-    """Write landmarks.csv and landmarks.json, unless those of an earlier run hold the same."""
+def keep_faces(folder: Path, crops: DetectedCrops, names: Names, found: FoundFaces) -> None:
+    """Write landmarks.csv and landmarks.json, unless those of an earlier run hold the same; `names` are of all images.
+
+    What an earlier run knew of the containers of one process is no reason to leave it at that.
+    """
     path, reasons = folder / LANDMARKS_FILE, _lasting(found.reasons)
-    if crops.known is not None and crops.known.reasons == reasons and len(crops.known.rows) == len(found.rows):
+    known = crops.known
+    if known is not None and known.reasons == reasons and len(known.rows) == len(found.rows):
         return
     (folder / FACTS_FILE).unlink(missing_ok=True)
-    write_faces(path, FaceTable(crops.names.take(found.rows), found.faces), crops.cfg.faces == "all")
-    mark_kept(folder, crops, reasons)
+    write_faces(path, FaceTable(names.take(found.rows), found.faces), crops.cfg.faces == "all")
+    mark_kept(folder, crops, {names[row]: reason for row, reason in reasons.items()})
 
 
-def mark_kept(folder: Path, crops: DetectedCrops, reasons: Mapping[int, str] = MappingProxyType({})) -> None:
+def mark_kept(folder: Path, crops: DetectedCrops, reasons: Mapping[str, str] = MappingProxyType({})) -> None:
     """Write landmarks.json: of which images, and by which detector, the landmarks.csv beside it is."""
     content = {"facts": _facts(crops), "sha256": sha256_file(folder / LANDMARKS_FILE), "reasons": dict(reasons)}
     content = json.loads(json.dumps(content))
@@ -123,12 +132,19 @@ def _kept(folder: Path, crops: DetectedCrops) -> FoundFaces | None:
         return None
     try:
         table = read_faces(folder / LANDMARKS_FILE)
-        reasons = {int(row): str(reason) for row, reason in content["reasons"].items()}
-        if not all(0 <= row < len(crops.names) for row in reasons):
-            return None
+        reasons = {str(name): str(reason) for name, reason in content["reasons"].items()}
+        without = _rows(Names.from_strings(reasons), crops.names)
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
         return None
-    rows = pc.index_in(table.names.to_arrow(), value_set=crops.names.to_arrow())
-    if rows.null_count:
+    rows = _rows(table.names, crops.names)
+    if not isinstance(crops.source, DealtSource) and ((rows < 0).any() or (without < 0).any()):
         return None
-    return FoundFaces(rows.to_numpy().astype(np.int64), table.faces, reasons)
+    told = zip(without.tolist(), reasons.values(), strict=True)
+    here = np.flatnonzero(rows >= 0)
+    here = here[np.argsort(rows[here], kind="stable")]  # landmarks.csv has the order of all names
+    return FoundFaces(rows[here], table.faces[here], {row: reason for row, reason in told if row >= 0})
+
+
+def _rows(wanted: Names, names: Names) -> np.ndarray:
+    """Return the row of each name, -1 for those that are not there."""
+    return pc.index_in(wanted.to_arrow(), value_set=names.to_arrow()).fill_null(-1).to_numpy().astype(np.int64)

@@ -18,7 +18,9 @@ from data.alignment import CROP_SIZE_PX
 from data.detectors.base import FACE_NUMBERS
 from data.samples.crops import CropBatch, FaceCrops
 from data.samples.detected import DetectedCrops
-from data.samples.loader import crop_batches
+from data.samples.loader import fetched
+from data.sources.dealt import Deal
+from data.tables.names import Names
 from jobs.journal import Journal, JournalLine, Progress
 from model.frozen.allocator import keep_memory
 from utils import distributed
@@ -54,23 +56,36 @@ class ImagePass:
     journal: Journal
     loader: InferenceLoaderParams
     verbose: bool
+    deal: Deal | None = None
+    """Where containers were dealt to the processes: `crops` are those of this one, rows are counted over all."""
+
+    @property
+    def names(self) -> Names:
+        """Return the names of all images, in the order of the results; only the first process knows them."""
+        return self.crops.names if self.deal is None or self.deal.sorted is None else self.deal.sorted.names
+
+    def result(self) -> Progress:
+        """Return what became of all images, in the order of their names."""
+        state = self.journal.result()
+        return state if self.deal is None or self.deal.sorted is None else state.arranged(self.deal.sorted.rows)
 
     def measure_left(self, measure: Measure) -> Session:
         """Measure the images that no earlier session did, and wait for the other processes.
 
         A batch holds the same images as in an uninterrupted pass, so the numbers are the same to the last bit.
         """
-        started, size, count = time.perf_counter(), self.loader.batch_size, len(self.crops.names)
-        share = self.journal.share(size)
-        parts = [np.arange(first, min(first + size, count)) for first in share.firsts]
-        rows = np.concatenate(parts or [np.zeros(0, np.int64)])
-        batches = crop_batches(self.crops.take(rows), size, self.loader.num_workers or 0)
+        started, share = time.perf_counter(), self.journal.share(self.loader.batch_size, self.deal)
+        parts = [np.arange(first, end) for first, end in zip(share.firsts, share.ends, strict=True)]
+        rows = np.concatenate([np.zeros(0, np.int64), *parts])
+        rows = rows if self.deal is None else self.deal.here(rows)
+        ends = np.cumsum([0, *map(len, parts)]).tolist()
+        batches = fetched(self.crops.take(rows), list(map(range, ends[:-1], ends[1:])), self.loader.num_workers or 0)
         warned = False
         bar = progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main()))
         with bar, signals.waiting():
-            for place, (first, batch) in enumerate(zip(share.firsts, batches, strict=True)):
+            for first, start, batch in zip(share.firsts, ends[:-1], batches, strict=True):
                 numbers = measure(batch.images, rows[batch.rows]) if batch.rows else np.zeros(0)
-                self.journal.append(_line(first, batch, numbers, place * size))
+                self.journal.append(_line(first, batch, numbers, start))
                 signals.leave_if_asked()
                 if batch.not_square and not warned:
                     warned = True
@@ -83,7 +98,7 @@ class ImagePass:
     def counts(self, state: Progress, done: str, rows: np.ndarray) -> dict[str, int]:
         """Return what run.json counts; `done` says what became of `rows`."""
         return {
-            "images": len(self.crops.names),
+            "images": self.journal.count,
             done: len(rows),
             "failed": len(state.reasons),
             "not_square": state.counts["not_square"],

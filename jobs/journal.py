@@ -7,6 +7,7 @@ not written.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import PIL
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
+from data.sources.dealt import Deal
 from data.tables.names import Names
 from utils import distributed
 from utils.errors import DataError
@@ -120,9 +122,24 @@ class Progress:
         order = np.argsort(every, kind="stable")
         return every[order], np.concatenate([self.values[rows], *more])[order]
 
-    def left(self, size: int) -> np.ndarray:
-        """Return the first rows of those batches of `size` rows that hold a row still to be done."""
-        firsts = np.arange(0, len(self.done), size)
+    def arranged(self, rows: np.ndarray) -> "Progress":
+        """Return the same with the rows in another order: the new row i is what row `rows[i]` was."""
+        other = Progress(0, self.values.shape[1], self.several)
+        other.values, other.done, other.counts = self.values[rows], self.done[rows], self.counts
+        places = np.empty(len(rows), np.int64)
+        places[rows] = np.arange(len(rows))
+        other.reasons = {int(places[row]): reason for row, reason in self.reasons.items()}
+        other.further = {int(places[row]): numbers for row, numbers in self.further.items()}
+        return other
+
+    def left(self, size: int, begins: np.ndarray | None = None) -> np.ndarray:
+        """Return the first rows of those batches of `size` rows that hold a row still to be done.
+
+        begins: the first row of each part of the work that no batch reaches beyond, and the number of rows.
+        """
+        ends = np.array([0, len(self.done)]) if begins is None else begins
+        parts = [np.arange(first, end, size) for first, end in itertools.pairwise(ends.tolist())]
+        firsts = np.concatenate([np.zeros(0, np.int64), *parts])
         return firsts[~np.logical_and.reduceat(self.done, firsts)] if len(firsts) else firsts
 
 
@@ -135,6 +152,8 @@ class Share(NamedTuple):
 
     firsts: list[int]
     """First rows of the batches that are this process's."""
+    ends: list[int]
+    """The rows behind the last of each."""
     rows: int
     """Number of rows in the batches of all processes."""
 
@@ -185,12 +204,20 @@ class Journal:
             )
         return progress
 
-    def share(self, size: int) -> Share:
-        """Deal out the batches of `size` rows that are left, to each process in turn; all of them call this."""
-        firsts = self.progress().left(size)
+    def share(self, size: int, deal: Deal | None = None) -> Share:
+        """Deal out the batches of `size` rows that are left, to each process in turn; all of them call this.
+
+        Of containers that were dealt to the processes, each gets the batches of its own.
+        """
+        begins = np.array([0, self.count]) if deal is None else deal.begins
+        firsts = self.progress().left(size, begins)
         distributed.barrier()  # nobody writes before everybody has read
-        mine = firsts[distributed.rank() :: distributed.world_size()]
-        return Share(mine.tolist(), int(np.minimum(size, self.count - firsts).sum()))
+        part = np.searchsorted(begins, firsts, side="right") - 1
+        ends = np.minimum(firsts + size, begins[part + 1])
+        mine = slice(distributed.rank(), None, distributed.world_size())
+        if deal is not None and deal.is_parted:
+            mine = deal.owners[part] == distributed.rank()
+        return Share(firsts[mine].tolist(), ends[mine].tolist(), int((ends - firsts).sum()))
 
     def append(self, line: JournalLine) -> None:
         """Write down one finished batch."""

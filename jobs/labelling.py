@@ -116,7 +116,7 @@ class LabellingRun:
                 write_labels(journal.folder, names.take(rows), labels[rows])
             if isinstance(self.images.crops, DetectedCrops):
                 seen, values = state.records()
-                keep_faces(journal.folder, self.images.crops, FoundFaces(seen, values[:, 1:], reasons))
+                keep_faces(journal.folder, self.images.crops, names, FoundFaces(seen, values[:, 1:], reasons))
             if len(rows) and cfg.output.page:
                 title = f"Labels of {cfg.dataset.loc} by {cfg.source.name}"
                 write_page(self.images, title, (rows, labels[rows]), state, self._facts())

@@ -64,6 +64,15 @@ def from_main(value: Value) -> Value:
     return values[0]
 
 
+def from_each(value: Value) -> list[Value]:
+    """Return the values of all processes, in their order; waits for all."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def process_group(device: torch.device, patience_h: float = 0.5) -> Iterator[None]:
     """Join the group torchrun prepared and leave it at the end; `device` is where tensors to be exchanged are.

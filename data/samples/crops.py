@@ -170,12 +170,12 @@ def resize_crop(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((CROP_SIZE_PX, CROP_SIZE_PX), Image.Resampling.BILINEAR))
 
 
-def open_crops(cfg: CropInputConfig) -> FaceCrops:
-    """Open the images and join their landmark file.
+def open_crops(cfg: CropInputConfig, source: ImageSource | None = None) -> FaceCrops:
+    """Open the images, unless they are open as `source`, and join their landmark file.
 
     Raises DataError when there is no such place, or when images have no landmarks and `on_missing` is error.
     """
-    source = open_source(cfg.loc, cfg.names)
+    source = open_source(cfg.loc, cfg.names) if source is None else source
     return FaceCrops(source, cfg, _landmarks(cfg, source.names) if cfg.input == "landmarks" else None)
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -103,6 +103,11 @@ def crop_batches(dataset: FaceCrops | DetectedCrops, batch_size: int, num_worker
     Decoding runs ahead of the consumer, in worker processes or, with `num_workers=0`, in threads.
     """
     batches = [range(at, min(at + batch_size, len(dataset))) for at in range(0, len(dataset), batch_size)]
+    return fetched(dataset, batches, num_workers)
+
+
+def fetched(dataset: FaceCrops | DetectedCrops, batches: Sequence[range], num_workers: int) -> Iterator[CropBatch]:
+    """Yield the given rows of the crops, batch by batch, as `crop_batches` does."""
     return iter(_Fetcher(dataset, batches, num_workers, pin_memory=False))
 
 

@@ -8,6 +8,7 @@ from data.images.decode import IMAGE_SUFFIXES
 from data.sources.archives import open_tar, open_zip
 from data.sources.base import ImageSource
 from data.sources.bins import open_bin
+from data.sources.dealt import Deal, deal
 from data.sources.folder import list_folder
 from data.sources.lists import open_image, open_list, with_names
 from data.sources.parquet import open_parquet
@@ -36,6 +37,11 @@ def open_source(location: str | os.PathLike, names: str | None = None) -> ImageS
     """
     source = open_shards(location, _open) if is_pattern(location) else _open(location)
     return source if names is None else with_names(source, names)
+
+
+def open_dealt(location: str | os.PathLike, folder: str | Path) -> Deal:
+    """Open those of several containers that are this process's; all processes call this, `folder` is shared."""
+    return deal(location, _open, folder)
 
 
 def _open(location: str | os.PathLike) -> ImageSource:

@@ -55,6 +55,11 @@ class Names:
         """Return the named rows, in that order."""
         return Names.from_arrow(self.to_arrow().take(pa.array(np.asarray(rows, np.int64))))
 
+    def between(self, first: int, end: int) -> "Names":
+        """Return the rows from `first` up to, not including, `end`; the text is shared."""
+        offsets = self.offsets[first : end + 1]
+        return Names(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     def digest(self) -> str:
         """Return the SHA-256 of the names and their order."""
         return sha256_arrays(self.offsets, self.data)
@@ -71,3 +76,16 @@ class Names:
         array = self.to_arrow()
         same = pc.index(pc.equal(array[:-1], array[1:]), True).as_py() if len(self) > 1 else -1
         return None if same < 0 else same
+
+
+class Chosen:
+    """Some rows of a table of names, looked up one by one: a copy of millions would be as large as the table."""
+
+    def __init__(self, names: Names, rows: np.ndarray):
+        self.names, self.rows = names, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.names[row] for row in self.rows.tolist())

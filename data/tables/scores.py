@@ -18,7 +18,7 @@ import pyarrow.parquet
 from data.tables.forms.arrow_scores import feather_scores, parquet_scores
 from data.tables.forms.rows import RowRules, complete_rows
 from data.tables.forms.score_values import QUALITY, ScoreRows, json_scores, npy_scores, npz_scores, pickled_scores
-from data.tables.names import Names
+from data.tables.names import Chosen, Names
 from data.tables.text_tables import read_text_table, write_csv
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
@@ -89,7 +89,7 @@ class Scored(NamedTuple):
 
     root: str
     """The folder, as the user wrote it."""
-    names: Names
+    names: Names | Chosen
     """Relative POSIX paths."""
     quality: np.ndarray
     """(N,) float32, finite."""

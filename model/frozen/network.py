@@ -21,6 +21,13 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_IMAGES_PER_THREAD = 8
 """A CPU network takes batches in pieces of so many images: activations stay in its caches."""
 
+_GREY = 127
+
+
+def cpu_piece() -> int:
+    """Return how many images a CPU network takes at a time."""
+    return CPU_IMAGES_PER_THREAD * torch.get_num_threads()
+
 
 class Answer(NamedTuple):
     """What a network says about a batch, on its device, in float32."""
@@ -85,6 +92,23 @@ class FrozenNetwork:
         if quality_B is None:
             raise WeightsError(f"{self.name}: gives no quality; name the weights of a trained quality model")
         return quality_B.cpu().numpy()
+
+    def steady_qualities(self, images_BHW3: Tensor, batch_size: int) -> np.ndarray:
+        """Return the qualities (B,), for which it does not matter how many and which other images are in the batch.
+
+        The order in which a kernel sums depends on the number of images, so passes are filled up with grey ones.
+        """
+        size = self.at_once(batch_size)
+        filled = [
+            torch.cat([part, part.new_full((size - len(part), *part.shape[1:]), _GREY)])
+            for part in images_BHW3.split(size)
+        ]
+        parts = [self.qualities(part) for part in filled]
+        return np.concatenate([np.zeros(0, np.float32), *parts])[: len(images_BHW3)]
+
+    def at_once(self, batch_size: int) -> int:
+        """Return how many images of a batch of `batch_size` one pass takes."""
+        return batch_size
 
 
 def measured(output_BD: Tensor, reading: Reading, name: str) -> Tensor | None:
@@ -155,7 +179,7 @@ class TorchNetwork(FrozenNetwork):
     @torch.inference_mode()
     def run(self, images_BHW3: Tensor) -> Answer:
         """Compute the answer to a batch, piece by piece."""
-        size = len(images_BHW3) if self.device.type != "cpu" else CPU_IMAGES_PER_THREAD * torch.get_num_threads()
+        size = len(images_BHW3) if self.device.type != "cpu" else cpu_piece()
         try:
             parts = [self.forward(piece) for piece in images_BHW3.split(size)]
         except torch.OutOfMemoryError as error:
@@ -166,6 +190,10 @@ class TorchNetwork(FrozenNetwork):
         qualities = [part.quality for part in parts if part.quality is not None]
         taps = {name: torch.cat([part.taps[name] for part in parts]) for name in self.taps}
         return Answer(torch.cat([part.embedding for part in parts]), torch.cat(qualities) if qualities else None, taps)
+
+    def at_once(self, batch_size: int) -> int:
+        """Return how many images of a batch of `batch_size` one pass takes."""
+        return batch_size if self.device.type != "cpu" else min(batch_size, cpu_piece())
 
     def forward(self, images_BHW3: Tensor) -> Answer:
         """Answer in one pass."""
