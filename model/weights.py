@@ -66,16 +66,29 @@ class SplitState(NamedTuple):
 def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
     """Read a `.safetensors` file or a torch file (weights only, onto the CPU) as a flat dict of tensors.
 
-    Unwraps {"state_dict": ...} and its like; of a model and its average the average is taken and logged, unless `part`
-    names an entry. Drops the `module.` and `_orig_mod.` of DataParallel and torch.compile.
+    Unwraps {"state_dict": ...} and its like; of a model and its average the average is taken, unless `part` names an
+    entry. Drops the `module.` and `_orig_mod.` of DataParallel and torch.compile.
     Raises WeightsError for a file that is no weights file, is cut off, or would run code.
     """
-    path = Path(path)
+    return _read(Path(path), part)[0]
+
+
+def _read_to_load(path: str | Path, part: str | None) -> dict[str, Tensor]:
+    """Read a file whose weights a network is about to take; log which of two halves they are."""
+    state, choices = _read(Path(path), part)
+    for choice in choices:
+        logger.info(f"{path}: {choice}")
+    return state
+
+
+def _read(path: Path, part: str | None) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights, and in words what was chosen of two halves."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; check the path")
     with reading(path, "cannot be read as weights", "the file is damaged or no state_dict", WeightsError):
         content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-        return _state_dict(path, _unwrap(content, path, part))
+        content, choices = _unwrap(content, path, part)
+        return _state_dict(path, content), choices
 
 
 def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
@@ -89,28 +102,29 @@ def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
     return _strip_wrappers({key: value.dequantize() if value.is_quantized else value for key, value in content.items()})
 
 
-def _unwrap(content: object, path: Path, part: str | None) -> object:
-    """Return the innermost state_dict of a file, by the names of the entries."""
-    found = part is None
+def _unwrap(content: object, path: Path, part: str | None) -> tuple[object, list[str]]:
+    """Return the innermost state_dict of a file, by the names of the entries, and what was chosen of two halves."""
+    found, choices = part is None, []
     for _ in range(_WRAPPERS_AT_MOST):  # a file can wrap itself
         if not isinstance(content, Mapping):
             break
         entries = [key for key, value in content.items() if isinstance(value, Mapping) and value]
         if part is None and all(f"state_dict_{name}" in entries for name in SWINFACE):
-            return {f"{name}.{key}": value for name in SWINFACE for key, value in content[f"state_dict_{name}"].items()}
+            parts = ((name, content[f"state_dict_{name}"].items()) for name in SWINFACE)
+            return {f"{name}.{key}": value for name, items in parts for key, value in items}, choices
         average, model = ([key for key in known if key in entries] for known in (AVERAGES, MODELS))
         if not found and part in entries:
             taken, found = part, True
         elif average or model:
             taken = (average or model)[0]
             if average and model:
-                logger.info(f"{path}: holds {model[0]!r} and {taken!r}; took {taken!r}, the other by part: {model[0]}")
+                choices.append(f"holds {model[0]!r} and {taken!r}; took {taken!r}, the other by part: {model[0]}")
         else:
             break
         content = content[taken]
     if not found:
         raise WeightsError(f"{path}: holds no entry {part!r}; name another in part, or none")
-    return content
+    return content, choices
 
 
 def split_state(state: Mapping[str, Tensor], backbone: nn.Module) -> SplitState:
@@ -139,7 +153,7 @@ def cuts(state: Mapping[str, Tensor], layout: Layout) -> Iterator[SplitState]:
 
 def load_backbone(backbone: nn.Module, path: str | Path, part: str | None = None) -> None:
     """Load the backbone part of any known layout, strictly; a quality head in the file is left aside."""
-    split = split_state(read_state_dict(path, part), backbone)
+    split = split_state(_read_to_load(path, part), backbone)
     wrong = _differences(backbone, split.backbone, split.layout.backbone) + _unexpected(split.rest)
     _finish(path, wrong, [(backbone, split.backbone)])
 
@@ -150,7 +164,7 @@ def load_student(student: nn.Module, path: str | Path, part: str | None = None) 
     `student` has `feature_extractor` and `quality_head`. DifFIQA(R) and CR-FIQA weights need a LinearHead.
     """
     backbone, head = student.get_submodule("feature_extractor"), student.get_submodule("quality_head")
-    split = split_state(read_state_dict(path, part), backbone)
+    split = split_state(_read_to_load(path, part), backbone)
     if not split.head:
         heads = ", ".join(layout.head for layout in LAYOUTS if layout.head)
         raise WeightsError(

@@ -307,6 +307,15 @@ def test_swinface_loads_whole_or_its_backbone_alone_from_its_file_of_four_parts(
     np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
 
 
+def test_the_log_says_once_which_half_of_a_file_was_taken(tmp_path, caplog):
+    halves = {name: Several().state_dict() for name in ("model", "ema")}
+    torch.save(halves, tmp_path / "net.pth")
+    with caplog.at_level("INFO"):
+        found = network(tmp_path / "net.pth", False, ["tests"], foreign("Several"), output="Recognition")
+    assert caplog.text.count("took 'ema', the other by part: model") == 1
+    assert torch.equal(found.module.fc.weight, halves["ema"]["fc.weight"])
+
+
 def test_an_output_that_is_not_there_is_named(tmp_path):
     torch.save(Several().state_dict(), tmp_path / "net.pth")
     features = NetworkConfig(module="tests.test_published.Several", weights=None)
