@@ -1,6 +1,7 @@
 """Published networks: each file in its own layout gives the numbers of its layer facts; any ONNX; one contract each."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from model.published.presets import PRESETS, find_preset, preset_list
 from model.published.recognise import recognise
 from model.registry import NetworkBuilder, build_head
 from model.weights import LAYOUTS
+from tests.helpers import published_layouts as layouts
 from tests.helpers import reference_networks as reference
 from tests.helpers.images import write_crops
 from tests.helpers.inference import infer, rows_of, write_setup
@@ -195,6 +197,60 @@ def test_inference_scores_a_published_file_without_a_configuration(tmp_path):
     assert request["preprocessing"]["channels"] == "BGR" and request["network"]["reading"]["quality"] == "length"
 
 
+# ---- transformers
+
+
+@pytest.mark.parametrize(("name", "layout"), [
+    ("transface_s", layouts.transface(512, 12)), ("transface_b", layouts.transface(512, 24)),
+    ("transface_l", layouts.transface(768, 24)), ("swinface", layouts.swinface()),
+])  # fmt: skip
+def test_transformers_have_the_keys_and_shapes_of_the_published_files(name, layout):
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        state = NetworkBuilder().backbone(ModuleSpec(module=preset.module, params=preset.params)).state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == layout
+
+
+def test_transface_embeds_as_its_layers_say(tmp_path, monkeypatch):
+    layout = layouts.transface(32, 2)
+    small = replace(PRESETS["transface_s"], params={"width": 32, "depth": 2}, tensors=40)
+    monkeypatch.setitem(PRESETS, "transface_s", small)
+    torch.save(state := layouts.weights(layout), tmp_path / "model.pt")
+    torch.save({"state_dict_backbone": state, "epoch": 3}, tmp_path / "checkpoint_gpu_0.pt")
+    wanted = reference.transface(state, network_input())
+    assert np.ptp(wanted.numpy(), axis=0).max() > 0.1
+    for file, keys in (("model.pt", {}), ("checkpoint_gpu_0.pt", {"preset": "transface_s", "output": 0})):
+        found = network(tmp_path / file, False, **keys)
+        assert_same_embeddings(found.embeddings(CROPS), wanted)
+        assert found.contract == InputContract()
+
+
+def test_swinface_embeds_as_its_layers_say(tmp_path):
+    state = layouts.weights(layouts.swinface())
+    parts = {"backbone": state, "fam": {"nets.0.conv.convs.0.weight": torch.zeros(47, 192, 3, 3)}}
+    parts |= {"tss": {"nets.0.feature.0.bias": torch.zeros(512)}, "om": {"output_fcs.0.bias": torch.zeros(2)}}
+    file = {
+        "epoch": 7,
+        **{f"state_dict_{name}": part for name, part in parts.items()},
+        "state_optimizer": {"state": {}},
+    }
+    torch.save(file, tmp_path / "checkpoint.pt")
+    wanted = reference.swinface(state, network_input())
+    assert np.ptp(wanted.numpy(), axis=0).max() > 0.1
+    for keys in ({}, {"preset": "swinface"}, {"preset": "swinface", "part": "state_dict_backbone"}):
+        assert_same_embeddings(network(tmp_path / "checkpoint.pt", False, **keys).embeddings(CROPS), wanted)
+    with pytest.raises(ConfigError, match=r"output: 'Age' is none of model\.published\.swinface\.SwinFaceNet, which"):
+        network(tmp_path / "checkpoint.pt", False, preset="swinface", output="Age")
+
+
+def test_swinface_makes_the_offsets_and_masks_that_its_files_hold():
+    params = {"width": 8, "depths": [2, 2, 2, 2], "heads": [1, 1, 1, 1]}
+    made = NetworkBuilder().backbone(ModuleSpec(module="SwinFaceNet", params=params)).state_dict()
+    state = layouts.weights(layouts.swinface(**params))
+    constant = [key for key in state if key.endswith(("relative_position_index", "attn_mask"))]
+    assert len(constant) == 11 and all(torch.equal(made[key], state[key]) for key in constant)
+
+
 # ---- contracts
 
 
@@ -226,14 +282,12 @@ class Several(nn.Module):
         return outputs if self.kind == "dict" else tuple(outputs.values())
 
 
-@pytest.mark.parametrize(("kind", "output", "preset"), [
-    ("dict", "Recognition", None), ("tuple", 1, None), ("dict", None, "swinface"),
-])  # fmt: skip
-def test_a_network_of_several_outputs_answers_with_the_named_one(tmp_path, kind, output, preset):
+@pytest.mark.parametrize(("kind", "output"), [("dict", "Recognition"), ("tuple", 1)])
+def test_a_network_of_several_outputs_answers_with_the_named_one(tmp_path, kind, output):
     whole = Several(kind)
     torch.save({"model": whole.state_dict()}, tmp_path / "net.pth")
     features = NetworkConfig(module="tests.test_published.Several", params={"kind": kind}, weights=None)
-    keys = {"output": output, "preset": preset, "allowed": ["tests"], "model": ModelConfig(features=features)}
+    keys = {"output": output, "allowed": ["tests"], "model": ModelConfig(features=features)}
     found = network(tmp_path / "net.pth", scores=False, **keys)
     wanted = whole.fc(network_input().mean((2, 3))).detach().numpy()
     np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
@@ -283,21 +337,20 @@ def foreign(name):
     return ModelConfig(features=NetworkConfig(module=f"tests.test_published.{name}", weights=None))
 
 
-def test_transface_embeds_by_the_first_of_its_outputs(tmp_path):
+def test_a_users_own_transface_embeds_by_the_first_of_its_outputs(tmp_path):
     torch.manual_seed(3)
     torch.save((whole := TransFaceLike()).state_dict(), tmp_path / "model.pt")
-    found = network(tmp_path / "model.pt", False, ["tests"], foreign("TransFaceLike"), preset="transface")
+    found = network(tmp_path / "model.pt", False, ["tests"], foreign("TransFaceLike"))
     wanted = whole(network_input())[0].detach().numpy()
     np.testing.assert_allclose(found.embeddings(CROPS), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(("module", "keys"), [
-    ("SwinFaceLike", {"preset": "swinface"}),
     ("SwinFaceLike", {"output": "Recognition"}),
     ("SwinBackboneLike", {"output": 2}),
     ("SwinBackboneLike", {"output": 2, "part": "state_dict_backbone"}),
 ])  # fmt: skip
-def test_swinface_loads_whole_or_its_backbone_alone_from_its_file_of_four_parts(tmp_path, module, keys):
+def test_a_users_own_swinface_loads_whole_or_its_backbone_alone_from_its_file_of_four_parts(tmp_path, module, keys):
     torch.manual_seed(3)
     whole = SwinFaceLike()
     parts = {f"state_dict_{name}": part.state_dict() for name, part in whole.named_children()}

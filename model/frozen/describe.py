@@ -82,6 +82,7 @@ class Described:
         reading = self._reading(preset or (found if self.model is None else None))
         if found is not None and reading.output is not None:
             updates.setdefault("output", reading.output)
+        self._check_output(model, found)
         model = model.model_copy(update={"features": model.features.model_copy(update=updates)})
         contract = InputContract.from_transform(model.transform, model.channels)
         told = {"transform", "channels"} & model.model_fields_set and preset is None
@@ -130,6 +131,15 @@ class Described:
             return model
         params = {**found.params, **model.features.params}
         return model.model_copy(update={"features": model.features.model_copy(update={"params": params})})
+
+    def _check_output(self, model: ModelConfig, found: Preset | None) -> None:
+        """Raise ConfigError where a network of this repository is asked for another output than its embedding."""
+        named, ours = self.keys.output, full_name(KNOWN, model.features.module)
+        if ours is not None and named not in (None, 0, found and found.reading.output):
+            raise ConfigError(
+                f"output: {named!r} is none of {ours}, which gives its embedding alone; remove output, or name a "
+                "network of your own in model.config (--allow-module), without a preset"
+            )
 
     def _reading(self, preset: Preset | None) -> Reading:
         known = Reading() if preset is None else preset.reading

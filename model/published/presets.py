@@ -22,7 +22,7 @@ class Preset:
     about: str
     """What its number means, in one line."""
     module: str | None = None
-    """Its backbone; None: the file is ONNX, or the network is the user's."""
+    """Its backbone; None: the file is ONNX."""
     params: dict[str, Any] = field(default_factory=dict)
     layout: str = "CR-FIQA"
     """Layout of its keys (model/weights.py)."""
@@ -63,6 +63,12 @@ def _adaface(depth: int, tensors: int) -> Preset:
     return Preset(about, "model.published.ir.AdaFaceNet", {"depth": depth}, "Lightning", tensors, contract=BGR)
 
 
+def _transface(width: int, depth: int) -> Preset:
+    params, tensors = {"width": width, "depth": depth}, 18 + 11 * depth
+    module, first = "model.published.transface.TransFaceNet", Reading(output=0)
+    return Preset("recognition", module, params, tensors=tensors, reading=first)
+
+
 PRESETS = {
     "aikd": _iresnet(100, "quality: predicted, near the range of its labels", "AI-KD", head=MLP),
     "ediffiqa_l": _iresnet(100, "quality: predicted, mostly 0 to 1", "eDifFIQA", head=MLP),
@@ -88,15 +94,19 @@ PRESETS = {
     "arcface_r50": _iresnet(50, "recognition (ArcFace and CosFace of arcface_torch)"),
     "arcface_r100": _iresnet(100, "recognition (ArcFace and CosFace of arcface_torch)"),
     "arcface_r200": _iresnet(200, "recognition (ArcFace and CosFace of arcface_torch)"),
+    "transface_s": _transface(512, 12),
+    "transface_b": _transface(512, 24),
+    "transface_l": _transface(768, 24),
+    "swinface": Preset(
+        "recognition; its answers to other questions are left aside",
+        "model.published.swinface.SwinFaceNet",
+        layout="SwinFace",
+        tensors=200,
+        reading=Reading(output="Recognition"),
+    ),
     "ediffiqa_onnx": Preset("ONNX of the OpenCV Zoo and of uniface; quality: predicted, mostly 0 to 1", reading=OUTPUT),
     "ofiq_magface": Preset("ONNX of OFIQ; quality: length of MagFace's embedding", contract=MAGFACE, reading=OUTPUT),
     "insightface_onnx": Preset("ONNX of InsightFace, e.g. w600k_r50; recognition"),
-    "transface": Preset(
-        "recognition; its layers come from its own package (--allow-module)", reading=Reading(output=0)
-    ),
-    "swinface": Preset(
-        "recognition; its layers come from its own package (--allow-module)", reading=Reading(output="Recognition")
-    ),
 }
 """Name -> network. The first whose keys and shapes a file has is the one recognised."""
 MODULES = tuple(dict.fromkeys(preset.module for preset in PRESETS.values() if preset.module))

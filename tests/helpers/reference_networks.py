@@ -93,3 +93,88 @@ def mobile(s: State, x: Tensor) -> Tensor:
 def mlp(s: State, x: Tensor) -> Tensor:
     hidden = linear(x, s, "l1")
     return linear(hidden * 0.5 * (1 + torch.erf(hidden / np.sqrt(2))), s, "l2").flatten()
+
+
+def layer_norm(x: Tensor, s: State, name: str) -> Tensor:
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * s[f"{name}.weight"] + s[f"{name}.bias"]
+
+
+def patches(x: Tensor, s: State, name: str) -> Tensor:
+    """Return a token of each patch, row by row; (B, N, D)."""
+    weight = s[f"{name}.weight"]
+    cut = functional.unfold(x, weight.shape[2], stride=weight.shape[2]).transpose(1, 2)
+    return cut @ weight.flatten(1).T + s[f"{name}.bias"]
+
+
+def attention(x: Tensor, s: State, name: str, bias: list[Tensor | float]) -> Tensor:
+    """Attention of (..., N, D), head by head; one bias, (..., N, N) or a number, for each head."""
+    mixed, width = linear(x, s, f"{name}.qkv"), x.shape[-1]
+    size, heads = width // len(bias), []
+    for head, extra in enumerate(bias):
+        query, key, value = (mixed[..., start : start + size] for start in range(head * size, 3 * width, width))
+        scores = (query @ key.transpose(-1, -2) / size**0.5 + extra).exp()
+        heads.append(scores @ value / scores.sum(-1, keepdim=True))
+    return linear(torch.cat(heads, -1), s, f"{name}.proj")
+
+
+def feature(x: Tensor, s: State) -> Tensor:
+    x = norm(linear(x, s, "feature.0"), s, "feature.1", 2e-5)
+    return norm(linear(x, s, "feature.2"), s, "feature.3", 2e-5)
+
+
+def transface(s: State, x: Tensor, heads: int = 8) -> Tensor:
+    x, block = patches(x, s, "patch_embed.proj") + s["pos_embed"], 0
+    while f"blocks.{block}.norm1.weight" in s:
+        name = f"blocks.{block}"
+        x = x + attention(layer_norm(x, s, f"{name}.norm1"), s, f"{name}.attn", [0.0] * heads)
+        hidden = linear(layer_norm(x, s, f"{name}.norm2"), s, f"{name}.mlp.fc1").clamp(0, 6)
+        x, block = x + linear(hidden, s, f"{name}.mlp.fc2"), block + 1
+    x = layer_norm(x, s, "norm")
+    weights = torch.sigmoid(linear(linear(x.flatten(1), s, "senet.0").clamp(min=0), s, "senet.2"))
+    return feature((x * weights[:, :, None]).flatten(1), s)
+
+
+def swin_windows(side: int, shift: int) -> tuple[Tensor, Tensor]:
+    """Return which tokens of a map each window holds (windows, 49), and where shifting brought strangers together."""
+    tokens, apart = [], []
+    for top in range(0, side, 7):
+        for left in range(0, side, 7):
+            places = [(top + a + shift, left + b + shift) for a in range(7) for b in range(7)]
+            tokens.append([(row % side) * side + column % side for row, column in places])
+            around = [(row >= side, column >= side) for row, column in places]
+            apart.append([[-100.0 * (one != other) for other in around] for one in around])
+    return torch.tensor(tokens), torch.tensor(apart)
+
+
+def swin_offsets() -> Tensor:
+    """Return the row of the bias table for each two tokens of a window, (49, 49)."""
+    places = [(a, b) for a in range(7) for b in range(7)]
+    return torch.tensor([[(a - c + 6) * 13 + b - d + 6 for c, d in places] for a, b in places])
+
+
+def swinface(s: State, x: Tensor) -> Tensor:
+    """The output `Recognition` of SwinFace, from the state of its backbone."""
+    x, side, stage = layer_norm(patches(x, s, "patch_embed.proj"), s, "patch_embed.norm"), 56, 0
+    while f"layers.{stage}.blocks.0.norm1.weight" in s:
+        block = 0
+        while f"layers.{stage}.blocks.{block}.norm1.weight" in s:
+            x, block = swin_block(x, s, f"layers.{stage}.blocks.{block}", side, 3 * (block % 2) * (side > 7)), block + 1
+        if f"layers.{stage}.downsample.norm.weight" in s:
+            x = x.unflatten(1, (side, side))
+            quarters = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+            x = layer_norm(torch.cat(quarters, -1).flatten(1, 2), s, f"layers.{stage}.downsample.norm")
+            x, side = linear(x, s, f"layers.{stage}.downsample.reduction"), side // 2
+        stage += 1
+    return feature(layer_norm(x, s, "norm").mean(1), s)
+
+
+def swin_block(x: Tensor, s: State, name: str, side: int, shift: int) -> Tensor:
+    tokens, apart = swin_windows(side, shift)
+    table = s[f"{name}.attn.relative_position_bias_table"][swin_offsets()]
+    bias = [table[..., head] + apart for head in range(table.shape[-1])]
+    found = torch.empty_like(x)
+    found[:, tokens] = attention(layer_norm(x, s, f"{name}.norm1")[:, tokens], s, f"{name}.attn", bias)
+    x = x + found
+    hidden = linear(layer_norm(x, s, f"{name}.norm2"), s, f"{name}.mlp.fc1")
+    return x + linear(hidden * 0.5 * (1 + torch.erf(hidden / np.sqrt(2))), s, f"{name}.mlp.fc2")
