@@ -1,4 +1,4 @@
-"""What adding takes: a label source or a backbone of one's own is one file and one line of a registry."""
+"""What adding takes: a label source or a backbone: a file and a line of a registry; a published network: an entry."""
 
 import json
 import pickle
@@ -11,8 +11,11 @@ import yaml
 
 import label
 from model import label_sources, registry
+from model.compact import CompactNet
+from model.published.presets import PRESETS, Preset, preset_list
 from tests.helpers.networks import TinyBackbone
 from utils import cli
+from utils.contract import InputContract
 
 
 @pytest.fixture
@@ -80,6 +83,25 @@ def test_a_backbone_is_a_file_and_a_line(setup, backbone, name):
     x = torch.from_numpy((images(setup) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).float()
     with torch.no_grad():
         np.testing.assert_allclose(labels(setup), network(x).norm(dim=1).numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["mine", "null"])
+def test_a_published_network_is_an_entry_of_the_table(setup, monkeypatch, preset):
+    params = {"num_features": 16, "width": 4}
+    torch.manual_seed(1)
+    network = CompactNet(**params).eval()
+    torch.save(network.state_dict(), setup / "mine.pth")
+    tensors = sum("num_batches" not in key for key in network.state_dict())
+    entry = Preset(
+        "recognition", "model.compact.CompactNet", params, tensors=tensors, contract=InputContract(channels="BGR")
+    )
+    monkeypatch.setitem(PRESETS, "mine", entry)
+    named = f"model.weight={setup / 'mine.pth'}", f"model.preset={preset}"
+    assert run(setup, "source.name=magnitude", "model.config=null", *named) == 0
+    x = torch.from_numpy((images(setup)[..., ::-1] / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        np.testing.assert_allclose(labels(setup), network(x).norm(dim=1).numpy(), rtol=1e-5)
+    assert "mine              BGR, 112 px, mean 0.5, std 0.5; recognition" in preset_list()
 
 
 def test_without_the_line_a_backbone_needs_the_command_line(setup, capsys):
