@@ -8,7 +8,7 @@ PY := $(BIN)/python
 DEMO := runs/demo
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu clean
+.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu wheels clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -100,12 +100,22 @@ types: $(VENV)/.installed
 OUT ?= runs/bench
 SUITE = -m benchmarks.suite --out $(OUT) $(if $(ONLY),--only $(ONLY)) $(if $(SECONDS),--seconds $(SECONDS))
 bench: $(VENV)/.installed
-	$(PY) $(SUITE) --device cpu
+	$(PY) $(SUITE)
 
-# The same on a CUDA GPU, with the tests that need one.
+# The set of a CUDA GPU, with the tests that need one; DEVICE=cpu SMALL=1 tries all of it on any machine.
+DEVICE ?= cuda
 bench-gpu:
-	@python=$(PYTHON); $$python -c 'import torch' 2>/dev/null || { make $(VENV)/.installed && python=$(PY); }; \
-	$$python $(SUITE) --device cuda
+	@PYTHON=$(PYTHON) VENV=$(VENV) benchmarks/with_torch.sh $(SUITE) --gpu --device $(DEVICE) $(if $(SMALL),--small)
+
+# Wheels of what a GPU machine without a network may lack, into .wheels, which is ignored; with_torch.sh unpacks them
+# there. GPU_PYTHON is that machine's Python, LACKS the packages.
+GPU_PYTHON ?= 3.12
+LACKS ?= pydantic
+wheels:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --only-binary=:all: --dest .wheels \
+		--python-version $(GPU_PYTHON) --implementation cp --platform manylinux2014_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 $(LACKS)
+	@ls .wheels
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis

@@ -139,6 +139,12 @@ def network_module(name: str) -> str:
     return known.get(name, f"model.iresnet.{name}")
 
 
+def network_option(options_of: argparse.ArgumentParser) -> None:
+    """Add the network and how much of it is trained."""
+    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
+    options_of.add_argument("--limit", type=int, help="trained tensors of the backbone; the recipe's 100 without")
+
+
 def parser(doc: str, rounds: int = 3) -> argparse.ArgumentParser:
     """Return a parser with the options every script has."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

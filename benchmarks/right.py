@@ -1,6 +1,7 @@
 """Are the numbers of a device those of the CPU? The same AI-KD steps in every number format, and the scores they give.
 
-    python -m benchmarks.right [--device cuda] [--network iresnet100] [--steps 200] [--batch 4] [--compile]
+    python -m benchmarks.right [--device cuda] [--network iresnet100] [--steps 200] [--batch 4]
+                               [--formats fp32 bf16 fp16 compiled]
 
 Every run starts from the same random weights and sees the same batches: smooth random pictures with labels that depend
 on them, drawn from the step's number. The reference is fp32 on the CPU. Single steps diverge for reasons of rounding
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measuring import Report, parser
+from benchmarks.measuring import Report, network_option, parser
 from benchmarks.training_step import Batch, Ours, read_recipe
 from model.frozen.network import TorchNetwork
 from utils.contract import InputContract
@@ -23,7 +24,7 @@ from utils.rank_correlation import spearman
 from utils.training import optim
 from utils.training.precision import pick_device, to_device
 
-BOUNDS = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.1, "fp32, compiled": 0.02}
+BOUNDS = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.1, "compiled": 0.02}
 """Largest relative difference of a window's mean loss."""
 SCORED = 64
 RATE = 0.1
@@ -69,10 +70,9 @@ def compare_training(report: Report, options: argparse.Namespace, device: torch.
     reference = Ours(*read_recipe(cpu, "base.precision=fp32"), torch.device("cpu"))
     wanted = train(reference, options)
     report.add("cpu, fp32: first and last window", " -> ".join(_shown(row) for row in windows(wanted)[[0, -1]]))
-    formats = ["fp32", "bf16"] + ["fp16"] * (device.type == "cuda") + ["fp32, compiled"] * options.compile
-    for name in formats:
-        ours = Ours(*read_recipe(options, f"base.precision={name[:4]}"), device)
-        if "compiled" in name:
+    for name in options.formats or ["fp32", "bf16"] + ["fp16"] * (device.type == "cuda"):
+        ours = Ours(*read_recipe(options, f"base.precision={'fp32' if name == 'compiled' else name}"), device)
+        if name == "compiled":
             ours.objective.compile_networks()
         found = train(ours, options)
         with np.errstate(all="ignore"):
@@ -105,11 +105,12 @@ def main() -> None:
     """Train, compare and print; exit code 1 where a bound is missed."""
     options_of = parser(__doc__ or "", rounds=1)
     options_of.add_argument("--device", default="cpu")
-    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
-    options_of.add_argument("--limit", type=int, help="trained tensors of the backbone; the recipe's 100 without")
+    network_option(options_of)
     options_of.add_argument("--steps", type=int, default=200)
     options_of.add_argument("--batch", type=int, default=4)
-    options_of.add_argument("--compile", action="store_true", help="torch.compile too")
+    options_of.add_argument(
+        "--formats", nargs="+", choices=BOUNDS, help="compiled: fp32 by torch.compile; fp32, bf16, on CUDA fp16 without"
+    )
     options = options_of.parse_args()
     report = Report("right", options)
     device = pick_device(options.device)

@@ -1,16 +1,19 @@
 """Run all benchmarks of a machine and put their figures together.
 
-    python -m benchmarks.suite [--device cuda] [--quick] [--out OUT] [--only NAME ...] [--seconds S]
+    python -m benchmarks.suite [--out OUT] [--only NAME ...] [--seconds S] [--quick]
+    python -m benchmarks.suite --gpu [--device cpu] [--small] [--out OUT] [--only NAME ...] [--seconds S]
 
-`make bench` runs it on a CPU, `make bench-gpu` on a CUDA GPU, where it also runs the tests that need one. What the
-scripts print goes to OUT/log.txt, their figures to OUT/results.json and, as tables, to OUT/results.md, after each
-script. `--only` runs some and keeps the figures of the others that OUT holds. A script that fails, as for want of a
-package, is named with its last line; the others still run, and the exit code is 1.
+`make bench` runs the set of a CPU, `make bench-gpu` that of a GPU, with the tests that need one; with DEVICE=cpu and
+SMALL=1 it tries the same commands on any machine. benchmarks/sets.py lists both. What the scripts print goes to
+OUT/log.txt, their figures to OUT/results.json and, as tables, to OUT/results.md, after each script. `--only` runs some
+and keeps the figures of the others that OUT holds. A script that fails, as for want of a package, is named with its
+last line; the others still run, and the exit code is 1.
 """
 
 import argparse
 import importlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,59 +22,18 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from benchmarks.sets import CPU, GPU, QUICK, Step
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Step(NamedTuple):
-    """One command of the set."""
-
-    name: str
-    arguments: tuple[str, ...]
-    """Arguments of `python`, without --json."""
-    has_json: bool = True
-
-
-def benchmark(name: str, *arguments: str, title: str | None = None) -> Step:
-    """Return the step that runs a script of this folder."""
-    return Step(title or name, ("-m", f"benchmarks.{name}", *arguments))
-
-
-CPU = (
-    benchmark("training_step", "--steps", "1"),
-    benchmark("training_step", "--network", "iresnet18", "--limit", "30", "--compile", title="training_step_compiled"),
-    benchmark("data_path"),
-    benchmark("inference", "--with", "bf16", "onnx", "compiled"),
-    benchmark(
-        "inference", "--network", "compact", "--images", "2000", "--with", "bf16", "onnx", title="inference_small"
-    ),
-    benchmark("index"),
-)
-GPU_TESTS = Step("gpu_tests", ("-m", "pytest", "-q", "-rs", "-m", "gpu", "tests"), has_json=False)
-ON_GPU = ("--device", "cuda")
-CUDA = (  # by value: a lease may end at any moment; the index needs no GPU
-    benchmark("smoke", *ON_GPU),
-    benchmark("training_step", *ON_GPU, "--batches", "64", "128", "256", "512", "--steps", "10", "--compile", "256"),
-    benchmark("inference", *ON_GPU, "--images", "8192", "--batch", "512", "--with", "bf16", "onnx", "compiled"),
-    GPU_TESTS,
-    benchmark("right", *ON_GPU, "--compile"),
-    benchmark("data_path", *ON_GPU),
-)
 NO_TIME = "no time was left for it"
-QUICK = (
-    benchmark("smoke"),
-    benchmark("right", "--network", "compact", "--limit", "9", "--steps", "2", "--batch", "2"),
-    benchmark("training_step", "--network", "compact", "--limit", "9", "--batches", "2", "4", "--steps", "1"),
-    benchmark("data_path", "--images", "8"),
-    benchmark("inference", "--network", "compact", "--images", "6", "--with", "bf16"),
-    benchmark("index", "--rows", "20000"),
-)
 
 
 def named(step: Step) -> dict[str, object]:
     """Return what stands above the figures of a step."""
-    return {"name": step.name, "command": f"python {' '.join(step.arguments)}"}
+    return {"name": step.name, "command": f"python {shlex.join(step.arguments)}"}
 
 
 def run(step: Step, log: Path, seconds: float | None = None) -> dict[str, object]:
@@ -157,14 +119,18 @@ def earlier(path: Path) -> dict[str, dict]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, write, and say what failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--gpu", action="store_true", help="the set of a GPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="where the set of a GPU runs")
+    parser.add_argument("--small", action="store_true", help="the set of a GPU with tiny networks: does it run?")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/bench")
     parser.add_argument("--quick", action="store_true", help="tiny networks and sets: does every script run?")
     parser.add_argument("--seconds", type=float, help="for all scripts together; what does not fit is named")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these scripts alone")
     options = parser.parse_args(argv)
-    steps = CPU if options.device == "cpu" else CUDA
-    if options.quick:
+    steps = CPU
+    if options.gpu:
+        steps = tuple(step.at(options.device, options.small) for step in GPU)
+    elif options.quick:
         steps = tuple(step._replace(arguments=(*step.arguments, "--rounds", "1")) for step in QUICK)
     if unknown := set(options.only) - {step.name for step in steps}:
         known = ", ".join(step.name for step in steps)
@@ -178,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for step in wanted:
         left = options.seconds and options.seconds - (time.monotonic() - started)
         fits = left is None or left > 0
-        found[step.name] = run(step, options.out / "log.txt", left) if fits else {**named(step), "failed": NO_TIME}
+        limit = left and min(left, step.share * options.seconds)
+        found[step.name] = run(step, options.out / "log.txt", limit) if fits else {**named(step), "failed": NO_TIME}
         results = [found[known.name] for known in steps if known.name in found]
         (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
         (options.out / "results.md").write_text(markdown(results))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Report, Timing, alternate, network_module, parser, timed
+from benchmarks.measuring import Report, Timing, alternate, network_module, network_option, parser, timed
 from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.objectives.distillation import AIKDObjective
@@ -148,9 +148,9 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def matmul_flops(device: torch.device) -> float:
-    """Return the floating point operations per second of a large square matrix product."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the floating point operations per second of a large square matrix product, TF32 off."""
+    size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     repeats = 20 if device.type == "cuda" else 2
 
@@ -192,8 +192,8 @@ def measure(options: argparse.Namespace, report: Report) -> dict[tuple[str, int]
         half = Ours(read_recipe(options, "base.precision=bf16")[0], model_cfg, device)
         contestants |= {"ours, bf16": half.step, "ours, bf16, cached": half.step}
     flops = count_flops(ours, to_device(make_batches(4, device)[0], device))
-    peak = matmul_flops(device)
     kind = "bf16" if device.type == "cuda" else "fp32"
+    peak = matmul_flops(device, torch.bfloat16 if kind == "bf16" else torch.float32)
     report.add(f"measured {kind} matrix product", peak / 1e12, "TFLOP/s")
     report.add("products and convolutions of our step", flops / 1e9, "GFLOP per image")
     rates: dict[tuple[str, int], float] = {}
@@ -259,8 +259,7 @@ def main() -> None:
     """Measure and print."""
     options_of = parser(__doc__)
     options_of.add_argument("--device", default="cpu")
-    options_of.add_argument("--network", default="iresnet100", help="iresnet18 ... iresnet200, compact, mobilefacenet")
-    options_of.add_argument("--limit", type=int, help="trained tensors of the backbone; the recipe's 100 without")
+    network_option(options_of)
     options_of.add_argument("--batches", type=int, nargs="+", default=[8])
     options_of.add_argument("--steps", type=int, default=2, help="steps per contestant and round")
     options_of.add_argument(

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import suite
+from benchmarks import sets, suite
 from benchmarks.device_warp import FlatBatch, gather_crops
 from benchmarks.measuring import Report, Timing
 from data.alignment import TEMPLATE_112, estimate_similarity, warp
 
+ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 YUNET, FACES = SHARED / "models/face_detection_yunet_2026may.onnx", SHARED / "faces/images"
 FIGURES = {
@@ -26,7 +27,7 @@ FIGURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", suite.QUICK, ids=lambda step: step.name)
+@pytest.mark.parametrize("step", sets.QUICK, ids=lambda step: step.name)
 def test_every_script_runs_and_gives_its_figures(step, tmp_path):
     result = suite.run(step._replace(arguments=(*step.arguments, "--rounds", "1")), tmp_path / "log.txt")
     assert "failed" not in result, (tmp_path / "log.txt").read_text()
@@ -41,8 +42,8 @@ def test_every_script_runs_and_gives_its_figures(step, tmp_path):
 
 
 def test_a_script_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch, capsys):
-    broken = suite.Step("broken", ("-c", "import nothing_of_that_name"), has_json=False)
-    whole = suite.Step("whole", ("-c", "print('3 passed')"), has_json=False)
+    broken = sets.Step("broken", ("-c", "import nothing_of_that_name"), has_json=False)
+    whole = sets.Step("whole", ("-c", "print('3 passed')"), has_json=False)
     monkeypatch.setattr(suite, "CPU", (broken, whole))
     assert suite.main(["--out", str(tmp_path)]) == 1
     assert "did not finish: broken" in capsys.readouterr().out
@@ -60,7 +61,7 @@ Path(sys.argv[2]).write_text('{"rows": [{"what": "early", "value": 1.0, "unit": 
 print("early", flush=True)
 time.sleep(600)
 """
-    steps = suite.Step("slow", ("-c", program)), suite.Step("later", ("-c", "print('never')"), has_json=False)
+    steps = sets.Step("slow", ("-c", program)), sets.Step("later", ("-c", "print('never')"), has_json=False)
     monkeypatch.setattr(suite, "CPU", steps)
     assert suite.main(["--out", str(tmp_path), "--seconds", "3"]) == 1
     slow, later = json.loads((tmp_path / "results.json").read_text())
@@ -70,7 +71,7 @@ time.sleep(600)
 
 def test_one_script_alone_keeps_the_figures_of_the_others(tmp_path, monkeypatch, capsys):
     def say(name, words):
-        return suite.Step(name, ("-c", f"print({words!r})"), has_json=False)
+        return sets.Step(name, ("-c", f"print({words!r})"), has_json=False)
 
     def outcomes():
         return [result["rows"][0]["value"] for result in json.loads((tmp_path / "results.json").read_text())]
@@ -81,9 +82,8 @@ def test_one_script_alone_keeps_the_figures_of_the_others(tmp_path, monkeypatch,
     monkeypatch.setattr(suite, "CPU", (say("a", "third"), say("b", "fourth")))
     assert suite.main(["--out", str(tmp_path), "--only", "a"]) == 0
     assert outcomes() == ["third", "second"]
-    assert (tmp_path / "log.txt").read_text().split() == "== python -c print('second') second".split() + (
-        "== python -c print('third') third".split()
-    )
+    said = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line for line in said if line and not line.startswith("==")] == ["second", "third"]
     with pytest.raises(SystemExit):
         suite.main(["--out", str(tmp_path), "--only", "c"])
     assert "--only c: no such script in this set; there are a, b" in capsys.readouterr().err
@@ -103,7 +103,7 @@ def test_a_variant_that_does_not_work_is_named_and_the_others_are_measured(tmp_p
     """Without onnxscript there is no ONNX file."""
     (tmp_path / "onnxscript.py").write_text("raise ImportError('no onnxscript here')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    step = next(step for step in suite.QUICK if step.name == "inference")
+    step = next(step for step in sets.QUICK if step.name == "inference")
     arguments = [part for part in step.arguments if part not in ("--with", "bf16")]
     result = suite.run(step._replace(arguments=(*arguments, "--rounds", "1", "--with", "onnx")), tmp_path / "log.txt")
     assert "failed" not in result, (tmp_path / "log.txt").read_text()
@@ -139,20 +139,36 @@ def test_gathered_crops_are_those_of_the_warp():
         assert (crops[0] == 0).all(axis=2).mean() > 0.05  # this one reaches outside its image
 
 
-def test_the_gpu_set_is_the_cpu_set_on_a_gpu_with_the_gpu_tests():
-    scripts = {step.arguments[1] for step in suite.CUDA if step.has_json}
-    checks = {"benchmarks.smoke", "benchmarks.right"}  # a CPU is what they compare with
-    measured = {step.arguments[1] for step in suite.CPU}
-    assert scripts | {"benchmarks.index"} == measured | checks  # the index needs no GPU
-    assert measured | checks == {step.arguments[1] for step in suite.QUICK}
-    assert suite.GPU_TESTS in suite.CUDA and suite.CUDA[0].name == "smoke"
+def test_the_gpu_set_measures_what_the_cpu_set_does_and_starts_with_a_smoke_test():
+    scripts = [step.arguments[1] for step in sets.GPU if step.has_json]
+    measured = {step.arguments[1] for step in sets.CPU} - {"benchmarks.index"}  # the index needs no GPU
+    measured = measured - {"benchmarks.training_step"} | {"benchmarks.settings"}  # more settings of the same step
+    assert measured < set(scripts) and scripts[0] == "benchmarks.smoke"
+    names = [step.name for step in sets.GPU]
+    assert len(names) == len(set(names)) and sets.GPU_TESTS in sets.GPU
+
+
+def test_every_file_with_tests_of_a_gpu_is_in_its_set():
+    files = [path for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__)]
+    wanted = {f"tests/{path.name}" for path in files if "mark.gpu" in path.read_text()}
+    assert wanted == {word for word in sets.GPU_TESTS.arguments if word.startswith("tests/")}
+
+
+@pytest.mark.parametrize("step", [step for step in sets.GPU if step.has_json], ids=lambda step: step.name)
+def test_small_arguments_follow_those_that_a_script_has(step):
+    module, names = step.arguments[1], {word for word in step.small if word.startswith("--")}
+    said = (ROOT / f"{module.replace('.', '/')}.py").read_text() + (ROOT / "benchmarks/measuring.py").read_text()
+    assert all(f'"{name}"' in said for name in names | {"--device", "--json"})
+    small = step.at("cpu", small=True).arguments
+    assert small[: len(step.arguments)] == step.arguments and small[-2:] == ("--rounds", "1")
+    assert step.at("cuda", small=False).arguments == (*step.arguments, "--device", "cuda")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (YUNET.is_file() and FACES.is_dir()), reason="needs ../shared/models and faces")
 def test_photographs_are_scored_alike_by_every_contestant(tmp_path):
     options = ("--images", "4", "--network", "compact", "--rounds", "1")
-    result = suite.run(suite.benchmark("photographs", str(FACES), str(YUNET), *options), tmp_path / "log.txt")
+    result = suite.run(sets.benchmark("photographs", str(FACES), str(YUNET), *options), tmp_path / "log.txt")
     assert "failed" not in result, (tmp_path / "log.txt").read_text()
     rows = {row["what"]: row["value"] for row in result["rows"]}
     assert rows["photographs with a face"] == 4

@@ -1,0 +1,203 @@
+"""Every setting of the scoring network by name, beside the released loop's network: which is how much faster?
+
+    python -m benchmarks.scoring_settings [--device cuda] [--batches 64] [--only "fp32" "bf16" ...]
+    python -m benchmarks.scoring_settings --device cuda --batches 64 256 1024 --only released bf16 "bf16, compiled"
+
+The network alone: crops lie on the device, uint8 for ours and normalised floats for the released one; from files to
+scores is `benchmarks.inference`. Ours has its BatchNorms folded; "bf16" is base.precision=bf16, on CUDA by autocast;
+"bf16 weights" puts the network itself into bf16, as inference.py does on a CPU. Compiled settings are measured only
+where --only names them. Differences are from the fp32 scores of the CPU. The aim is 60 % of the measured bf16 matrix
+product.
+"""
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.bounds import watched
+from benchmarks.measuring import Report, alternate, network_option, parser
+from benchmarks.settings import reached, release
+from benchmarks.training_step import Ours, make_batches, matmul_flops, read_recipe
+from model.ai_kd import WrapperModel
+from model.frozen.bfloat16 import Bfloat16
+from model.frozen.fold import fold_batchnorm
+from model.frozen.network import TorchNetwork
+from utils.contract import InputContract
+from utils.rank_correlation import spearman
+from utils.training.precision import pick_device
+
+RELEASED = "released"
+AIM_SHARE = 0.6
+COMPARED = 64
+"""Crops whose scores are compared with the CPU's."""
+
+
+class Setting(NamedTuple):
+    """What one contestant does."""
+
+    name: str
+    precision: str = "fp32"
+    whole: bool = False
+    """The network's weights are bf16 themselves."""
+    mode: str | None = None
+    """Mode of torch.compile."""
+    graph: bool = False
+    """The pass is one CUDA graph."""
+
+
+SETTINGS = (
+    Setting("fp32"),
+    Setting("bf16", "bf16"),
+    Setting("bf16 weights", whole=True),
+    Setting("bf16, CUDA graph", "bf16", graph=True),
+    Setting("bf16 weights, CUDA graph", whole=True, graph=True),
+)
+COMPILED = (
+    Setting("bf16, compiled", "bf16", mode="default"),
+    Setting("bf16 weights, compiled", whole=True, mode="default"),
+    Setting("bf16 weights, autotuned", whole=True, mode="max-autotune-no-cudagraphs"),
+)
+
+
+def scorer_of(setting: Setting, student: WrapperModel, device: torch.device) -> TorchNetwork:
+    """Return the scoring network of a setting."""
+    if setting.whole:
+        trunk = Bfloat16(fold_batchnorm(student.feature_extractor))
+        student = WrapperModel(trunk, student.quality_head)
+        scorer = TorchNetwork(student, InputContract(), device)
+    else:
+        scorer = TorchNetwork(student, InputContract(), device, setting.precision, folded=True)
+    if setting.mode is not None:
+        torch.compiler.reset()
+        scorer.module.compile(mode=setting.mode)
+    return scorer
+
+
+def score(scorer: TorchNetwork, crops: Tensor) -> Tensor:
+    """Return the qualities (B,) of crops on the device, without waiting for it."""
+    quality_B = scorer.forward(crops).quality
+    assert quality_B is not None
+    return quality_B
+
+
+@torch.no_grad()
+def recorded(scorer: TorchNetwork, crops: Tensor) -> Callable[[], object]:
+    """Record the pass as a CUDA graph; return what replays it."""
+    apart = torch.cuda.Stream()
+    apart.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(apart):
+        for _ in range(3):
+            score(scorer, crops)
+    torch.cuda.current_stream().wait_stream(apart)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        score(scorer, crops)
+    return graph.replay
+
+
+class Bench:
+    """The student, the device's rate, and what has been measured so far."""
+
+    def __init__(self, options: Any, report: Report):
+        self.options, self.report, self.device = options, report, pick_device(options.device)
+        cpu = torch.device("cpu")
+        self.student = Ours(*read_recipe(options), cpu).objective.student.eval()
+        crops = make_batches(COMPARED, cpu)[0].aligned
+        self.compared = crops
+        self.wanted = TorchNetwork(self.student, InputContract(), cpu, folded=True).qualities(crops)
+        report.add("standard deviation of the scores", float(self.wanted.std()))
+        self.peak = matmul_flops(self.device, torch.bfloat16)
+        report.add("measured bf16 matrix product", self.peak / 1e12, "TFLOP/s")
+        with torch.no_grad():
+            costs = watched(lambda: self.student(torch.zeros(1, 3, *crops.shape[1:3])))
+        self.flops = sum(cost.flops for cost in costs)
+        report.add("products and convolutions", self.flops / 1e9, "GFLOP per image")
+        self.rates: dict[tuple[str, int], float] = {}
+
+    def measure_released(self) -> None:
+        """Measure the released loop's network: fp32 as PyTorch comes, contiguous, BatchNorms apart."""
+        network = copy.deepcopy(self.student).to(self.device).to(memory_format=torch.contiguous_format)
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
+        for size in self.options.batches:
+            crops = make_batches(size, self.device)[1].aligned.to(self.device)
+            self.time(RELEASED, size, lambda crops=crops: network(crops))
+        torch.backends.cudnn.allow_tf32 = before
+
+    def measure(self, setting: Setting) -> None:
+        """Measure one setting at every batch size, and how far its scores are from the CPU's."""
+        for size in self.options.batches:
+            crops = make_batches(size, self.device)[0].aligned.to(self.device)
+            try:
+                scorer = scorer_of(setting, self.student, self.device)
+                if setting.graph and self.device.type != "cuda":
+                    raise RuntimeError("a CUDA graph needs a CUDA device")
+                work = recorded(scorer, crops) if setting.graph else partial(score, scorer, crops)
+                self.time(setting.name, size, work)
+            except Exception as error:  # whatever the compiler's tools or the recording raise
+                self.report.add(setting.name, f"does not work here: {' '.join(str(error).split())[:160]}")
+                return
+        if not setting.graph:
+            found = scorer_of(setting, self.student, self.device).qualities(self.compared)
+            self.report.add(f"{setting.name}: largest difference of a score", float(np.abs(found - self.wanted).max()))
+            self.report.add(f"{setting.name}: Spearman", f"{spearman(found, self.wanted):.6f}")
+
+    def time(self, name: str, size: int, work: Callable[[], object]) -> None:
+        """Add rate, ratio and share of one setting at one batch size."""
+        release(self.device)
+        what = f"batch {size}: {name}"
+
+        def steps() -> int:
+            with torch.no_grad():
+                for _ in range(self.options.steps):
+                    work()
+            return size * self.options.steps
+
+        found = alternate({what: steps}, self.options.rounds, self.device)[what]
+        rounds = [timing.rate("wall") for timing in found]
+        rate = self.rates[name, size] = statistics.median(rounds)
+        self.report.add(what, rate, "images/s", rounds)
+        if (RELEASED, size) in self.rates and name != RELEASED:
+            self.report.add(f"{what} / {RELEASED}", rate / self.rates[RELEASED, size], "x")
+        self.report.add(f"{what}: share of the matrix product", 100 * self.flops * rate / self.peak, "%")
+
+    def report_best(self) -> None:
+        """Add the fastest and whether the aim is reached."""
+        ours = {key: rate for key, rate in self.rates.items() if key[0] != RELEASED}
+        if ours:
+            name, size = max(ours, key=ours.__getitem__)
+            share = self.flops * ours[name, size] / self.peak
+            self.report.add("fastest", f"{name}, batch {size}: {ours[name, size]:.4g} images/s")
+            what = f"share of the matrix product, aim {AIM_SHARE:.0%}, {reached(share >= AIM_SHARE)}"
+            self.report.add(what, 100 * share, "%")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options_of = parser(__doc__ or "")
+    options_of.add_argument("--device", default="cpu")
+    network_option(options_of)
+    options_of.add_argument("--batches", type=int, nargs="+", default=[64])
+    options_of.add_argument("--steps", type=int, default=2, help="batches per round")
+    names = [RELEASED, *(setting.name for setting in (*SETTINGS, *COMPILED))]
+    options_of.add_argument("--only", nargs="+", metavar="NAME", help="; ".join(names))
+    options = options_of.parse_args(argv)
+    wanted = options.only or [RELEASED, *(setting.name for setting in SETTINGS)]
+    if unknown := set(wanted) - set(names):
+        options_of.error(f"--only: no setting {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    bench = Bench(options, Report("scoring_settings", options))
+    if RELEASED in wanted:
+        bench.measure_released()
+    for setting in (*SETTINGS, *COMPILED):
+        if setting.name in wanted:
+            bench.measure(setting)
+    bench.report_best()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Which scripts are measured on which machine, at which size, and what makes each small enough to be tried."""
+
+from typing import NamedTuple
+
+
+class Step(NamedTuple):
+    """One command of a set."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """Arguments of `python`, without --json."""
+    has_json: bool = True
+    small: tuple[str, ...] = ()
+    """Arguments that follow where the script is only tried."""
+    share: float = 1.0
+    """The largest share of all the time it may take, where time is limited."""
+
+    def at(self, device: str, small: bool) -> "Step":
+        """Return the step on a device of its own choice, at its size or small."""
+        if not self.has_json:
+            return self
+        extra = (*self.small, "--rounds", "1") if small else ()
+        return self._replace(arguments=(*self.arguments, "--device", device, *extra))
+
+
+def benchmark(
+    name: str, *arguments: str, title: str | None = None, small: tuple[str, ...] = (), share: float = 1.0
+) -> Step:
+    """Return the step that runs a script of this folder."""
+    return Step(title or name, ("-m", f"benchmarks.{name}", *arguments), small=small, share=share)
+
+
+CPU = (
+    benchmark("training_step", "--steps", "1"),
+    benchmark("training_step", "--network", "iresnet18", "--limit", "30", "--compile", title="training_step_compiled"),
+    benchmark("data_path"),
+    benchmark("inference", "--with", "bf16", "onnx", "compiled"),
+    benchmark(
+        "inference", "--network", "compact", "--images", "2000", "--with", "bf16", "onnx", title="inference_small"
+    ),
+    benchmark("index"),
+)
+"""What `make bench` runs."""
+
+TINY = ("--network", "compact", "--limit", "9")
+QUICK = (
+    benchmark("smoke"),
+    benchmark("right", *TINY, "--steps", "2", "--batch", "2"),
+    benchmark("training_step", *TINY, "--batches", "2", "4", "--steps", "1"),
+    benchmark("data_path", "--images", "8"),
+    benchmark("inference", "--network", "compact", "--images", "6", "--with", "bf16"),
+    benchmark("index", "--rows", "20000"),
+)
+"""The scripts of both machines, tiny: does each run?"""
+
+GPU_TESTS = Step(
+    "gpu_tests",
+    ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py", "tests/test_loaders.py"),
+    has_json=False,
+    share=0.25,
+)
+COMPILED = ("compiled", "compiled, folded, fused", "compiled, cached, fused", "compiled, CUDA graphs")
+FEW = (*TINY, "--batches", "2", "4", "--steps", "1")
+GPU = (
+    benchmark("smoke", share=0.2),
+    benchmark("settings", "--batches", "64", "128", "256", "512", "--steps", "10", small=FEW, share=0.3),
+    benchmark("scoring_settings", "--batches", "64", "256", "1024", "--steps", "10", small=FEW, share=0.15),
+    GPU_TESTS,
+    benchmark("right", small=(*TINY, "--steps", "4", "--batch", "2"), share=0.35),
+    benchmark("bounds", "--batch", "256", small=(*TINY, "--batch", "2"), share=0.15),
+    benchmark(
+        "inference",
+        *("--images", "8192", "--batch", "512", "--with", "bf16", "onnx"),
+        small=("--network", "compact", "--images", "6", "--batch", "4"),
+        share=0.2,
+    ),
+    benchmark(
+        "loader",
+        *("--images", "8192", "--batch", "256", "--steps", "60"),
+        small=(*TINY, "--images", "40", "--batch", "8", "--steps", "4", "--workers", "0"),
+        share=0.2,
+    ),
+    benchmark("memory", small=TINY, share=0.15),
+    benchmark("data_path", small=("--images", "8"), share=0.15),
+    benchmark(
+        "settings",
+        *("--batches", "256", "--steps", "10", "--only", "released", "ours", *COMPILED),
+        title="settings_compiled",
+        small=(*TINY, "--batches", "2", "--only", "released", "compiled"),
+    ),
+    benchmark(
+        "scoring_settings",
+        *("--batches", "256", "--only", "bf16, compiled", "bf16 weights, compiled"),
+        title="scoring_compiled",
+        small=(*TINY, "--batches", "2", "--only", "bf16, compiled"),
+    ),
+    benchmark(
+        "right",
+        *("--formats", "compiled", "--steps", "50"),
+        title="right_compiled",
+        small=(*TINY, "--steps", "2", "--batch", "2"),
+    ),
+)
+"""What `make bench-gpu` runs, by value: a lease may end at any moment, so that compilers come last."""

@@ -1,0 +1,251 @@
+"""Every setting of a training step by name, beside the released step: which makes it how much faster?
+
+    python -m benchmarks.settings [--device cuda] [--batches 8] [--steps 2] [--only "ours" "fused" ...]
+    python -m benchmarks.settings --device cuda --batches 64 128 256 512 --steps 10
+    python -m benchmarks.settings --device cuda --batches 256 --steps 10 --only ours compiled "compiled, CUDA graphs"
+
+Crops lie on the device; the recipe is configs/train_config.yaml in bf16 (the default on CUDA), the released step is in
+fp32 with the head in fp16, as released. Settings are built one after the other, so that each has the whole memory. The
+compiled ones take minutes each on a large network and are measured only where --only names them; "CUDA graph" records
+the whole step, "compiled, CUDA graphs" is torch.compile's reduce-overhead. What does not work is named with its reason.
+The aims are three times the released step and 40 % of the measured bf16 matrix product.
+"""
+
+import gc
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.bounds import FORMATS, watched
+from benchmarks.measuring import Report, alternate, network_option, parser
+from benchmarks.training_step import (
+    Batch,
+    Ours,
+    Released,
+    make_batches,
+    matmul_flops,
+    read_recipe,
+    repeated,
+    waiting_is_an_error,
+)
+from utils.training.precision import pick_device, to_device
+
+RELEASED, OURS = "released", "ours"
+AIM, AIM_SHARE = 3.0, 0.4
+FOLDED, FUSED = "model.fold_teacher=1", "optimizer.fused=1"
+
+
+class Setting(NamedTuple):
+    """What one contestant does differently from the released recipe in bf16."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    cached: bool = False
+    """The teacher's embeddings are known."""
+    mode: str | None = None
+    """Mode of torch.compile."""
+    graph: bool = False
+    """The whole step is one CUDA graph."""
+
+
+SETTINGS = (
+    Setting(OURS),
+    Setting("teacher folded", (FOLDED,)),
+    Setting("fused", (FUSED,)),
+    Setting("CUDA graph", graph=True),
+    Setting("folded, fused, CUDA graph", (FOLDED, FUSED), graph=True),
+    Setting("cached", cached=True),
+    Setting("cached, fused", (FUSED,), cached=True),
+    Setting("cached, fused, CUDA graph", (FUSED,), cached=True, graph=True),
+)
+COMPILED = (
+    Setting("compiled", mode="default"),
+    Setting("compiled, folded, fused", (FOLDED, FUSED), mode="default"),
+    Setting("compiled, cached, fused", (FUSED,), cached=True, mode="default"),
+    Setting("compiled, CUDA graphs", (FOLDED, FUSED), mode="reduce-overhead"),
+    Setting("compiled, autotuned", (FOLDED, FUSED), mode="max-autotune-no-cudagraphs"),
+)
+
+
+class Recorded:
+    """A step recorded once as a CUDA graph and replayed; the learning rate stays that of the recording."""
+
+    def __init__(self, ours: Ours, batch: Batch):
+        """Take the steps that set the libraries up, then record one."""
+        self.batch = to_device(batch, ours.precision.device)
+        apart = torch.cuda.Stream()
+        apart.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(apart):
+            for _ in range(3):
+                ours.step(self.batch)
+        torch.cuda.current_stream().wait_stream(apart)
+        ours.optimizer.zero_grad(set_to_none=True)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            ours.step(self.batch)
+
+    def step(self, batch: Batch) -> None:
+        """Bring the batch to where the recording reads it, and replay."""
+        for place, tensor in zip(self.batch, batch, strict=True):
+            if isinstance(place, Tensor):
+                place.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+
+
+def step_of(setting: Setting, ours: Ours, batch: Batch) -> Callable[[Batch], object]:
+    """Return the step of a setting for batches like this one."""
+    if setting.mode is not None:
+        torch.compiler.reset()
+        for network in (ours.objective.student, ours.objective.teacher):
+            network.compile(mode=setting.mode)
+    if setting.graph:
+        if ours.precision.device.type != "cuda":
+            raise RuntimeError("a CUDA graph needs a CUDA device")
+        return Recorded(ours, batch).step
+    if setting.mode != "reduce-overhead":
+        return ours.step
+
+    def step(batch: Batch) -> None:
+        torch.compiler.cudagraph_mark_step_begin()
+        ours.step(batch)
+
+    return step
+
+
+class Bench:
+    """The device's rates, the released step's, and what has been measured so far."""
+
+    def __init__(self, options: Any, report: Report):
+        self.options, self.report, self.device = options, report, pick_device(options.device)
+        self.rates: dict[tuple[str, int], float] = {}
+        self.peak = matmul_flops(self.device, torch.bfloat16)
+        report.add(f"measured {FORMATS[torch.bfloat16]} matrix product", self.peak / 1e12, "TFLOP/s")
+        self.flops: dict[str, float] = {}
+
+    def build(self, setting: Setting) -> Ours:
+        """Return the step's objects, and note the products of an image once."""
+        recipe = read_recipe(self.options, "base.precision=bf16", *setting.overrides)
+        ours = Ours(*recipe, self.device)
+        if setting.name not in self.flops:
+            batch = self.batch(ours, 4, setting.cached)
+            self.flops[setting.name] = sum(cost.flops for cost in watched(lambda: ours.step(batch))) / 4
+        return ours
+
+    def batch(self, ours: Ours, size: int, cached: bool) -> Batch:
+        """Return a batch on the device, with the teacher's embeddings where they are known."""
+        batch = to_device(make_batches(size, self.device)[0], self.device)
+        if not cached:
+            return batch
+        with torch.no_grad(), ours.precision.autocast():
+            return batch._replace(reference=ours.objective.reference(batch))
+
+    def measure_released(self) -> None:
+        """Measure the released step at every batch size."""
+        cfg, model_cfg = read_recipe(self.options)
+        released = Released(Ours(cfg, model_cfg, torch.device("cpu")).initial, cfg, self.device)
+        for size in self.options.batches:
+            batch = to_device(make_batches(size, self.device)[1], self.device)
+            if not self.time(RELEASED, size, lambda batch=batch: repeated(released.step, batch, self.options.steps)):
+                break
+
+    def measure(self, setting: Setting) -> None:
+        """Measure one setting at every batch size; a smaller batch that does not fit ends it."""
+        ours = self.build(setting)
+        for size in self.options.batches:
+            batch = self.batch(ours, size, setting.cached)
+
+            def work(batch: Batch = batch) -> Callable[[], int]:
+                step = step_of(setting, ours, batch)
+                step(batch)
+                if setting.mode is None:
+                    with waiting_is_an_error(self.device):
+                        step(batch)
+                return repeated(step, batch, self.options.steps)
+
+            if not self.time(setting.name, size, work):
+                break
+
+    def time(self, name: str, size: int, prepare: Callable[[], Callable[[], int]]) -> bool:
+        """Add rate, ratio, share and memory of one setting at one batch size; tell whether it worked."""
+        what = f"batch {size}: {name}"
+        release(self.device)
+        try:
+            found = alternate({what: prepare()}, self.options.rounds, self.device)[what]
+        except torch.OutOfMemoryError:
+            self.report.add(what, "does not fit into the device's memory")
+            return False
+        except Exception as error:  # whatever the compiler's tools or the recording raise
+            self.report.add(what, f"does not work here: {' '.join(str(error).split())[:160]}")
+            return False
+        rounds = [timing.rate("wall") for timing in found]
+        rate = self.rates[name, size] = statistics.median(rounds)
+        self.report.add(what, rate, "images/s", rounds)
+        if (RELEASED, size) in self.rates and name != RELEASED:
+            self.report.add(f"{what} / {RELEASED}", rate / self.rates[RELEASED, size], "x")
+        if name in self.flops:
+            self.report.add(f"{what}: share of the matrix product", 100 * self.share(name, size), "%")
+        if self.device.type == "cuda":
+            self.report.add(f"{what}: largest memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+        return True
+
+    def share(self, name: str, size: int) -> float:
+        """Return the share of the matrix product's rate that a setting reaches."""
+        return self.flops[name] * self.rates[name, size] / self.peak
+
+    def report_best(self) -> None:
+        """Add the best of what was measured, and whether the aims are reached."""
+        ours = {key: rate for key, rate in self.rates.items() if key[0] != RELEASED}
+        if not ours:
+            return
+        name, size = max(ours, key=ours.__getitem__)
+        self.report.add("fastest", f"{name}, batch {size}: {ours[name, size]:.4g} images/s")
+        released = [rate for (who, _), rate in self.rates.items() if who == RELEASED]
+        if released:
+            times = ours[name, size] / max(released)
+            self.report.add(f"fastest / fastest released, aim {AIM:g}, {reached(times >= AIM)}", times, "x")
+        name, size = max(ours, key=lambda key: self.share(*key))
+        share = self.share(name, size)
+        what = f"largest share of the matrix product, aim {AIM_SHARE:.0%}, {reached(share >= AIM_SHARE)}"
+        self.report.add(what, f"{share:.1%}: {name}, batch {size}")
+
+
+def reached(is_so: bool) -> str:
+    """Say whether an aim is reached."""
+    return "reached" if is_so else "missed"
+
+
+def release(device: torch.device) -> None:
+    """Give back what earlier settings held, so that the next has the whole memory."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options_of = parser(__doc__ or "")
+    options_of.add_argument("--device", default="cpu")
+    network_option(options_of)
+    options_of.add_argument("--batches", type=int, nargs="+", default=[8])
+    options_of.add_argument("--steps", type=int, default=2, help="steps per round")
+    names = [RELEASED, *(setting.name for setting in (*SETTINGS, *COMPILED))]
+    options_of.add_argument("--only", nargs="+", metavar="NAME", help="; ".join(names))
+    options = options_of.parse_args(argv)
+    wanted = options.only or [RELEASED, *(setting.name for setting in SETTINGS)]
+    if unknown := set(wanted) - set(names):
+        options_of.error(f"--only: no setting {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    bench = Bench(options, Report("settings", options))
+    if RELEASED in wanted:
+        bench.measure_released()
+    for setting in (*SETTINGS, *COMPILED):
+        if setting.name in wanted:
+            bench.measure(setting)
+    bench.report_best()
+
+
+if __name__ == "__main__":
+    main()

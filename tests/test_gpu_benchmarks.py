@@ -1,0 +1,169 @@
+"""What `make bench-gpu` measures runs on a CPU too, tiny; what it counts is counted by hand. No time is asserted."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import bounds, loader, memory, scoring_settings, settings
+from benchmarks.training_step import make_batches
+from tests.helpers.training import ROOT
+
+TINY = ["--network", "compact", "--limit", "9", "--rounds", "1"]
+CPU = torch.device("cpu")
+
+
+def figures(script, folder, *arguments):
+    """Run a script in this process; return its figures by name."""
+    path = folder / "figures.json"
+    script.main([*TINY, *arguments, "--json", str(path)])
+    return {row["what"]: row["value"] for row in json.loads(path.read_text())["rows"]}
+
+
+def test_every_setting_of_a_training_step_is_measured_or_named(tmp_path):
+    rows = figures(settings, tmp_path, "--batches", "2", "--steps", "1")
+    for setting in settings.SETTINGS:
+        value = rows[f"batch 2: {setting.name}"]
+        if setting.graph:
+            assert value == "does not work here: a CUDA graph needs a CUDA device"
+        else:
+            assert value > 0 and rows[f"batch 2: {setting.name} / released"] > 0
+    with_teacher, without = (rows[f"batch 2: {name}: share of the matrix product"] for name in ("ours", "cached"))
+    assert 0 < without and 0 < with_teacher < 100
+    assert rows["fastest"].partition(",")[0] in {setting.name.partition(",")[0] for setting in settings.SETTINGS}
+
+
+def test_every_setting_of_scoring_is_measured_and_gives_the_scores_of_the_cpu(tmp_path):
+    rows = figures(scoring_settings, tmp_path, "--batches", "2", "--steps", "1")
+    assert rows["fp32: largest difference of a score"] < 1e-6
+    for name in ("bf16", "bf16 weights"):
+        assert 0 < rows[f"{name}: largest difference of a score"] < 0.1 * rows["standard deviation of the scores"]
+        assert float(rows[f"{name}: Spearman"]) > 0.99 and rows[f"batch 2: {name} / released"] > 0
+
+
+@pytest.mark.parametrize("script", [settings, scoring_settings])
+def test_a_setting_that_is_not_there_is_refused_before_anything_is_measured(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--only", "fp32", "ours", "faster"])
+    assert "no setting" in capsys.readouterr().err
+
+
+def test_the_compiler_gets_the_mode_of_its_setting(monkeypatch):
+    ours = bounds.Ours(*bounds.read_recipe(options()), CPU)
+    modes = []
+    for network in (ours.objective.student, ours.objective.teacher):
+        monkeypatch.setattr(network, "compile", lambda mode: modes.append(mode))
+    setting = next(one for one in settings.COMPILED if one.name == "compiled, CUDA graphs")
+    step = settings.step_of(setting, ours, make_batches(2, CPU)[0])
+    before = ours.objective.student.quality_head.l2.weight.clone()
+    step(make_batches(2, CPU)[0])
+    assert modes == ["reduce-overhead"] * 2
+    assert not torch.equal(ours.objective.student.quality_head.l2.weight, before)
+
+
+def options(**more):
+    """Return what the scripts read of their command line."""
+    return argparse.Namespace(device="cpu", network="compact", limit=9, **more)
+
+
+def test_costs_of_single_operations_by_hand():
+    a, b = torch.ones(2, 3), torch.ones(3, 4)
+    assert bounds.watched(lambda: torch.mm(a, b)) == [bounds.Cost("mm", 4 * (6 + 12 + 8), 2 * 2 * 3 * 4, "fp32")]
+    assert bounds.watched(lambda: a.t().reshape(6)[1:]) == [bounds.Cost("clone", 4 * 12, 0, "fp32")]  # two views of it
+    assert bounds.watched(lambda: a.add_(1)) == [bounds.Cost("add_", 4 * 12, 0, "fp32")]
+    halves = a.bfloat16()
+    assert bounds.watched(lambda: torch.mm(halves, halves.t())) == [bounds.Cost("mm", 2 * (6 + 6 + 4), 24, "bf16")]
+    wide = torch.ones(1, 1).expand(2, 3)
+    assert bounds.watched(lambda: a + wide) == [bounds.Cost("add", 4 * (6 + 1 + 6), 0, "fp32")]
+    assert bounds.watched(lambda: torch._foreach_mul_([a, b], 2.0)) == [bounds.Cost("_foreach_mul_", 8 * 18, 0, "fp32")]
+
+
+def test_the_bound_is_that_of_the_slower_of_bytes_and_products():
+    rates = bounds.Rates({"fp32": 10.0, "bf16": 100.0}, bytes=2.0)
+    assert rates.seconds(bounds.Cost("mm", bytes=4, flops=50, kind="fp32")) == 5
+    assert rates.seconds(bounds.Cost("mm", bytes=4, flops=50, kind="bf16")) == 2
+
+
+def test_the_products_of_a_step_are_those_that_torch_counts(tmp_path):
+    works = bounds.works(options(batch=2), CPU)
+    for name, work in works.items():
+        with FlopCounterMode(display=False) as counter:
+            work()
+        assert sum(cost.flops for cost in bounds.watched(work)) == counter.get_total_flops() > 0, name
+
+
+def test_bounds_are_above_what_is_measured_and_shares_add_up(tmp_path):
+    rows = figures(bounds, tmp_path, "--batch", "2")
+    for what in ("training", "training, cached", "scoring"):
+        both = rows[f"{what}: bound, operation by operation"]
+        assert both <= min(rows[f"{what}: bound by products alone"], rows[f"{what}: bound by bytes alone"]) * (1 + 1e-9)
+        for of in ("of the bound", "of its time"):
+            shares = [value for key, value in rows.items() if key.startswith(f"{what}: {of}, ")]
+            assert len(shares) == bounds.SHOWN and sum(shares) <= 100 + 1e-6
+    assert rows["training, cached: products"] < rows["training: products"]
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3, 17, 100, 1000, 5000])
+def test_the_largest_batch_is_found_to_within_a_sixteenth(capacity):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= capacity
+
+    found = memory.largest(fits, most=4096)
+    room = min(capacity, 4096)
+    assert found <= room and (found >= room - max(1, found / 16) or (found == 0 and capacity < 2))
+    assert min(tried) >= 2 and max(tried) <= 4096 and len(tried) < 30
+
+
+def test_memory_kept_for_the_backward_pass_grows_with_the_batch_alone(tmp_path):
+    ours = memory.Ours(*memory.read_recipe(options()), CPU)
+    kept = [memory.kept_for_backward(ours, make_batches(size, CPU)[0]) for size in (2, 4, 6)]
+    assert kept[2] - kept[1] == kept[1] - kept[0] > 0
+    rows = figures(memory, tmp_path)
+    assert rows["24 GB: no batch can be larger than"] > 2.9 * rows["8 GB: no batch can be larger than"] > 0
+
+
+@pytest.mark.slow
+def test_the_share_of_waiting_for_data_is_that_of_a_real_run(tmp_path):
+    few = ("--images", "40", "--batch", "8", "--steps", "4", "--workers", "0")
+    rows = figures(loader, tmp_path, *few)
+    for what in ("training", "training, cached"):
+        share = next(value for key, value in rows.items() if key.startswith(f"{what}: data_share"))
+        assert 0 <= share <= 1 and rows[f"{what}: from files"] > 0
+
+
+PYTHON = """#!/bin/bash
+case "$*" in
+    "-c import torch") exit 0 ;;
+    "-c import pydantic") exec {python} -S -c 'import pydantic' 2>/dev/null ;;
+    "-m zipfile"*) exec {python} "$@" ;;
+    *) echo "ran $*" ;;
+esac
+"""
+
+
+def test_what_a_machine_lacks_is_taken_from_the_wheels_beside(tmp_path):
+    (tmp_path / "python").write_text(PYTHON.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHON": "./python"}
+
+    def run():
+        command = [ROOT / "benchmarks/with_torch.sh", "-m", "benchmarks.suite"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    lacking = run()
+    assert (
+        lacking.returncode == 2 and lacking.stderr.startswith("error: ./python has no pydantic") and not lacking.stdout
+    )
+    (tmp_path / ".wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / ".wheels/pydantic-0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("pydantic/__init__.py", "")
+    assert run().stdout == "ran -m benchmarks.suite\n"
