@@ -8,7 +8,7 @@ PY := $(BIN)/python
 DEMO := runs/demo
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu wheels clean
+.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu faces-pack bench-gpu-faces wheels clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -106,6 +106,16 @@ bench: $(VENV)/.installed
 DEVICE ?= cuda
 bench-gpu:
 	@PYTHON=$(PYTHON) VENV=$(VENV) benchmarks/with_torch.sh $(SUITE) --gpu --device $(DEVICE) $(if $(SMALL),--small)
+
+# The table on photographs on a GPU, three X, 100 epochs: faces-pack where the photographs are (FACES, YUNET),
+# bench-gpu-faces where the GPU is. It ends after LIMIT_S seconds of training, and a second run goes on.
+faces-pack: export FACES := $(FACES)
+faces-pack: export YUNET := $(YUNET)
+faces-pack:
+	@examples/faces_gpu.sh pack
+
+bench-gpu-faces:
+	@PYTHON=$(PYTHON) VENV=$(VENV) DEVICE=$(DEVICE) $(if $(SMALL),SMALL=1) $(if $(LIMIT_S),LIMIT_S=$(LIMIT_S)) examples/faces_gpu.sh run
 
 # Wheels of what a GPU machine without a network may lack, into .wheels, which is ignored; with_torch.sh unpacks them
 # there. GPU_PYTHON is that machine's Python, LACKS the packages.

@@ -6,28 +6,37 @@
 #   YUNET    face_detection_yunet_2026may.onnx of the OpenCV Zoo
 #   SOURCES  label sources: ser_fiq (default), magnitude, lightqnet; SEEDS: training seeds, 1 2 3
 #   LIMIT    people of each part, to try it out; EXTRA: further key=value for each training, e.g. base.max_steps=2
+#   STUDENTS further key=value for AI-KD, plain and augmented, not for the released recipe, e.g. base.epochs=100
+#   DEVICE   cpu (default) or cuda:0; EDGEFACE=0 leaves the second network out, as where timm is missing
 set -euo pipefail
 PY=${PY:-.venv/bin/python}
 SOURCES=${SOURCES:-ser_fiq}
 SEEDS=${SEEDS:-1 2 3}
 EXTRA=${EXTRA:-}
+STUDENTS=${STUDENTS:-}
+DEVICE=${DEVICE:-cpu}
+EDGEFACE=${EDGEFACE:-1}
+Y1='{module: mobilefacenet_y1.MobileFaceNetY1, weights: runs/faces/photographs/mobilefacenet_y1.pth, precision: fp32}'
 OUT=runs/faces
 GIVEN=$OUT/photographs
 : "${FACES:?name the folder of the photographs: make faces FACES=folder YUNET=file}"
 : "${YUNET:?name the file of the detector: make faces FACES=folder YUNET=file}"
-for needed in "$FACES"/{images,landmarks.csv,folds.csv,mobilefacenet_y1.pth,edgeface_xxs.pth} "$YUNET"; do
+second=()
+[ "$EDGEFACE" = 0 ] || second=("$FACES"/edgeface_xxs.pth)
+for needed in "$FACES"/{images,landmarks.csv,folds.csv,mobilefacenet_y1.pth} "${second[@]}" "$YUNET"; do
     if [ ! -e "$needed" ]; then
         echo "error: $needed: not there; FACES and YUNET name what the head of examples/real_faces.sh lists" >&2
         exit 2
     fi
 done
-if ! "$PY" -c 'import timm' 2>/dev/null; then
+if [ "$EDGEFACE" != 0 ] && ! "$PY" -c 'import timm' 2>/dev/null; then
     echo "error: edgeface_xxs needs the package timm: $PY -m pip install timm" >&2
     exit 2
 fi
 mkdir -p $OUT
 ln -sfn "$(realpath "$FACES")" $GIVEN
 ln -sfn "$(realpath "$YUNET")" $OUT/yunet.onnx
+trap 'exit 143' TERM   # once the command that runs has ended: it writes down where it is
 export PYTHONPATH=$GIVEN${PYTHONPATH:+:$PYTHONPATH}
 
 # step FOLDER TITLE COMMAND...: run the command unless FOLDER/.done is there.
@@ -68,7 +77,8 @@ random_scores() {
 label() {
     [ "$1" != lightqnet ] || return 0
     step $OUT/"$1"/labels "label the people to train on: X = $1" \
-        "$PY" label.py -c configs/faces/label_"$1".yaml --allow-module mobilefacenet_y1 output.page=0
+        "$PY" label.py -c configs/faces/label_"$1".yaml --allow-module mobilefacenet_y1 output.page=0 \
+        base.device="$DEVICE"
 }
 
 # data X: print what training on the labels of X reads. Labels of the originals train on the originals.
@@ -87,7 +97,7 @@ student() {
     mapfile -t reads < <(data "$1")
     step $OUT/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
         "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
-        base.save_path=$OUT/"$1"/"$2-$3" "${reads[@]}" "${@:4}" $EXTRA
+        base.save_path=$OUT/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${@:4}" $STUDENTS $EXTRA
 }
 
 # released X: the released recipe on the same images and labels, one epoch.
@@ -96,7 +106,7 @@ released() {
     mapfile -t reads < <(data "$1")
     step $OUT/"$1"/released-1 "train: the released recipe on labels of $1" \
         "$PY" train_main.py -c configs/train_config.yaml --allow-module mobilefacenet_y1 base.seed=1 \
-        base.save_path=$OUT/"$1"/released-1 base.device=cpu base.precision=bf16 \
+        base.save_path=$OUT/"$1"/released-1 base.device="$DEVICE" base.precision=bf16 \
         dataset.image_location=$OUT/train dataset.landms_location=$OUT/train/landmarks.csv \
         "${reads[@]}" dataloader.train.params.num_workers=0 dataloader.val.params.num_workers=0 \
         model.config=configs/faces/network.yaml model.teacher_cache=$OUT/teacher_cache $EXTRA
@@ -112,8 +122,13 @@ evaluate() {
         name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
         students+=("scores.$name={weights: $folder/aikd-last.pth, config: configs/faces/network.yaml}")
     done
-    "$PY" evaluate.py -c configs/faces/evaluate.yaml --allow-module mobilefacenet_y1 --allow-module edgeface_xxs \
-        "${students[@]}" "$@"
+    local -a networks=(--allow-module edgeface_xxs)
+    if [ "$EDGEFACE" = 0 ]; then
+        echo 'the second network, EdgeFace-XXS, is left out: EDGEFACE=0'
+        networks=("recognition={MobileFaceNet y1: $Y1}")
+    fi
+    "$PY" evaluate.py -c configs/faces/evaluate.yaml --allow-module mobilefacenet_y1 "${networks[@]}" \
+        base.device="$DEVICE" "${students[@]}" "$@"
 }
 
 # References beside copies of up to half of the strongest: at .8 half of the pairs fail, and no score could help.

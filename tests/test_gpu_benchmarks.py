@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -138,6 +139,25 @@ def test_the_share_of_waiting_for_data_is_that_of_a_real_run(tmp_path):
     for what in ("training", "training, cached"):
         share = next(value for key, value in rows.items() if key.startswith(f"{what}: data_share"))
         assert 0 <= share <= 1 and rows[f"{what}: from files"] > 0
+
+
+def test_the_archive_of_photographs_holds_four_of_each_person_in_the_folds(tmp_path):
+    faces, archive = tmp_path / "given", tmp_path / "packed/faces.tar"
+    for person in ("A", "B", "Nobody"):
+        (faces / "images" / person).mkdir(parents=True)
+        for number in range(1, 7 if person == "A" else 3):
+            (faces / f"images/{person}/{person}_{number}.jpg").touch()
+    rest = ["landmarks.csv", "labels_lightqnet.csv", "mobilefacenet_y1.pth", "edgeface_xxs.pth"]
+    for name in (*rest, "detector.onnx"):
+        (faces / name).touch()
+    (faces / "folds.csv").write_text("identity,fold\r\nA,0\r\nB,4\r\n", newline="")
+    given = {"FACES": str(faces), "YUNET": str(faces / "detector.onnx"), "ARCHIVE": str(archive)}
+    command = [ROOT / "examples/faces_gpu.sh", "pack"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, **given}, check=True, capture_output=True)
+    with tarfile.open(archive) as stream:
+        names = set(stream.getnames())
+    images = {f"images/A/A_{n}.jpg" for n in range(1, 5)} | {"images/B/B_1.jpg", "images/B/B_2.jpg"}
+    assert names == images | set(rest) | {"folds.csv", "yunet.onnx"}
 
 
 PYTHON = """#!/bin/bash
