@@ -1,5 +1,6 @@
 """data/checks/inputs.py: images that are not what they are said to be are refused, odd but right ones are not."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_photographs_taken_for_crops_are_refused_with_the_way_out(tmp_path):
     (line,) = checked(folder_of(tmp_path / "b", *crops, (150, 150), (112, 100))).lines()
     assert "2 of 5 sampled images are no aligned crops" in line
     assert checked(folder_of(tmp_path / "c", *crops)).lines() == []
+
+
+def test_less_than_five_percent_gives_no_line_and_a_sample_is_drawn_from_all_rows(tmp_path):
+    source = folder_of(tmp_path, (112, 112), (150, 150))
+    assert checked(source.take(np.repeat([0, 1], [20, 1]))).lines() == []  # 1 of 21
+    assert "1 of 19 sampled images" in checked(source.take(np.repeat([0, 1], [18, 1]))).lines()[0]
+    (line,) = checked(source.take(np.repeat([0, 1], [600, 400]))).lines()
+    other, sampled = map(int, re.findall(r": (\d+) of (\d+) sampled images", line)[0])
+    assert sampled == SAMPLE and 60 < other < 100  # 80 are expected, with a standard deviation of 6
 
 
 def test_what_cannot_be_read_is_no_evidence_and_neither_is_nothing(tmp_path):
@@ -103,7 +113,10 @@ def test_the_order_is_judged_first_and_accepted_alike(tmp_path):
     with pytest.raises(DataError, match=r"left and right are exchanged.*set dataset\.accept_unusual: 1"):
         checked(source, mirrored).lines()
     lines = checked(source, mirrored, accept_unusual=True).lines()
-    assert "left and right are exchanged" in lines[0] and all(KEYS.accept in line for line in lines)
+    (order,) = lines
+    assert "left and right are exchanged" in order and order.endswith("accepted by dataset.accept_unusual")
+    order, version = checked(source, 1.7 * mirrored, accept_unusual=True).lines()
+    assert "left and right are exchanged" in order and "3 of 3 sampled faces do not lie" in version
 
 
 def test_exif_rotation_decides_which_side_is_the_width(tmp_path):
@@ -125,6 +138,9 @@ def test_misplaced_by_hand():
     low = 0.3 * TEMPLATE_112 + (35, 81.81)  # one mouth corner at y = 109.52, one at 109.47; pixels reach to 109.5
     assert misplaced(low, (100, 110)) is None
     assert misplaced(np.add(low, [0, 0.1]), (100, 110)) == "2 of the 5 points lie outside"
+    left = 0.3 * TEMPLATE_112 - (12.9, -30)  # left eye at x = -1.41, left mouth corner at -.44
+    assert misplaced(left, (100, 110)) is None
+    assert misplaced(left - (0.1, 0), (100, 110)) == "2 of the 5 points lie outside"
     assert misplaced(TEMPLATE_112, (112, 112)) is None
     assert misplaced(TEMPLATE_112 * 1.65 - [36, 45], (112, 112)) == "the eyes are more than half the image apart"
     assert misplaced(0.2 * TEMPLATE_112 + (90, 5), (400, 40)) is None  # small, at the upper edge of a wide image
@@ -137,6 +153,9 @@ def test_a_tight_crop_of_a_face_is_not_misplaced_because_its_aligned_crop_is_mos
     """An image of 68x88 px shows at best 48 % of a crop of 112x112, wherever the face lies in it."""
     for x, y in ((22, 12), (10, 6), (36, 24), (22, 40)):
         assert misplaced(TEMPLATE_112 - [x, y], (68, 88)) is None
+    # a narrow image of 60x150 shows 54 % in its middle; at its upper edge 60 columns and 64 rows, 31 %
+    assert misplaced(TEMPLATE_112 - [27, -20], (60, 150)) is None
+    assert misplaced(TEMPLATE_112 - [27, 48], (60, 150)) == "69% of the crop lie outside"
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared photographs are not here")

@@ -44,13 +44,10 @@ def test_misfit_is_zero_for_any_similarity_of_the_template_and_large_for_another
     assert np.isfinite(misfit_px(np.zeros((1, 5, 2)))).all()
 
 
-def _residual(points):
-    """Return the least sum of squares to the template, by linear least squares in (a, b, tx, ty)."""
-    rows, target = [], []
-    for (x, y), (u, v) in zip(points, TEMPLATE_112, strict=True):
-        rows += [[x, -y, 1, 0], [y, x, 0, 1]]
-        target += [u, v]
-    return np.linalg.lstsq(np.array(rows), np.array(target), rcond=None)[1][0]
+def _residual(points, target=TEMPLATE_112):
+    """Return the least sum of squares to the target, by linear least squares in (a, b, tx, ty)."""
+    rows = [row for x, y in points for row in ([x, -y, 1, 0], [y, x, 0, 1])]
+    return np.linalg.lstsq(np.array(rows), target.reshape(-1), rcond=None)[1][0]
 
 
 def test_no_pose_is_unlike_a_face_and_gives_no_line():
@@ -72,6 +69,25 @@ def test_no_rendered_person_seen_from_the_side_is_unlike_a_face():
         on_head = Shape(head_axes(who), skull_relief(who)).surface_points(landmark_st(who, Expression()))
         faces += [Camera(Pose(yaw, 15, 5), 60, (80, 80), 160).project(on_head)[:, :2] for yaw in (-88, -60, 70, 90)]
     assert misfit_px(np.stack(faces)).max() > 16 and not unlike_face(np.stack(faces)).any()
+
+
+def test_a_face_is_judged_by_its_distance_to_the_nearest_view_of_a_head():
+    """The views are made by the renderer's rotations, the distances by linear least squares."""
+    head = np.column_stack([TEMPLATE_112 - TEMPLATE_112[:2].mean(axis=0), [0, 0, 18, 4.5, 4.5]])
+    poses = [Pose(yaw, pitch).matrix() for yaw in range(-90, 91, 15) for pitch in range(-40, 41, 20)]
+    views = [(head @ turn.T)[:, :2] for turn in poses]
+    moved = TEMPLATE_112 + np.random.default_rng(3).uniform(-17, 17, (150, 5, 2))
+    moved = moved[misfit_px(moved) < 13]
+    away = np.array([min(np.sqrt(_residual(face, view) / 5) for view in views) for face in moved])
+    assert unlike_face(moved).tolist() == (away > 8).tolist()
+    assert ((away > 7.5) & (away < 8)).any() and ((away > 8) & (away < 8.5)).any()
+
+
+def test_turned_faces_with_left_and_right_exchanged_are_no_profiles():
+    """Seen from the side they look like the other side; up to 60 degrees they are too far from any face."""
+    exchanged = WRONG_ORDERS["left and right are exchanged"]
+    for yaw in (0, 30, 60):
+        assert unlike_face(exchanged(heads(400, yaw))).mean() > 0.95
 
 
 def test_from_five_percent_on_a_line_tells_how_many():
