@@ -71,7 +71,7 @@ class ScoringRun:
         if not total:
             raise DataError(
                 f"{cfg.dataset.loc}: holds no image ({crops.source.named_others()}); images end in "
-                f"{', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))}"
+                f"{', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))} or have no suffix"
             )
         if not len(rows):
             raise DataError(f"{cfg.dataset.loc}: none of the {total} images could be scored; see {paths[0]}")

@@ -159,6 +159,25 @@ def test_every_lossless_twin_scores_like_the_plain_png(setup):
     assert_scores(scores_of(setup / "out"), {name: expected(pixels) for name in names})
 
 
+def test_files_without_a_suffix_are_what_their_content_is(setup):
+    pixels, kinds = crop_pixels(3), ("bmp", "png", "ppm", "tif", "webp")
+    for kind in kinds:
+        write_image(setup / f"faces/{kind}.{kind}", pixels)
+        (setup / f"faces/{kind}.{kind}").rename(setup / f"faces/as_{kind}")
+    write_image(setup / "faces/odd.png", pixels)
+    (setup / "faces/odd.png").rename(setup / "faces/a.gif")  # another kind than its suffix says
+    (setup / "faces/notes").write_text("no image")
+    (setup / "faces/README").write_text("nor a candidate")
+    assert infer(setup) == 0
+    names = ["a.gif", *(f"as_{kind}" for kind in kinds)]
+    assert_scores(scores_of(setup / "out"), dict.fromkeys(names, expected(pixels)))
+    reasons = {row["path"]: row["reason"] for row in rows_of(setup / "out/failures.csv")}
+    assert list(reasons) == ["notes"] and reasons["notes"].startswith("not an image (no JPEG, PNG")
+    assert json.loads((setup / "out/run.json").read_text())["counts"]["other_files"] == 1
+    assert infer(setup, f"dataset.loc={setup}/faces/as_png", f"base.save_path={setup}/single") == 0
+    assert_scores(scores_of(setup / "single"), {"as_png": expected(pixels)})
+
+
 def test_a_16_bit_grey_png_scores_like_its_8_bit_twin(setup):
     grey = crop_pixels(4)[:, :, 1]
     write_image(setup / "faces/grey8.png", grey)

@@ -214,10 +214,11 @@ SUFFIXES = "jpg JPG Jpeg jpe jfif png PNG webp WebP bmp tif TIFF GIF jp2 j2k ppm
 def test_listing_by_suffix_in_any_case(tmp_path):
     names = [f"a{i}.{suffix}" for i, suffix in enumerate(SUFFIXES)]
     touch(tmp_path, *names, "notes.txt", "b.gi", "README", "sub/c.jpg", "sub/list.csv", ".hidden.jpg", ".jpg", ".x.txt")
+    touch(tmp_path, "sub/00001fa010", "LICENSE", "sub/Readme")
     source = listed(tmp_path)
-    assert list(source.names) == sorted([*names, "sub/c.jpg", ".hidden.jpg"])
-    assert source.other_files == 6
-    assert source.named_others() == "6 other files: 2 without suffix, 2 .txt, 1 .csv, 1 .gi"
+    assert list(source.names) == sorted([*names, "sub/c.jpg", ".hidden.jpg", "sub/00001fa010"])
+    assert source.other_files == 8
+    assert source.named_others() == "8 other files: 4 without suffix, 2 .txt, 1 .csv, 1 .gi"
     assert source.take(np.array([0])).named_others() == source.named_others()
 
 

@@ -20,6 +20,11 @@ from data.tables.names import Names
 from utils.errors import DataError
 
 _ENDINGS = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
+TEXTS = frozenset(
+    b"readme license licence copying notice authors contributors changelog changes version manifest makefile "
+    b"dockerfile index md5sum md5sums sha1sum sha1sums sha256sum sha256sums checksums".split()
+)
+"""Names in lower case that people give to files without suffix that are no images."""
 _BLOCK = 1 << 14
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _TICK_NS = 50_000_000
@@ -114,7 +119,7 @@ class FolderSource(ImageSource):
 
 
 def list_folder(root: str | os.PathLike) -> FolderSource:
-    """List the images below `root`, any suffix case, following links but never in circles; opens no file."""
+    """List the images below `root`, any suffix case or none, following links but never in circles; opens no file."""
     location = os.path.abspath(os.fspath(root))
     if not os.path.isdir(location):
         raise DataError(f"{location}: no such folder of images; name an existing one")
@@ -201,5 +206,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_image_name(name: bytes) -> bool:
-    """Tell an image by its suffix; a hidden file `.jpg` has none."""
-    return name.lower().endswith(_ENDINGS) and (name[:1] != b"." or os.path.splitext(name)[1] != b"")
+    """Tell what may be an image: it has an image's suffix, or none and is no README; a hidden file `.jpg` is neither."""
+    lower = name.lower()
+    if lower.endswith(_ENDINGS):
+        return name[:1] != b"." or os.path.splitext(name)[1] != b""
+    return b"." not in name and lower not in TEXTS

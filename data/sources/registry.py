@@ -51,7 +51,7 @@ def _open(location: str | os.PathLike) -> ImageSource:
     if suffix in CONTAINERS:
         with reading(location, way_out="fetch it again, or name another"):
             return CONTAINERS[suffix](location)
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES or not suffix:
         return open_image(location)
     known = ", ".join(CONTAINERS)
     raise DataError(f"{location}: is no folder, no image and no file that holds images ({known}); name one of them")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data.images.decode import IMAGE_SUFFIXES
+from data.sources.folder import TEXTS
 
 
 class ImageListing(NamedTuple):
@@ -13,14 +14,20 @@ class ImageListing(NamedTuple):
     names: list[str]
     """Relative POSIX paths of the images, sorted by their bytes."""
     other_files: int
-    """Files with another suffix."""
+    """Files with another suffix, and texts without one."""
 
 
 def list_images(root: str | os.PathLike) -> ImageListing:
     """List the images below root, any suffix case, following links but never in circles."""
     files = sorted(walk_files(os.fspath(root)), key=os.fsencode)
-    names = [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    names = [name for name in files if _is_candidate(os.path.basename(name))]
     return ImageListing(names, len(files) - len(names))
+
+
+def _is_candidate(name: str) -> bool:
+    if "." not in name:
+        return os.fsencode(name.lower()) not in TEXTS
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def walk_files(folder: str, prefix: str = "", above: frozenset = frozenset()) -> Iterator[str]:
