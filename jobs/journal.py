@@ -116,6 +116,8 @@ class Progress:
     def records(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the row (R,) of each record, ascending, and its numbers (R, width)."""
         rows, width = self.rows(), self.values.shape[1]
+        if not self.further:
+            return rows, self.values if len(rows) == len(self.values) else self.values[rows]
         more = [np.array(self.further[row], np.float32).reshape(-1, width) for row in sorted(self.further)]
         repeated = np.repeat(np.array(sorted(self.further), np.int64), [len(block) for block in more])
         every = np.concatenate([rows, repeated])

@@ -55,6 +55,10 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.names)
 
+    def share_names(self, names: Names) -> None:
+        """Take the same names where they lie in memory already."""
+        self._names = names
+
     @abstractmethod
     def read(self, row: int) -> bytes:
         """Return an encoded image; raises ImageError with the reason where there is none."""

@@ -37,6 +37,9 @@ class DealtSource(ShardedSource):
         names = Names.from_arrow(
             pa.concat_arrays([pa.array([], pa.large_binary()), *(part.names.to_arrow() for part in parts)])
         )
+        ends = np.cumsum([0, *map(len, parts)]).tolist()
+        for part, first, end in zip(parts, ends[:-1], ends[1:], strict=True):
+            part.share_names(names.between(first, end))
         shard = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
         row = np.concatenate([np.zeros(0, np.int32), *(np.arange(len(part), dtype=np.int32) for part in parts)])
         super().__init__(location, parts, names, np.stack([shard, row], axis=1))

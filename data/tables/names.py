@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from utils.files import sha256_arrays
 
+_BLOCK = 1 << 16
+
 
 class Names:
     """Hold strings as one block of UTF-8 bytes and N+1 offsets into it, the first 0; immutable, cheap to share."""
@@ -88,4 +90,8 @@ class Chosen:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[str]:
-        return (self.names[row] for row in self.rows.tolist())
+        return (
+            self.names[row]
+            for start in range(0, len(self.rows), _BLOCK)
+            for row in self.rows[start : start + _BLOCK].tolist()
+        )
