@@ -206,7 +206,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def is_image_name(name: bytes) -> bool:
-    """Tell what may be an image: it has an image's suffix, or none and is no README; a hidden file `.jpg` is neither."""
+    """Tell what may be an image: an image's suffix, or none and no README; a hidden file `.jpg` has neither."""
     lower = name.lower()
     if lower.endswith(_ENDINGS):
         return name[:1] != b"." or os.path.splitext(name)[1] != b""
