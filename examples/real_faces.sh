@@ -8,96 +8,11 @@
 #   LIMIT    people of each part, to try it out; EXTRA: further key=value for each training, e.g. base.max_steps=2
 #   STUDENTS further key=value for AI-KD, plain and augmented, not for the released recipe, e.g. base.epochs=100
 #   DEVICE   cpu (default) or cuda:0; EDGEFACE=0 leaves the second network out, as where timm is missing
-set -euo pipefail
-PY=${PY:-.venv/bin/python}
-SOURCES=${SOURCES:-ser_fiq}
-SEEDS=${SEEDS:-1 2 3}
-EXTRA=${EXTRA:-}
-STUDENTS=${STUDENTS:-}
-DEVICE=${DEVICE:-cpu}
-EDGEFACE=${EDGEFACE:-1}
-Y1='{module: mobilefacenet_y1.MobileFaceNetY1, weights: runs/faces/photographs/mobilefacenet_y1.pth, precision: fp32}'
-OUT=runs/faces
-GIVEN=$OUT/photographs
-: "${FACES:?name the folder of the photographs: make faces FACES=folder YUNET=file}"
-: "${YUNET:?name the file of the detector: make faces FACES=folder YUNET=file}"
-second=()
-[ "$EDGEFACE" = 0 ] || second=("$FACES"/edgeface_xxs.pth)
-for needed in "$FACES"/{images,landmarks.csv,folds.csv,mobilefacenet_y1.pth} "${second[@]}" "$YUNET"; do
-    if [ ! -e "$needed" ]; then
-        echo "error: $needed: not there; FACES and YUNET name what the head of examples/real_faces.sh lists" >&2
-        exit 2
-    fi
-done
-if [ "$EDGEFACE" != 0 ] && ! "$PY" -c 'import timm' 2>/dev/null; then
-    echo "error: edgeface_xxs needs the package timm: $PY -m pip install timm" >&2
-    exit 2
-fi
-mkdir -p $OUT
-ln -sfn "$(realpath "$FACES")" $GIVEN
-ln -sfn "$(realpath "$YUNET")" $OUT/yunet.onnx
-trap 'exit 143' TERM   # once the command that runs has ended: it writes down where it is
-export PYTHONPATH=$GIVEN${PYTHONPATH:+:$PYTHONPATH}
-
-# step FOLDER TITLE COMMAND...: run the command unless FOLDER/.done is there.
-step() {
-    [ ! -e "$1/.done" ] || return 0
-    printf '\n== %s\n' "$2"
-    "${@:3}"
-    touch "$1/.done"
-}
-
-# people NAME FOLDS LEAST: copy the first four images of each person of these folds who has LEAST or more.
-people() {
-    local folder=$OUT/people/$1
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    (cd $GIVEN/images && find . -name '*.jpg' | sed 's|^\./||' | LC_ALL=C sort) >"$folder.all"
-    awk -F'[,/]' -v folds="$2" -v least="$3" -v limit="${LIMIT:-1000000}" '
-        FNR == 1 { part++ }
-        part == 1 { sub(/\r/, ""); fold[$1] = $2; next }
-        part == 2 { images[$1]++; next }
-        !($1 in fold) || !index(folds, fold[$1]) || images[$1] < least { next }
-        !($1 in seen) && ++persons > limit { exit }
-        seen[$1]++ < 4
-    ' $GIVEN/folds.csv "$folder.all" "$folder.all" >"$folder.txt"
-    tar -C $GIVEN/images -T "$folder.txt" -cf - | tar -C "$folder" -xf -
-}
-
-degrade() {
-    "$PY" prepare.py -c configs/faces/degrade.yaml base.save_path=$OUT/"$1" degrade.loc=$OUT/people/"$1" "${@:2}"
-}
+source "$(dirname "$0")/faces_common.sh"
 
 random_scores() {
     cut -d' ' -f1,2 $OUT/test/pairs.txt | tr ' ' '\n' | LC_ALL=C sort -u |
         awk 'BEGIN { srand(1); print "path,quality" } { print $1 "," rand() }' >$OUT/random.csv
-}
-
-# label X: label the people to train on. LightQNet's labels are given, for the originals.
-label() {
-    [ "$1" != lightqnet ] || return 0
-    step $OUT/"$1"/labels "label the people to train on: X = $1" \
-        "$PY" label.py -c configs/faces/label_"$1".yaml --allow-module mobilefacenet_y1 output.page=0 \
-        base.device="$DEVICE"
-}
-
-# data X: print what training on the labels of X reads. Labels of the originals train on the originals.
-data() {
-    if [ "$1" = lightqnet ]; then
-        printf 'dataset.%s\n' image_location=$OUT/people/train landms_location=$GIVEN/landmarks.csv \
-            quality_location=$GIVEN/labels_lightqnet.csv
-    else
-        printf 'dataset.quality_location=%s\n' $OUT/"$1"/labels/labels.pkl
-    fi
-}
-
-# student X KIND SEED CHANGE...: train one student.
-student() {
-    local -a reads
-    mapfile -t reads < <(data "$1")
-    step $OUT/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
-        "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
-        base.save_path=$OUT/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${@:4}" $STUDENTS $EXTRA
 }
 
 # released X: the released recipe on the same images and labels, one epoch.
@@ -130,9 +45,6 @@ evaluate() {
     "$PY" evaluate.py -c configs/faces/evaluate.yaml --allow-module mobilefacenet_y1 "${networks[@]}" \
         base.device="$DEVICE" "${students[@]}" "$@"
 }
-
-# References beside copies of up to half of the strongest: at .8 half of the pairs fail, and no score could help.
-TESTED=(degrade.share=1 degrade.references=1 degrade.strongest=0.5)
 
 mkdir -p $OUT/people
 step $OUT/people/train 'choose the people: to train on' people train 012 1
