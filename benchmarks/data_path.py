@@ -27,7 +27,8 @@ from data.index.build import FaceIndex
 from data.samples.datasets import DistillationDataset
 from data.sources.folder import FolderSource
 from data.tables.names import Names
-from utils.config.sections import DecodeConfig, PerturbationConfig
+from utils.config.sections import DecodeConfig
+from utils.config.train_aikd import MisalignmentConfig
 
 SIZE = (240, 200)
 BATCH = 64
@@ -130,7 +131,7 @@ def main() -> None:
         index = write_faces(Path(temporary), options.images)
         size = sum(path.stat().st_size for path in Path(temporary).iterdir()) / len(index)
         report.add("mean size of a file", size / 1000, "kB")
-        ours = DistillationDataset(index, 0, PerturbationConfig(), DecodeConfig())
+        ours = DistillationDataset(index, 0, MisalignmentConfig(), DecodeConfig())
         released = ReleasedDataset(index)
 
         def run_released() -> int:

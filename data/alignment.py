@@ -135,14 +135,6 @@ def outside_share(matrix_23: np.ndarray, shape: tuple[int, ...], size_px: int = 
     return float(np.mean((x < -0.5) | (x > highs[0]) | (y < -0.5) | (y > highs[1])))
 
 
-def outside_shares_of_aligned(radius_px: float, draws: int = 1000) -> np.ndarray:
-    """Return outside_share of `draws` crops that are misaligned from 112x112 copies which are aligned already."""
-    rng = np.random.default_rng(0)
-    moved = (jitter_landmarks(TEMPLATE_112, radius_px, rng) for _ in range(draws))
-    size = CROP_SIZE_PX, CROP_SIZE_PX
-    return np.array([outside_share(estimate_similarity(points, TEMPLATE_112), size) for points in moved])
-
-
 def align(image: np.ndarray, landmarks_52: np.ndarray, size_px: int = CROP_SIZE_PX) -> np.ndarray:
     """Cut the aligned (size, size, C) crop of a face out of its image."""
     return warp(image, estimate_similarity(landmarks_52, template_landmarks(size_px)), size_px)

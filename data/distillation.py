@@ -3,18 +3,17 @@
 import dataclasses
 from dataclasses import dataclass
 
-from data.alignment import outside_shares_of_aligned
 from data.index.build import build_index
 from data.index.coverage import Coverage
 from data.index.identity_centres import CentreImages, centre_images
 from data.index.split import split
+from data.misalignment import outside_shares_of_aligned
 from data.samples.datasets import DistillationDataset
 from data.samples.loader import BatchLoader, train_loader, validation_loader
 from data.samples.sampler import Shard
 from data.samples.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
 from data.samples.training import TrainingData, digest, index_remarks
-from utils.config.sections import PerturbationConfig
-from utils.config.train_aikd import AIKDConfig
+from utils.config.train_aikd import AIKDConfig, MisalignmentConfig
 from utils.present import present
 
 
@@ -48,7 +47,8 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
         measured = DistillationDataset(index, seed, dataset_cfg.perturbation, dataset_cfg)
     else:
         cache = TeacherCache(cfg.model.teacher_cache, index, dataset_cfg, shard)
-        dataset = MisalignedDataset(cache, seed, perturbation, dataset_cfg)
+        training = ReferencedDataset if cfg.loss.crops == "both" else MisalignedDataset
+        dataset = training(cache, seed, perturbation, dataset_cfg)
         measured = ReferencedDataset(cache, seed, dataset_cfg.perturbation, dataset_cfg)
     return DistillationData(
         train=train_loader(dataset, train_rows, cfg.dataloader.train.params, seed, shard),
@@ -73,11 +73,13 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
     )
 
 
-def _border_lines(coverage: Coverage, perturbation: PerturbationConfig | None) -> list[str]:
+def _border_lines(coverage: Coverage, perturbation: MisalignmentConfig | None) -> list[str]:
     """Say how far misaligned crops reach beyond images that are aligned copies, and what they show there."""
-    if not coverage.aligned_copies or perturbation is None or perturbation.radius_px == 0:
+    if not coverage.aligned_copies or perturbation is None:
         return []
-    shares = 100 * outside_shares_of_aligned(perturbation.radius_px)
+    shares = 100 * outside_shares_of_aligned(perturbation)
+    if not shares.any():
+        return []
     black = (
         "black, which a student can read as misaligned; dataset.perturbation.border: replicate or reflect fills them"
     )

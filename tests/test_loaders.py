@@ -27,8 +27,9 @@ from data.samples.loader import crop_batches, train_loader, validation_loader
 from data.samples.sampler import VALIDATION_EPOCH, EpochSampler, Shard
 from data.sources.folder import list_folder
 from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
-from utils.config.sections import CropInputConfig, DecodeConfig, LoaderParams, PerturbationConfig
+from utils.config.sections import CropInputConfig, DecodeConfig, LoaderParams
 from utils.config.train import DatasetConfig
+from utils.config.train_aikd import MisalignmentConfig
 from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(index):
-    return DistillationDataset(index, 9, PerturbationConfig(radius_px=3), DecodeConfig())
+    return DistillationDataset(index, 9, MisalignmentConfig(radius_px=3), DecodeConfig())
 
 
 def crops(index):

@@ -16,15 +16,15 @@ from data.alignment import (
     AlignmentError,
     checked_landmarks,
     estimate_similarity,
-    jitter_landmarks,
     landmarks_of_crop,
-    move_landmarks,
     warp,
     warp_both,
 )
 from data.images.decode import ImageError, decode_rgb
 from data.index.build import FaceIndex
-from utils.config.sections import DecodeConfig, PerturbationConfig
+from data.misalignment import Misalignment, draw_misalignment
+from utils.config.sections import DecodeConfig
+from utils.config.train_aikd import MisalignmentConfig
 from utils.errors import DataError
 from utils.present import present
 from utils.training.batches import DistillationBatch, RecognitionBatch, TrainingBatch
@@ -66,7 +66,7 @@ class IndexedFaces(Dataset):
 class DistillationDataset(IndexedFaces):
     """Pairs of crops of one face: as aligned by its landmarks, and by the same landmarks perturbed."""
 
-    def __init__(self, index: FaceIndex, seed: int, perturbation: PerturbationConfig | None, decode: DecodeConfig):
+    def __init__(self, index: FaceIndex, seed: int, perturbation: MisalignmentConfig | None, decode: DecodeConfig):
         """Use `perturbation=None` to make both crops the aligned one (dataset.misalign: 0)."""
         super().__init__(index, decode)
         if index.labels is None:
@@ -78,10 +78,10 @@ class DistillationDataset(IndexedFaces):
         crops = np.empty((2, len(keys), CROP_SIZE_PX, CROP_SIZE_PX, 3), np.uint8)
         rows, failures = [], []
         # drawn all at once: between two images the processor's caches hold other things
-        offsets = [self._offsets(int(epoch), int(row)) for epoch, row in keys]
-        for (_, row), offsets_52 in zip(keys, offsets, strict=True):
+        drawn = [self._draw(int(epoch), int(row)) for epoch, row in keys]
+        for (_, row), misalignment in zip(keys, drawn, strict=True):
             try:
-                self._cut(int(row), offsets_52, crops[:, len(rows)])
+                self._cut(int(row), misalignment, crops[:, len(rows)])
                 rows.append(int(row))
             except (ImageError, AlignmentError) as error:
                 failures.append(self._fail(int(row), error))
@@ -89,21 +89,19 @@ class DistillationDataset(IndexedFaces):
         label = torch.from_numpy(np.asarray(present(self.index.labels)[rows], np.float32))
         return DistillationBatch(aligned, misaligned, label, torch.tensor(rows, dtype=torch.int64), tuple(failures))
 
-    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
+    def _cut(self, row: int, misalignment: Misalignment | None, out: np.ndarray) -> None:
         image, landmarks = self._read(row)
         matrix = estimate_similarity(landmarks, TEMPLATE_112)
-        if offsets_52 is None:
+        if misalignment is None:
             out[1] = warp(image, matrix, out=out[0])
             return
-        noise = present(self.perturbation)
-        moved = move_landmarks(landmarks, offsets_52, noise.unit)
-        warp_both(image, (matrix, estimate_similarity(moved, TEMPLATE_112)), out, noise.border)
+        border = present(self.perturbation).border
+        warp_both(image, (matrix, misalignment.matrix(landmarks, matrix)), out, border)
 
-    def _offsets(self, epoch: int, row: int) -> np.ndarray | None:
+    def _draw(self, epoch: int, row: int) -> Misalignment | None:
         if self.perturbation is None:
             return None
-        rng = np.random.default_rng([self.seed, epoch, row])
-        return jitter_landmarks(np.zeros((5, 2)), self.perturbation.radius_px, rng)
+        return draw_misalignment(self.perturbation, np.random.default_rng([self.seed, epoch, row]))
 
 
 class IdentityDataset(IndexedFaces):

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, move_landmarks, warp
+from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, warp
 from data.index.build import FaceIndex
+from data.misalignment import Misalignment
 from data.samples.datasets import DistillationDataset
 from data.samples.loader import validation_loader
 from data.samples.sampler import Shard
 from utils import distributed
-from utils.config.sections import DecodeConfig, LoaderParams, PerturbationConfig
+from utils.config.sections import DecodeConfig, LoaderParams
+from utils.config.train_aikd import MisalignmentConfig
 from utils.errors import DataError
 from utils.files import make_folder, sha256_arrays
 from utils.present import present
@@ -133,7 +135,7 @@ class TeacherCache:
 class ReferencedDataset(DistillationDataset):
     """Both crops, with the teacher's embedding of the aligned one: what validation needs."""
 
-    def __init__(self, cache: TeacherCache, seed: int, perturbation: PerturbationConfig | None, decode: DecodeConfig):
+    def __init__(self, cache: TeacherCache, seed: int, perturbation: MisalignmentConfig | None, decode: DecodeConfig):
         super().__init__(cache.index, seed, perturbation, decode)
         self.cache = cache
 
@@ -141,10 +143,10 @@ class ReferencedDataset(DistillationDataset):
         batch = super().__getitems__(keys)
         return batch._replace(reference=torch.from_numpy(self.cache.embeddings[batch.row.numpy()]))
 
-    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
+    def _cut(self, row: int, misalignment: Misalignment | None, out: np.ndarray) -> None:
         if self.cache.state[row] != DONE:
             raise AlignmentError("gave no aligned crop when the teacher saw it")
-        super()._cut(row, offsets_52, out)
+        super()._cut(row, misalignment, out)
 
 
 class MisalignedDataset(ReferencedDataset):
@@ -154,11 +156,10 @@ class MisalignedDataset(ReferencedDataset):
         batch = super().__getitems__(keys)
         return batch._replace(aligned=batch.aligned[:0])
 
-    def _cut(self, row: int, offsets_52: np.ndarray | None, out: np.ndarray) -> None:
-        if offsets_52 is None or self.cache.state[row] != DONE:
-            super()._cut(row, offsets_52, out)
+    def _cut(self, row: int, misalignment: Misalignment | None, out: np.ndarray) -> None:
+        if misalignment is None or self.cache.state[row] != DONE:
+            super()._cut(row, misalignment, out)
             return
         image, landmarks = self._read(row)
-        noise = present(self.perturbation)
-        moved = move_landmarks(landmarks, offsets_52, noise.unit)
-        warp(image, estimate_similarity(moved, TEMPLATE_112), out=out[1], border=noise.border)
+        matrix = misalignment.matrix(landmarks, estimate_similarity(landmarks, TEMPLATE_112))
+        warp(image, matrix, out=out[1], border=present(self.perturbation).border)

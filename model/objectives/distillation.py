@@ -16,7 +16,7 @@ from model.embedding_dim import embedding_dim
 from model.frozen.fold import fold_batchnorm
 from model.frozen.network import normalise
 from model.objectives.base import Objective, StartingRun
-from model.objectives.losses import build_loss
+from model.objectives.losses import PairwiseRankingLoss, build_loss
 from model.objectives.refinement import CentreSums, LabelRefinement
 from model.registry import NetworkBuilder
 from utils import distributed
@@ -58,6 +58,8 @@ class AIKDObjective(Objective[DistillationBatch]):
                 f"loss.consistency: {loss.consistency.module} is not AI-KD's; use torch.nn.CosineEmbeddingLoss"
             )
         self.consistency_loss = build_loss(loss.consistency)
+        self.ranking_loss = PairwiseRankingLoss(loss.ranking_scale) if loss.ranking else None
+        self.ranking, self.both = loss.ranking, loss.crops == "both"
         self.adapter: nn.Module | None = None
         self.refinement: LabelRefinement | None = None
         self.epsilon = 0.0
@@ -165,15 +167,19 @@ class AIKDObjective(Objective[DistillationBatch]):
 
     def forward(self, batch: DistillationBatch) -> DistillationTerms:
         """Return consistency and quality loss of one batch of uint8 crops and labels."""
-        reference_BD = self.reference(batch)
-        embedding_BD, quality_B = self.student(normalise(batch.misaligned, self.contract))
-        adapted_BD, label_B = self.adapted(embedding_BD), batch.label
+        reference_BD, label_B, row_B, crops = self.reference(batch), batch.label, batch.row, batch.misaligned
+        if self.both:
+            crops = torch.cat((batch.aligned, crops))
+            reference_BD, label_B, row_B = (torch.cat((one, one)) for one in (reference_BD, label_B, row_B))
+        embedding_BD, quality_B = self.student(normalise(crops, self.contract))
+        adapted_BD = self.adapted(embedding_BD)
         if self.refinement is not None:
-            label_B = self.refinement(label_B, adapted_BD, batch.row)
-        return DistillationTerms(
-            consistency=self.consistency_loss(adapted_BD, reference_BD, torch.ones_like(label_B)),
-            quality=self.quality_loss(quality_B.float(), label_B),
-        )
+            label_B = self.refinement(label_B, adapted_BD, row_B)
+        quality = self.quality_loss(quality_B.float(), label_B)
+        if self.ranking_loss is not None:
+            quality = quality + self.ranking * self.ranking_loss(quality_B.float(), label_B)
+        consistency = self.consistency_loss(adapted_BD, reference_BD, torch.ones_like(label_B))
+        return DistillationTerms(consistency, quality)
 
     def measure(self, network: nn.Module, batch: DistillationBatch) -> dict[str, Tensor]:
         """Return per-sample consistency and quality on aligned and misaligned crops, beside the label as given."""
