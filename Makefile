@@ -8,7 +8,7 @@ PY := $(BIN)/python
 DEMO := runs/demo
 STEP = @printf '\n== %s\n'
 
-.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu faces-pack bench-gpu-faces wheels clean
+.PHONY: demo sources faces paper test fuzz lint types bench bench-gpu faces-search faces-pack bench-gpu-faces wheels clean
 
 $(VENV)/.installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
@@ -77,6 +77,13 @@ faces: export FACES := $(FACES)
 faces: export YUNET := $(YUNET)
 faces: $(VENV)/.installed
 	@PY=$(PY) examples/real_faces.sh
+
+# One change to its recipe each, on the people to choose on (docs/results.md); ONLY="long mixed" takes some.
+faces-search: export FACES := $(FACES)
+faces-search: export YUNET := $(YUNET)
+faces-search: export ONLY := $(ONLY)
+faces-search: $(VENV)/.installed
+	@PY=$(PY) examples/faces_search.sh
 
 # One process per core (four at most), one thread each.
 test: lint types

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The search on photographs (docs/results.md): make faces-search FACES=folder YUNET=file, or this script from the root of
 # the repository. One change to the recipe of the first table each, compared on the people to choose on. Commands in a
-# row; one that is done is skipped. FACES, YUNET, LIMIT and EXTRA are those of examples/real_faces.sh.
+# row; one that is done is skipped. FACES, YUNET, LIMIT, EXTRA and DEVICE are those of examples/real_faces.sh.
 #   ONLY     names of trials, e.g. "long mixed"; all by default
 #   EVALUATE further key=value of the comparison
 source "$(dirname "$0")/faces_common.sh"
@@ -18,7 +18,7 @@ changes() {
         long) printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' ;;
         copies)
             printf '%s\n' base.epochs=1 'scheduler.milestones=[0.65, 0.9]' base.validate_every=0.5 \
-                dataset.image_location=$SEARCH/copies dataset.landms_location=$SEARCH/copies/landmarks.csv \
+                dataset.image_location=$SEARCH/pictures dataset.landms_location=$SEARCH/pictures/landmarks.csv \
                 dataset.quality_location=$SEARCH/labels_copies/labels.pkl
             ;;
         fused) printf '%s\n' dataset.quality_location=$SEARCH/labels_fused/labels.pkl ;;
@@ -51,16 +51,16 @@ network() {
 # label_as NAME CHANGE...: label the people to train on by a changed SER-FIQ.
 label_as() {
     step $SEARCH/"$1" "label: $1" "$PY" label.py -c configs/faces/label_ser_fiq.yaml --allow-module mobilefacenet_y1 \
-        --allow-module edgeface_xxs output.page=0 base.save_path=$SEARCH/"$1" "${@:2}"
+        --allow-module edgeface_xxs output.page=0 base.device="$DEVICE" base.save_path=$SEARCH/"$1" "${@:2}"
 }
 
 # needs TRIAL: make what only this trial reads.
 needs() {
     case $1 in
         copies)
-            step $SEARCH/copies 'each photograph and a copy of it' degrade train base.save_path=$SEARCH/copies \
+            step $SEARCH/pictures 'each photograph and a copy of it' degrade train base.save_path=$SEARCH/pictures \
                 degrade.share=1 degrade.references=1
-            label_as labels_copies dataset.loc=$SEARCH/copies dataset.landmarks=$SEARCH/copies/landmarks.csv
+            label_as labels_copies dataset.loc=$SEARCH/pictures dataset.landmarks=$SEARCH/pictures/landmarks.csv
             ;;
         fused)
             label_as labels_edgeface model.config=configs/faces/edgeface.yaml
@@ -79,7 +79,7 @@ trial() {
     mapfile -t changed < <(changes "$1")
     needs "$1"
     step $SEARCH/"$1" "trial: $1" "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 \
-        --allow-module edgeface_xxs base.save_path=$SEARCH/"$1" "${changed[@]}" $EXTRA
+        --allow-module edgeface_xxs base.save_path=$SEARCH/"$1" base.device="$DEVICE" "${changed[@]}" $EXTRA
 }
 
 # compare: every trial that is trained, and X, on the people to choose on.

@@ -77,7 +77,7 @@ def test_originals_copies_and_tables_belong_together(folder, copies):
     found = read_landmarks(copies / "landmarks.csv")
     assert sorted(found.names) == sorted(listed) and np.allclose(found.points, POINTS, atol=1e-4)
     assert table(copies / "failures.csv") == []
-    sheet = cv2.imread(str(copies / "faces.png"))
+    sheet = cv2.imread(str(copies.with_name(f"{copies.name}.png")))
     assert sheet.shape == (5 * 112, (1 + len(KINDS)) * 112, 3)
 
 

@@ -1,4 +1,4 @@
-"""`make faces`: which commands its script runs on which people; every command is only written down."""
+"""`make faces` and `make faces-search`: which commands their scripts run on which people; each is only written down."""
 
 import os
 import subprocess
@@ -21,10 +21,10 @@ for word in sys.argv:
     if word.startswith("base.save_path="):
         pathlib.Path(word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
 if "configs/faces/landmarks.yaml" in sys.argv:
-    pathlib.Path("runs/faces/detected").mkdir(parents=True)
+    pathlib.Path("runs/faces/detected").mkdir(parents=True, exist_ok=True)
 for name in ("ser_fiq", "magnitude"):
     if f"configs/faces/label_{{name}}.yaml" in sys.argv:
-        pathlib.Path(f"runs/faces/{{name}}/labels").mkdir(parents=True)
+        pathlib.Path(f"runs/faces/{{name}}/labels").mkdir(parents=True, exist_ok=True)
 if "configs/faces/degrade.yaml" in sys.argv:
     folder = next((word[15:] for word in sys.argv if word.startswith("base.save_path=")))
     pathlib.Path(folder, "pairs.txt").write_text("reference/B/B_1.jpg probe/B/B_2.jpg 1\\n")
@@ -50,12 +50,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run_script(folder, **changes):
+def run_script(folder, script="real_faces.sh", **changes):
     """Run the script in `folder`; return its exit code, what it said of errors and the words of each command."""
     (folder / "log").write_text("")
     given = {"PY": "./python", "FACES": "given", "YUNET": "given/yunet.onnx", "SEEDS": "1 2", **changes}
     done = subprocess.run(
-        [ROOT / "examples/real_faces.sh"], cwd=folder, env={**os.environ, **given}, capture_output=True, text=True
+        [ROOT / "examples" / script], cwd=folder, env={**os.environ, **given}, capture_output=True, text=True
     )
     return done.returncode, done.stderr, [line.split("\t") for line in (folder / "log").read_text().splitlines()]
 
@@ -122,3 +122,32 @@ def test_a_missing_package_stops_before_anything_is_made(folder):
     code, errors, commands = run_script(folder)
     assert code == 2 and commands == [] and not (folder / "runs").exists()
     assert errors == "error: edgeface_xxs needs the package timm: ./python -m pip install timm\n"
+
+
+def test_every_trial_of_the_search_changes_one_thing_of_the_recipe(folder):
+    code, errors, commands = run_script(folder, "faces_search.sh")
+    assert code == 0, errors
+    trained = {words[7].rpartition("/")[2]: words for words in commands if words[0] == "train_main.py"}
+    assert len(trained) == 18, sorted(trained)
+    recipe = load_training(ROOT / "configs/faces/aikd.yaml", trained["aikd"][7:]).model_dump()
+    for name, words in trained.items():
+        found = load_training(ROOT / words[2], words[7:]).model_dump()
+        changed = {key for key, part in found.items() if part != recipe[key]} - {"base"}
+        epochs = found["base"]["epochs"]
+        assert epochs == {"long": 10, "copies": 1}.get(name, 2)
+        assert len(changed) == {"aikd": 0, "plain": 2, "copies": 2, "other_teacher": 2}.get(name, 1), (name, changed)
+    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
+    assert set(evaluation.scores) == {"SER-FIQ", *trained}
+    fusing = next(words for words in commands if "base.task=fuse" in words)
+    files = [f"runs/faces/{name}/labels.csv" for name in ("ser_fiq/labels", "search/labels_edgeface")]
+    assert fusing[-1] == f"fuse.files=[{', '.join(files)}]"
+
+
+def test_some_trials_of_the_search_can_be_named(folder):
+    code, errors, commands = run_script(folder, "faces_search.sh", ONLY="mixed none")
+    assert code == 0, errors
+    assert [words[7] for words in commands if words[0] == "train_main.py"] == [
+        f"base.save_path=runs/faces/search/{name}" for name in ("mixed", "none")
+    ]
+    code, errors, commands = run_script(folder, "faces_search.sh", ONLY="magic")
+    assert code == 2 and errors.startswith("error: no trial magic; there are: aikd plain long")

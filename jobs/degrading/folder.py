@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 REFERENCE, PROBE = "reference", "probe"
 OURS = ("blur", "lowres", "noise", "occlusion", "occluder", "darkness", "jpeg")
 """Columns of metadata.csv beside path, identity, kind and grade, as those of rendered people."""
-RUN, SHEET = "run.json", "faces.png"
+RUN = "run.json"
 _TASK = "degrade"
 _SHOWN_PX = 112
 _WINDOW = 32
@@ -202,7 +202,7 @@ def reference_probe_pairs(people: list[str], cfg: DegradeConfig) -> list[tuple[i
 def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
     """Copy every image of `cfg.loc` into `base.save_path`, which is whole or absent; the same request is reused.
 
-    A folder to train on holds no other picture: its contact sheet lies beside it, as FOLDER.png.
+    The folder holds no other picture: its contact sheet lies beside it, as FOLDER.png.
     """
     crops, folder = open_crops(cfg.crops), Path(base.save_path)
     if not len(crops):
@@ -228,7 +228,7 @@ def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
             raise DataError(f"{cfg.loc}: none of {len(crops)} images could be copied, first: {copies[0].reason}")
         run.write_tables(copies)
         shown = [copy.row for copy in copies if copy.reason is None][:_PEOPLE_SHOWN]
-        run.write_sheet(partial / SHEET if cfg.references else folder.with_name(f"{folder.name}.png"), shown)
+        run.write_sheet(folder.with_name(f"{folder.name}.png"), shown)
         with atomic_write(partial / RUN, "w") as stream:
             json.dump({"request": request, "opencv": cv2.__version__, "numpy": np.__version__}, stream, indent=1)
     failed, worse = (sum(map(bool, flags)) for flags in zip(*((c.reason, c.degradation.kinds) for c in copies)))
