@@ -65,7 +65,7 @@ def draw_misalignment(cfg: MisalignmentConfig, rng: np.random.Generator) -> Misa
         radius_px = cfg.radius_px if cfg.least_px is None else rng.uniform(cfg.least_px, cfg.radius_px)
         return MovedLandmarks(jitter_landmarks(np.zeros((5, 2)), radius_px, rng), cfg.unit)
     crop = cfg.crop
-    scale = math.exp(rng.uniform(*map(math.log, crop.scale)))
+    scale = math.exp(rng.uniform(math.log(crop.scale[0]), math.log(crop.scale[1])))
     shift = complex(rng.uniform(*crop.right_px), rng.uniform(*crop.down_px))
     if family == "box":
         return MovedCrop(scale, shift, upright=True)
