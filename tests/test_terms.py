@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_main
+from benchmarks import consistency
 from jobs.methods import load_training
 from model.objectives.losses import PairwiseRankingLoss
 from tests.helpers.training import same_bytes, tensors, write_setup
@@ -100,3 +101,20 @@ def test_a_family_and_both_crops_resume_bit_for_bit(config):
         place = f"base.save_path={folder / 'parts'}"
         train_main.main(["-c", str(config), *options, place, steps, "base.resume=auto"])
     assert same_bytes(*(tensors(folder / name / "aikd-last.pth") for name in ("whole", "parts")))
+
+
+def test_distances_grow_with_p_and_the_head_gets_no_gradient_of_consistency(config, capsys):
+    consistency.main(["-c", str(config), "--images", "8"])
+    cells = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    rows = {name: [float(cell) for cell in row] for name, *row in cells if row and row[0][0].isdigit()}
+    means = [rows[f"p = {p} template px"][0] for p in (6, 8, 16)]
+    assert 0 < means[0] < means[1] < means[2] < 2
+    assert rows["quality head"][0] == 0 < rows["quality head"][1]
+    run = make_run(config)
+    with_terms = run.objective.train()
+    sums, names = consistency.gradients(run, consistency.batches(run, run.cfg.dataset.perturbation, 8, 8))
+    head = [*with_terms.student.quality_head.parameters()]
+    batch = next(consistency.batches(run, run.cfg.dataset.perturbation, 8, 8))
+    wanted = torch.autograd.grad(with_terms(batch).quality, head)
+    torch.testing.assert_close(sums[1][-1], torch.cat([one.reshape(-1) for one in wanted]))
+    assert names[-1] == "quality head"
