@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import train_main
 from data.images.decode import ImageError
 from data.sources.members import MemberSource
 from data.sources.memory import MemorySource
 from data.sources.registry import open_source
 from data.sources.shards import expand
-from tests.helpers import processes
+from tests.helpers import processes, training
 from tests.helpers.containers import write_all, write_bin, write_parquet, write_tar, write_zip
 from tests.helpers.images import crop_pixels, jpeg_bytes, png_bytes
 from tests.helpers.inference import infer, rows_of, write_setup
@@ -273,3 +274,21 @@ def test_containers_are_scored_by_two_processes_and_after_a_kill(stored, way):
     for name in FILES[:2]:
         whole = (folder / "out" / name).read_bytes()
         assert (folder / "killed" / name).read_bytes() == whole == (folder / "two" / name).read_bytes()
+
+
+def test_training_reads_any_container_of_the_same_images(tmp_path):
+    config = training.write_setup(tmp_path, count=24)
+    images = {
+        path.relative_to(tmp_path / "images").as_posix(): path.read_bytes()
+        for path in sorted((tmp_path / "images").rglob("*.jpg"))
+    }
+    write_tar(tmp_path / "images.tar", images)
+    write_zip(tmp_path / "images.zip", images)
+    write_parquet(tmp_path / "images.parquet", images)
+    trained = {}
+    for place in ("images", "images.tar", "images.zip", "images.parquet"):
+        run = tmp_path / f"run_{place}"
+        changes = ("base.epochs=1", f"base.save_path={run}", f"dataset.image_location={tmp_path / place}")
+        assert train_main.main(["-c", str(config), *changes]) == 0
+        trained[place] = training.tensors(run / "aikd-last.pth")
+    assert all(training.same_bytes(trained["images"], other) for other in trained.values())
