@@ -167,13 +167,14 @@ class AIKDObjective(Objective[DistillationBatch]):
 
     def forward(self, batch: DistillationBatch) -> DistillationTerms:
         """Return consistency and quality loss of one batch of uint8 crops and labels."""
-        reference_BD, label_B, row_B, crops = self.reference(batch), batch.label, batch.row, batch.misaligned
+        reference_BD, label_B, crops = self.reference(batch), batch.label, batch.misaligned
         if self.both:
             crops = torch.cat((batch.aligned, crops))
-            reference_BD, label_B, row_B = (torch.cat((one, one)) for one in (reference_BD, label_B, row_B))
+            reference_BD, label_B = (torch.cat((one, one)) for one in (reference_BD, label_B))
         embedding_BD, quality_B = self.student(normalise(crops, self.contract))
         adapted_BD = self.adapted(embedding_BD)
         if self.refinement is not None:
+            row_B = torch.cat((batch.row, batch.row)) if self.both else batch.row
             label_B = self.refinement(label_B, adapted_BD, row_B)
         quality = self.quality_loss(quality_B.float(), label_B)
         if self.ranking_loss is not None:
