@@ -8,7 +8,7 @@ source "$(dirname "$0")/faces_common.sh"
 SEARCH=$OUT/search
 
 trials='aikd plain long copies fused views similarity box mixed range both ranking strong none head minmax
-    other_teacher other_student'
+    other_teacher other_student chosen chosen_none'
 
 # changes TRIAL: print what differs from configs/faces/aikd.yaml.
 changes() {
@@ -36,6 +36,10 @@ changes() {
                 'optimizer.group_3={params: adapter, lr: 0.05, weight_decay: 0.0005, momentum: 0.9}'
             ;;
         other_student) printf '%s\n' model.config=configs/faces/edgeface.yaml ;;
+        chosen) printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1 ;;
+        chosen_none)
+            printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1 'loss.weights=[0, 1]'
+            ;;
         *)
             echo "error: no trial $1; there are: $trials" >&2
             exit 2

@@ -128,14 +128,21 @@ def test_every_trial_of_the_search_changes_one_thing_of_the_recipe(folder):
     code, errors, commands = run_script(folder, "faces_search.sh")
     assert code == 0, errors
     trained = {words[7].rpartition("/")[2]: words for words in commands if words[0] == "train_main.py"}
-    assert len(trained) == 18, sorted(trained)
+    assert len(trained) == 20, sorted(trained)
     recipe = load_training(ROOT / "configs/faces/aikd.yaml", trained["aikd"][7:]).model_dump()
     for name, words in trained.items():
         found = load_training(ROOT / words[2], words[7:]).model_dump()
         changed = {key for key, part in found.items() if part != recipe[key]} - {"base"}
         epochs = found["base"]["epochs"]
-        assert epochs == {"long": 10, "copies": 1}.get(name, 2)
-        assert len(changed) == {"aikd": 0, "plain": 2, "copies": 2, "other_teacher": 2}.get(name, 1), (name, changed)
+        assert epochs == {"long": 10, "copies": 1, "chosen": 10, "chosen_none": 10}.get(name, 2)
+        assert len(changed) == {
+            "aikd": 0,
+            "plain": 2,
+            "copies": 2,
+            "other_teacher": 2,
+            "chosen": 2,
+            "chosen_none": 2,
+        }.get(name, 1), (name, changed)
     evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
     assert set(evaluation.scores) == {"SER-FIQ", *trained}
     fusing = next(words for words in commands if "base.task=fuse" in words)
