@@ -25,7 +25,7 @@ from utils.allowed import AllowedModules
 from utils.config import load_config
 from utils.config.loading import beside
 from utils.config.sections import ModelConfig
-from utils.config.train_aikd import AIKDConfig, MisalignmentConfig
+from utils.config.train_aikd import AIKDConfig, StudentCropConfig
 from utils.errors import ConfigError
 from utils.training import optim
 from utils.training.batches import DistillationBatch
@@ -41,7 +41,7 @@ MISALIGNMENTS = {
 SLICES = 4
 
 
-def batches(run: Run, cfg: MisalignmentConfig, images: int, size: int) -> Iterator[DistillationBatch]:
+def batches(run: Run, cfg: StudentCropConfig, images: int, size: int) -> Iterator[DistillationBatch]:
     """Yield batches of the first images of the index, both crops."""
     dataset = DistillationDataset(run.data.train.dataset.index, run.cfg.base.seed, cfg, run.cfg.dataset)
     for start in range(0, min(images, len(dataset)), size):
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = cfg.dataloader.train.params.batch_size
     print("| misalignment | mean 1 - cos | 95th percentile |\n|---|---|---|")
     for name, keys in MISALIGNMENTS.items():
-        moved = distances(objective, batches(run, MisalignmentConfig.model_validate(keys), args.images, size))
+        moved = distances(objective, batches(run, StudentCropConfig.model_validate(keys), args.images, size))
         print(f"| {name} | {moved.mean():.3f} | {moved.quantile(0.95):.3f} |")
     sums, names = gradients(run, batches(run, cfg.dataset.perturbation, args.images, size))
     print("\n| part | consistency | quality | cosine |\n|---|---|---|---|")

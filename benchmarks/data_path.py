@@ -28,7 +28,7 @@ from data.samples.datasets import DistillationDataset
 from data.sources.folder import FolderSource
 from data.tables.names import Names
 from utils.config.sections import DecodeConfig
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 
 SIZE = (240, 200)
 BATCH = 64
@@ -131,7 +131,7 @@ def main() -> None:
         index = write_faces(Path(temporary), options.images)
         size = sum(path.stat().st_size for path in Path(temporary).iterdir()) / len(index)
         report.add("mean size of a file", size / 1000, "kB")
-        ours = DistillationDataset(index, 0, MisalignmentConfig(), DecodeConfig())
+        ours = DistillationDataset(index, 0, StudentCropConfig(), DecodeConfig())
         released = ReleasedDataset(index)
 
         def run_released() -> int:

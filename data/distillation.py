@@ -13,7 +13,7 @@ from data.samples.loader import BatchLoader, train_loader, validation_loader
 from data.samples.sampler import Shard
 from data.samples.teacher_cache import MisalignedDataset, ReferencedDataset, TeacherCache
 from data.samples.training import TrainingData, digest, index_remarks
-from utils.config.train_aikd import AIKDConfig, MisalignmentConfig
+from utils.config.train_aikd import AIKDConfig, StudentCropConfig
 from utils.present import present
 
 
@@ -73,7 +73,7 @@ def distillation_data(cfg: AIKDConfig, shard: Shard) -> DistillationData:
     )
 
 
-def _border_lines(coverage: Coverage, perturbation: MisalignmentConfig | None) -> list[str]:
+def _border_lines(coverage: Coverage, perturbation: StudentCropConfig | None) -> list[str]:
     """Say how far misaligned crops reach beyond images that are aligned copies, and what they show there."""
     if not coverage.aligned_copies or perturbation is None:
         return []

@@ -17,7 +17,7 @@ from data.alignment import (
     move_landmarks,
     outside_share,
 )
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 
 FAMILIES = ("landmarks", "similarity", "box")
 """What `mixed` draws from."""
@@ -58,7 +58,7 @@ class MovedCrop:
 Misalignment = MovedLandmarks | MovedCrop
 
 
-def draw_misalignment(cfg: MisalignmentConfig, rng: np.random.Generator) -> Misalignment:
+def draw_misalignment(cfg: StudentCropConfig, rng: np.random.Generator) -> Misalignment:
     """Draw how one sample is misaligned."""
     family = FAMILIES[rng.integers(len(FAMILIES))] if cfg.family == "mixed" else cfg.family
     if family == "landmarks":
@@ -73,7 +73,7 @@ def draw_misalignment(cfg: MisalignmentConfig, rng: np.random.Generator) -> Misa
     return MovedCrop(cmath.rect(scale, turn), shift)
 
 
-def outside_shares_of_aligned(cfg: MisalignmentConfig, draws: int = 1000) -> np.ndarray:
+def outside_shares_of_aligned(cfg: StudentCropConfig, draws: int = 1000) -> np.ndarray:
     """Return outside_share of `draws` crops that are misaligned from 112x112 copies which are aligned already."""
     rng = np.random.default_rng(0)
     same = estimate_similarity(TEMPLATE_112, TEMPLATE_112)

@@ -23,7 +23,7 @@ from data.alignment import (
     warp_both,
 )
 from data.misalignment import outside_shares_of_aligned
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 
 coordinates = st.floats(-50, 250, allow_nan=False, width=32)
 faces = st.builds(
@@ -211,9 +211,9 @@ def test_share_outside_is_that_of_pixels_whose_nearest_neighbour_is_none_of_the_
 
 @pytest.mark.parametrize(("radius_px", "mean"), [(3, 0.037), (6, 0.086)])
 def test_crops_misaligned_from_aligned_copies_reach_beyond_them(radius_px, mean):
-    shares = outside_shares_of_aligned(MisalignmentConfig(radius_px=radius_px))
+    shares = outside_shares_of_aligned(StudentCropConfig(radius_px=radius_px))
     assert shares.mean() == pytest.approx(mean, abs=0.003) and 0 <= shares.min() < shares.max() < 0.5
-    assert (outside_shares_of_aligned(MisalignmentConfig(radius_px=0), draws=5) == 0).all()
+    assert (outside_shares_of_aligned(StudentCropConfig(radius_px=0), draws=5) == 0).all()
 
 
 @pytest.mark.parametrize("size", [(240, 200), (700, 600)])

@@ -21,10 +21,10 @@ from data.sources.memory import MemorySource
 from tests.helpers.faces import face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig
 from utils.config.train import DatasetConfig
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 from utils.errors import DataError
 
-SOURCE = MisalignmentConfig(radius_px=3, unit="source")
+SOURCE = StudentCropConfig(radius_px=3, unit="source")
 DECODE = DecodeConfig()
 
 
@@ -47,7 +47,7 @@ def index(tmp_path):
 
 @pytest.mark.parametrize("unit", ["source", "template"])
 def test_a_sample_is_the_aligned_and_the_perturbed_crop(index, unit):
-    perturbation = MisalignmentConfig(radius_px=4, unit=unit)
+    perturbation = StudentCropConfig(radius_px=4, unit=unit)
     batch = DistillationDataset(index, 11, perturbation, DECODE).__getitems__([(2, 5), (0, 1)])
     assert batch.row.tolist() == [5, 1]
     np.testing.assert_array_equal(batch.label, index.labels[[5, 1]])
@@ -90,7 +90,7 @@ def test_no_epoch_moves_the_stored_landmarks(index):
 def test_misalign_off_makes_both_crops_the_aligned_one(index):
     batch = DistillationDataset(index, 1, None, DECODE).__getitems__([(0, 0), (0, 1)])
     assert torch.equal(batch.aligned, batch.misaligned)
-    still = DistillationDataset(index, 1, MisalignmentConfig(radius_px=0), DECODE).__getitems__([(0, 0), (0, 1)])
+    still = DistillationDataset(index, 1, StudentCropConfig(radius_px=0), DECODE).__getitems__([(0, 0), (0, 1)])
     assert torch.equal(still.aligned, batch.aligned)
     assert torch.equal(still.misaligned, batch.aligned)
 
@@ -98,7 +98,7 @@ def test_misalign_off_makes_both_crops_the_aligned_one(index):
 @pytest.mark.parametrize("border", BORDERS)
 def test_the_misaligned_crop_shows_outside_its_image_what_is_asked_for(tmp_path, border):
     index = face_index(tmp_path, 3, landmarks=False)
-    perturbation = MisalignmentConfig(radius_px=9, border=border)
+    perturbation = StudentCropConfig(radius_px=9, border=border)
     batch = DistillationDataset(index, 5, perturbation, DECODE).__getitems__([(0, 0), (0, 2)])
     for crop, aligned, row in zip(batch.misaligned, batch.aligned, (0, 2), strict=True):
         image = decode_rgb(index.source.read(row))

@@ -29,7 +29,7 @@ from data.sources.folder import list_folder
 from tests.helpers.faces import SlowCrops, face_index, smooth_image, write_image
 from utils.config.sections import CropInputConfig, DecodeConfig, LoaderParams
 from utils.config.train import DatasetConfig
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(index):
-    return DistillationDataset(index, 9, MisalignmentConfig(radius_px=3), DecodeConfig())
+    return DistillationDataset(index, 9, StudentCropConfig(radius_px=3), DecodeConfig())
 
 
 def crops(index):

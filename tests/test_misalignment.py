@@ -14,7 +14,7 @@ from data.sources.folder import list_folder
 from tests.helpers.images import write_crops
 from utils.config import load_config
 from utils.config.sections import DecodeConfig
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 from utils.errors import ConfigError
 
 # A face of its image: twice the template, turned by 20 degrees, somewhere in a photograph.
@@ -44,13 +44,13 @@ def test_a_box_stands_upright_in_the_image_and_keeps_the_size_of_the_face():
 
 def test_moved_landmarks_are_those_of_the_paper():
     rng, same = (np.random.default_rng([4, 5, 6]) for _ in range(2))
-    moved = draw_misalignment(MisalignmentConfig(radius_px=3, unit="template"), rng)
+    moved = draw_misalignment(StudentCropConfig(radius_px=3, unit="template"), rng)
     expected = estimate_similarity(perturb_landmarks(POINTS, 3, "template", same), TEMPLATE_112)
     np.testing.assert_array_equal(moved.matrix(POINTS, ALIGNED), expected)
 
 
 def drawn(count=2000, **keys):
-    cfg = MisalignmentConfig.model_validate(keys)
+    cfg = StudentCropConfig.model_validate(keys)
     return [draw_misalignment(cfg, np.random.default_rng([1, 0, row])) for row in range(count)]
 
 
@@ -91,7 +91,7 @@ def test_a_crop_depends_on_seed_epoch_and_row_alone(tmp_path, family):
     write_crops(tmp_path, 3)
     source = list_folder(tmp_path)
     index = FaceIndex(source, np.stack([POINTS / 2] * 3).astype(np.float32), np.zeros(3), None)
-    data = DistillationDataset(index, 7, MisalignmentConfig(family=family), DecodeConfig())
+    data = DistillationDataset(index, 7, StudentCropConfig(family=family), DecodeConfig())
     together = data.__getitems__([(0, 0), (1, 0), (0, 2)]).misaligned.numpy()
     alone = data.__getitems__([(0, 2)]).misaligned.numpy()
     np.testing.assert_array_equal(alone[0], together[2])
@@ -111,5 +111,5 @@ def test_settings_that_mean_nothing_are_refused(tmp_path, perturbation, sentence
     path = tmp_path / "perturbation.yaml"
     path.write_text(str(perturbation))
     with pytest.raises(ConfigError) as error:
-        load_config(MisalignmentConfig, path)
+        load_config(StudentCropConfig, path)
     assert sentence in str(error.value)

@@ -24,7 +24,7 @@ from data.images.decode import ImageError, decode_rgb
 from data.index.build import FaceIndex
 from data.misalignment import Misalignment, draw_misalignment
 from utils.config.sections import DecodeConfig
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 from utils.errors import DataError
 from utils.present import present
 from utils.training.batches import DistillationBatch, RecognitionBatch, TrainingBatch
@@ -66,7 +66,7 @@ class IndexedFaces(Dataset):
 class DistillationDataset(IndexedFaces):
     """Pairs of crops of one face: as aligned by its landmarks, and by the same landmarks perturbed."""
 
-    def __init__(self, index: FaceIndex, seed: int, perturbation: MisalignmentConfig | None, decode: DecodeConfig):
+    def __init__(self, index: FaceIndex, seed: int, perturbation: StudentCropConfig | None, decode: DecodeConfig):
         """Use `perturbation=None` to make both crops the aligned one (dataset.misalign: 0)."""
         super().__init__(index, decode)
         if index.labels is None:

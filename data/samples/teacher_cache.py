@@ -22,7 +22,7 @@ from data.samples.loader import validation_loader
 from data.samples.sampler import Shard
 from utils import distributed
 from utils.config.sections import DecodeConfig, LoaderParams
-from utils.config.train_aikd import MisalignmentConfig
+from utils.config.train_aikd import StudentCropConfig
 from utils.errors import DataError
 from utils.files import make_folder, sha256_arrays
 from utils.present import present
@@ -135,7 +135,7 @@ class TeacherCache:
 class ReferencedDataset(DistillationDataset):
     """Both crops, with the teacher's embedding of the aligned one: what validation needs."""
 
-    def __init__(self, cache: TeacherCache, seed: int, perturbation: MisalignmentConfig | None, decode: DecodeConfig):
+    def __init__(self, cache: TeacherCache, seed: int, perturbation: StudentCropConfig | None, decode: DecodeConfig):
         super().__init__(cache.index, seed, perturbation, decode)
         self.cache = cache
 

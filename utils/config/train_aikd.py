@@ -35,7 +35,7 @@ class MovedCropConfig(StrictModel):
     """The same downwards."""
 
 
-class MisalignmentConfig(PerturbationConfig):
+class StudentCropConfig(PerturbationConfig):
     """How the student's crop is misaligned."""
 
     family: Literal["landmarks", "similarity", "box", "mixed"] = "landmarks"
@@ -47,7 +47,7 @@ class MisalignmentConfig(PerturbationConfig):
     """How far similarity and box move the crop."""
 
     @model_validator(mode="after")
-    def _least_is_below(self) -> "MisalignmentConfig":
+    def _least_is_below(self) -> "StudentCropConfig":
         if self.least_px is not None and self.least_px > self.radius_px:
             raise ValueError(f"least_px: {self.least_px:g} lies above radius_px ({self.radius_px:g})")
         return self
@@ -58,7 +58,7 @@ class AIKDDataset(DatasetConfig):
 
     misalign: Flag = True
     """1: the student sees perturbed crops; 0: the aligned ones."""
-    perturbation: MisalignmentConfig = MisalignmentConfig()
+    perturbation: StudentCropConfig = StudentCropConfig()
     """How the student's crop is misaligned."""
 
 
