@@ -30,9 +30,8 @@ class MovedLandmarks:
     offsets_52: np.ndarray
     unit: str
 
-    def matrix(self, landmarks_52: np.ndarray, aligned_23: np.ndarray) -> np.ndarray:
-        """Return source -> misaligned crop, (2, 3); `aligned_23` is source -> aligned crop."""
-        del aligned_23
+    def matrix(self, landmarks_52: np.ndarray) -> np.ndarray:
+        """Return source -> misaligned crop, (2, 3)."""
         return estimate_similarity(move_landmarks(landmarks_52, self.offsets_52, self.unit), TEMPLATE_112)
 
 
@@ -46,8 +45,9 @@ class MovedCrop:
     """Right and down, pixels of the crop."""
     upright: bool = False
 
-    def matrix(self, landmarks_52: np.ndarray, aligned_23: np.ndarray) -> np.ndarray:
+    def matrix(self, landmarks_52: np.ndarray) -> np.ndarray:
         """Return source -> misaligned crop, (2, 3); the face's centre lands at that of the template, shifted."""
+        aligned_23 = estimate_similarity(landmarks_52, TEMPLATE_112)
         z = complex(aligned_23[0, 0], aligned_23[1, 0])
         z = self.factor * (abs(z) if self.upright else z)
         centre, target = (complex(*np.mean(points, 0)) for points in (landmarks_52, TEMPLATE_112))
@@ -76,7 +76,6 @@ def draw_misalignment(cfg: StudentCropConfig, rng: np.random.Generator) -> Misal
 def outside_shares_of_aligned(cfg: StudentCropConfig, draws: int = 1000) -> np.ndarray:
     """Return outside_share of `draws` crops that are misaligned from 112x112 copies which are aligned already."""
     rng = np.random.default_rng(0)
-    same = estimate_similarity(TEMPLATE_112, TEMPLATE_112)
     size = CROP_SIZE_PX, CROP_SIZE_PX
     drawn = (draw_misalignment(cfg, rng) for _ in range(draws))
-    return np.array([outside_share(one.matrix(TEMPLATE_112, same), size) for one in drawn])
+    return np.array([outside_share(one.matrix(TEMPLATE_112), size) for one in drawn])

@@ -96,7 +96,7 @@ class DistillationDataset(IndexedFaces):
             out[1] = warp(image, matrix, out=out[0])
             return
         border = present(self.perturbation).border
-        warp_both(image, (matrix, misalignment.matrix(landmarks, matrix)), out, border)
+        warp_both(image, (matrix, misalignment.matrix(landmarks)), out, border)
 
     def _draw(self, epoch: int, row: int) -> Misalignment | None:
         if self.perturbation is None:

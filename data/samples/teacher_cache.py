@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.alignment import TEMPLATE_112, AlignmentError, estimate_similarity, warp
+from data.alignment import AlignmentError, warp
 from data.index.build import FaceIndex
 from data.misalignment import Misalignment
 from data.samples.datasets import DistillationDataset
@@ -161,5 +161,4 @@ class MisalignedDataset(ReferencedDataset):
             super()._cut(row, misalignment, out)
             return
         image, landmarks = self._read(row)
-        matrix = misalignment.matrix(landmarks, estimate_similarity(landmarks, TEMPLATE_112))
-        warp(image, matrix, out=out[1], border=present(self.perturbation).border)
+        warp(image, misalignment.matrix(landmarks), out=out[1], border=present(self.perturbation).border)

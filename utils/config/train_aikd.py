@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from utils.config.loading import Flag, StrictModel, UserPath
+from utils.config.loading import Flag, StrictModel, UserPath, is_default
 from utils.config.sections import ModuleSpec, PerturbationConfig
 from utils.config.train import DatasetConfig, Fraction, LossConfig, ModelRef, TrainBase, TrainConfig
 
@@ -44,12 +44,16 @@ class StudentCropConfig(PerturbationConfig):
     least_px: NonNegativeFloat | None = None
     """Draw p of each sample from least_px to radius_px; null: radius_px for all."""
     crop: MovedCropConfig = MovedCropConfig()
-    """How far similarity and box move the crop."""
+    """How far similarity and box move the crop; they do not read radius_px and unit."""
 
     @model_validator(mode="after")
-    def _least_is_below(self) -> "StudentCropConfig":
+    def _counts(self) -> "StudentCropConfig":
         if self.least_px is not None and self.least_px > self.radius_px:
             raise ValueError(f"least_px: {self.least_px:g} lies above radius_px ({self.radius_px:g})")
+        if self.family == "landmarks" and not is_default(self, "crop"):
+            raise ValueError("crop: moves nothing where landmarks are moved; name a family: similarity, box or mixed")
+        if self.family in ("similarity", "box") and self.least_px is not None:
+            raise ValueError("least_px: moves nothing where whole crops are moved; remove it")
         return self
 
 
@@ -124,6 +128,8 @@ class AIKDConfig(TrainConfig):
         for key in ("quality_location", "landms_location"):
             if getattr(self.dataset, key) is None:
                 raise ValueError(f"dataset.{key} is needed by method {self.base.method}; name the file")
+        if not self.loss.ranking and not is_default(self.loss, "ranking_scale"):
+            raise ValueError("loss.ranking_scale: without effect unless loss.ranking is above 0")
         if self.loss.crops == "both" and not self.dataset.misalign:
             raise ValueError("loss.crops: both needs dataset.misalign: 1; without it both crops are the same")
         return self

@@ -66,6 +66,11 @@ def test_both_crops_of_aligned_data_are_refused(config):
         make_run(config, "loss.crops=both", "dataset.misalign=0")
 
 
+def test_a_scale_of_no_ranking_loss_is_refused(config):
+    with pytest.raises(ConfigError, match=r"loss.ranking_scale: without effect unless loss.ranking is above 0"):
+        make_run(config, "loss.ranking_scale=0.2")
+
+
 def test_the_ranking_loss_by_hand():
     quality, label = torch.tensor([0.5, 0.2, 0.2]), torch.tensor([0.1, 0.9, 0.9])
     # the first lies .3 above two that should lie above it; these two have one label and do not count
