@@ -25,7 +25,7 @@ from utils.allowed import AllowedModules
 from utils.config import load_config
 from utils.config.loading import beside
 from utils.config.sections import ModelConfig
-from utils.config.train_aikd import AIKDConfig, StudentCropConfig
+from utils.config.train_aikd import StudentCropConfig
 from utils.errors import ConfigError
 from utils.training import optim
 from utils.training.batches import DistillationBatch
@@ -48,8 +48,8 @@ def batches(run: Run, cfg: StudentCropConfig, images: int, size: int) -> Iterato
         yield dataset.__getitems__([(0, row) for row in range(start, min(start + size, images, len(dataset)))])
 
 
-def present_student(run: Run) -> tuple[AIKDObjective, WrapperModel]:
-    """Return objective and student of a run of AI-KD."""
+def networks(run: Run) -> tuple[AIKDObjective, WrapperModel]:
+    """Return objective and student of a run, which must be one of AI-KD."""
     if not isinstance(run.objective, AIKDObjective):
         raise ConfigError(f"base.method: {run.cfg.base.method} has no consistency; name a configuration of aikd")
     return run.objective, run.objective.student
@@ -67,7 +67,7 @@ def distances(objective: AIKDObjective, found: Iterator[DistillationBatch]) -> T
 
 def gradients(run: Run, found: Iterator[DistillationBatch]) -> tuple[list[list[Tensor]], list[str]]:
     """Return the summed gradients of consistency and quality, a vector for each slice of depth, and their names."""
-    objective, student = present_student(run)
+    objective, student = networks(run)
     optim.set_train_mode(student, run.cfg.optimizer, run.part.slice_ids)
     backbone = list(student.feature_extractor.parameters())
     cuts = [len(backbone) * part // SLICES for part in range(SLICES + 1)]
@@ -100,9 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_training(args.config, [*args.overrides, "model.teacher_cache=null"])
     model_cfg = load_config(ModelConfig, beside(cfg.model.config, args.config))
     run = train_main.build(cfg, model_cfg, torch.device("cpu"), AllowedModules(tuple(args.allow_module)))
-    objective, student = present_student(run)
-    if not isinstance(cfg, AIKDConfig):
-        raise ConfigError(f"base.method: {cfg.base.method} misaligns nothing; name a configuration of aikd")
+    objective, student = networks(run)
     if args.weights:
         student.load_state_dict(torch.load(args.weights, weights_only=True))
     size = cfg.dataloader.train.params.batch_size
@@ -110,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, keys in MISALIGNMENTS.items():
         moved = distances(objective, batches(run, StudentCropConfig.model_validate(keys), args.images, size))
         print(f"| {name} | {moved.mean():.3f} | {moved.quantile(0.95):.3f} |")
-    sums, names = gradients(run, batches(run, cfg.dataset.perturbation, args.images, size))
+    sums, names = gradients(run, batches(run, run.cfg.dataset.perturbation, args.images, size))
     print("\n| part | consistency | quality | cosine |\n|---|---|---|---|")
     for name, *pair in zip(names, *sums, strict=True):
         cosine = functional.cosine_similarity(*pair, dim=0)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.bounds import watched
-from benchmarks.measuring import Report, alternate, network_option, parser
-from benchmarks.settings import reached, release
+from benchmarks.measuring import Report, alternate, parser
+from benchmarks.settings import RELEASED, parse_settings, reached, release
 from benchmarks.training_step import Ours, make_batches, matmul_flops, read_recipe
 from model.ai_kd import WrapperModel
 from model.frozen.bfloat16 import Bfloat16
@@ -32,7 +32,6 @@ from utils.contract import InputContract
 from utils.rank_correlation import spearman
 from utils.training.precision import pick_device
 
-RELEASED = "released"
 AIM_SHARE = 0.6
 COMPARED = 64
 """Crops whose scores are compared with the CPU's."""
@@ -180,21 +179,14 @@ class Bench:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options_of = parser(__doc__ or "")
-    options_of.add_argument("--device", default="cpu")
-    network_option(options_of)
     options_of.add_argument("--batches", type=int, nargs="+", default=[64])
-    options_of.add_argument("--steps", type=int, default=2, help="batches per round")
-    names = [RELEASED, *(setting.name for setting in (*SETTINGS, *COMPILED))]
-    options_of.add_argument("--only", nargs="+", metavar="NAME", help="; ".join(names))
-    options = options_of.parse_args(argv)
-    wanted = options.only or [RELEASED, *(setting.name for setting in SETTINGS)]
-    if unknown := set(wanted) - set(names):
-        options_of.error(f"--only: no setting {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    usual, rare = ([setting.name for setting in some] for some in (SETTINGS, COMPILED))
+    options = parse_settings(options_of, argv, usual, rare)
     bench = Bench(options, Report("scoring_settings", options))
-    if RELEASED in wanted:
+    if RELEASED in options.only:
         bench.measure_released()
     for setting in (*SETTINGS, *COMPILED):
-        if setting.name in wanted:
+        if setting.name in options.only:
             bench.measure(setting)
     bench.report_best()
 

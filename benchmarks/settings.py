@@ -13,6 +13,7 @@ The aims are three times the released step and 40 % of the measured bf16 matrix 
 
 import gc
 import statistics
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -225,24 +226,35 @@ def release(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
+def parse_settings(
+    options_of: ArgumentParser, argv: Sequence[str] | None, usual: Sequence[str], rare: Sequence[str]
+) -> Namespace:
+    """Read the command line of a benchmark of named settings; `rare` ones are measured only where --only names them.
+
+    Returns: its options; `only` holds the settings to measure, the released one among them.
+    """
+    options_of.add_argument("--device", default="cpu")
+    network_option(options_of)
+    options_of.add_argument("--steps", type=int, default=2, help="batches per round")
+    names = [RELEASED, *usual, *rare]
+    options_of.add_argument("--only", nargs="+", metavar="NAME", default=names[: 1 + len(usual)], help="; ".join(names))
+    options = options_of.parse_args(argv)
+    if unknown := set(options.only) - set(names):
+        options_of.error(f"--only: no setting {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    return options
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options_of = parser(__doc__ or "")
-    options_of.add_argument("--device", default="cpu")
-    network_option(options_of)
     options_of.add_argument("--batches", type=int, nargs="+", default=[8])
-    options_of.add_argument("--steps", type=int, default=2, help="steps per round")
-    names = [RELEASED, *(setting.name for setting in (*SETTINGS, *COMPILED))]
-    options_of.add_argument("--only", nargs="+", metavar="NAME", help="; ".join(names))
-    options = options_of.parse_args(argv)
-    wanted = options.only or [RELEASED, *(setting.name for setting in SETTINGS)]
-    if unknown := set(wanted) - set(names):
-        options_of.error(f"--only: no setting {', '.join(sorted(unknown))}; there are {'; '.join(names)}")
+    usual, rare = ([setting.name for setting in some] for some in (SETTINGS, COMPILED))
+    options = parse_settings(options_of, argv, usual, rare)
     bench = Bench(options, Report("settings", options))
-    if RELEASED in wanted:
+    if RELEASED in options.only:
         bench.measure_released()
     for setting in (*SETTINGS, *COMPILED):
-        if setting.name in wanted:
+        if setting.name in options.only:
             bench.measure(setting)
     bench.report_best()
 
