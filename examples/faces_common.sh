@@ -1,13 +1,9 @@
 # What real_faces.sh and faces_search.sh share: the folders given, and the commands of one step each.
 set -euo pipefail
 PY=${PY:-.venv/bin/python}
-SOURCES=${SOURCES:-ser_fiq}
-SEEDS=${SEEDS:-1 2 3}
 EXTRA=${EXTRA:-}
-STUDENTS=${STUDENTS:-}
 DEVICE=${DEVICE:-cpu}
 EDGEFACE=${EDGEFACE:-1}
-Y1='{module: mobilefacenet_y1.MobileFaceNetY1, weights: runs/faces/photographs/mobilefacenet_y1.pth, precision: fp32}'
 OUT=runs/faces
 GIVEN=$OUT/photographs
 : "${FACES:?name the folder of the photographs: make faces FACES=folder YUNET=file}"
@@ -65,25 +61,6 @@ label() {
     step $OUT/"$1"/labels "label the people to train on: X = $1" \
         "$PY" label.py -c configs/faces/label_"$1".yaml --allow-module mobilefacenet_y1 output.page=0 \
         base.device="$DEVICE"
-}
-
-# data X: print what training on the labels of X reads. Labels of the originals train on the originals.
-data() {
-    if [ "$1" = lightqnet ]; then
-        printf 'dataset.%s\n' image_location=$OUT/people/train landms_location=$GIVEN/landmarks.csv \
-            quality_location=$GIVEN/labels_lightqnet.csv
-    else
-        printf 'dataset.quality_location=%s\n' $OUT/"$1"/labels/labels.pkl
-    fi
-}
-
-# student X KIND SEED CHANGE...: train one student.
-student() {
-    local -a reads
-    mapfile -t reads < <(data "$1")
-    step $OUT/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
-        "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
-        base.save_path=$OUT/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${@:4}" $STUDENTS $EXTRA
 }
 
 # References beside copies of up to half of the strongest: at .8 half of the pairs fail, and no score could help.

@@ -68,7 +68,7 @@ run() {
     [ "${#python[@]}" = 2 ] || exit 2
     export PY=${python[0]} PYTHONPATH=${python[1]} FACES=$given YUNET=$given/yunet.onnx DEVICE=${DEVICE:-cuda:0}
     export SEEDS=${SEEDS:-1 2 3} EDGEFACE=${EDGEFACE:-1} EXTRA=${EXTRA:-} EVALUATE=${EVALUATE:-}
-    export STUDENTS="base.epochs=100 scheduler.milestones=[65,90] dataloader.train.params.num_workers=$(nproc)"
+    export STUDENTS="base.epochs=100 scheduler.milestones=[65,90] loss.ranking=1 dataloader.train.params.num_workers=$(nproc)"
     if [ -n "${SMALL:-}" ]; then
         export LIMIT=${LIMIT:-12} SEEDS=1 STUDENTS='base.epochs=1 scheduler.milestones=[0.5,0.8]' EXTRA='base.max_steps=2'
         EVALUATE="evaluation.bootstrap=50 evaluation.fmr=0.01 $EVALUATE"

@@ -36,10 +36,8 @@ changes() {
                 'optimizer.group_3={params: adapter, lr: 0.05, weight_decay: 0.0005, momentum: 0.9}'
             ;;
         other_student) printf '%s\n' model.config=configs/faces/edgeface.yaml ;;
-        chosen) printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1 ;;
-        chosen_none)
-            printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1 'loss.weights=[0, 1]'
-            ;;
+        chosen) changes long && changes ranking ;;
+        chosen_none) changes chosen && changes none ;;
         *)
             echo "error: no trial $1; there are: $trials" >&2
             exit 2

@@ -9,10 +9,33 @@
 #   STUDENTS further key=value for AI-KD, plain and augmented, not for the released recipe, e.g. base.epochs=100
 #   DEVICE   cpu (default) or cuda:0; EDGEFACE=0 leaves the second network out, as where timm is missing
 source "$(dirname "$0")/faces_common.sh"
+SOURCES=${SOURCES:-ser_fiq}
+SEEDS=${SEEDS:-1 2 3}
+STUDENTS=${STUDENTS:-}
+Y1='{module: mobilefacenet_y1.MobileFaceNetY1, weights: runs/faces/photographs/mobilefacenet_y1.pth, precision: fp32}'
 
 random_scores() {
     cut -d' ' -f1,2 $OUT/test/pairs.txt | tr ' ' '\n' | LC_ALL=C sort -u |
         awk 'BEGIN { srand(1); print "path,quality" } { print $1 "," rand() }' >$OUT/random.csv
+}
+
+# data X: print what training on the labels of X reads. Labels of the originals train on the originals.
+data() {
+    if [ "$1" = lightqnet ]; then
+        printf 'dataset.%s\n' image_location=$OUT/people/train landms_location=$GIVEN/landmarks.csv \
+            quality_location=$GIVEN/labels_lightqnet.csv
+    else
+        printf 'dataset.quality_location=%s\n' $OUT/"$1"/labels/labels.pkl
+    fi
+}
+
+# student X KIND SEED CHANGE...: train one student.
+student() {
+    local -a reads
+    mapfile -t reads < <(data "$1")
+    step $OUT/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
+        "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
+        base.save_path=$OUT/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${@:4}" $STUDENTS $EXTRA
 }
 
 # released X: the released recipe on the same images and labels, one epoch.
