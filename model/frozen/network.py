@@ -98,13 +98,11 @@ class FrozenNetwork:
 
         The order in which a kernel sums depends on the number of images, so passes are filled up with grey ones.
         """
-        size = self.at_once(batch_size)
-        filled = [
-            torch.cat([part, part.new_full((size - len(part), *part.shape[1:]), _GREY)])
-            for part in images_BHW3.split(size)
-        ]
-        parts = [self.qualities(part) for part in filled]
-        return np.concatenate([np.zeros(0, np.float32), *parts])[: len(images_BHW3)]
+        count, size = len(images_BHW3), self.at_once(batch_size)
+        if missing := -count % size:
+            images_BHW3 = torch.cat([images_BHW3, images_BHW3.new_full((missing, *images_BHW3.shape[1:]), _GREY)])
+        parts = [self.qualities(part) for part in images_BHW3.split(size)]
+        return np.concatenate([np.zeros(0, np.float32), *parts])[:count]
 
     def at_once(self, batch_size: int) -> int:
         """Return how many images of a batch of `batch_size` one pass takes."""
