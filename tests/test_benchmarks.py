@@ -158,6 +158,8 @@ def test_every_file_with_tests_of_a_gpu_is_in_its_set():
 def test_small_arguments_follow_those_that_a_script_has(step):
     module, names = step.arguments[1], {word for word in step.small if word.startswith("--")}
     said = (ROOT / f"{module.replace('.', '/')}.py").read_text() + (ROOT / "benchmarks/measuring.py").read_text()
+    if "parse_settings" in said:
+        said += (ROOT / "benchmarks/settings.py").read_text()
     assert all(f'"{name}"' in said for name in names | {"--device", "--json"})
     small = step.at("cpu", small=True).arguments
     assert small[: len(step.arguments)] == step.arguments and small[-2:] == ("--rounds", "1")
