@@ -55,6 +55,9 @@ degrade() {
     "$PY" prepare.py -c configs/faces/degrade.yaml base.save_path=$OUT/"$1" degrade.loc=$OUT/people/"$1" "${@:2}"
 }
 
+# recommended: print what the recipe that the search chose (configs/aikd_recommended.yaml) changes in configs/faces/aikd.yaml.
+recommended() { printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1; }
+
 # label X: label the people to train on. LightQNet's labels are given, for the originals.
 label() {
     [ "$1" != lightqnet ] || return 0

@@ -36,7 +36,7 @@ changes() {
                 'optimizer.group_3={params: adapter, lr: 0.05, weight_decay: 0.0005, momentum: 0.9}'
             ;;
         other_student) printf '%s\n' model.config=configs/faces/edgeface.yaml ;;
-        chosen) changes long && changes ranking ;;
+        chosen) recommended ;;
         chosen_none) changes chosen && changes none ;;
         *)
             echo "error: no trial $1; there are: $trials" >&2

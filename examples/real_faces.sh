@@ -6,12 +6,20 @@
 #   YUNET    face_detection_yunet_2026may.onnx of the OpenCV Zoo
 #   SOURCES  label sources: ser_fiq (default), magnitude, lightqnet; SEEDS: training seeds, 1 2 3
 #   LIMIT    people of each part, to try it out; EXTRA: further key=value for each training, e.g. base.max_steps=2
+#   RECIPE   first (default): that of the demo in two epochs; recommended: what the search chose, without the released
+#            recipe beside it; students and tables lie in runs/faces/recommended
 #   STUDENTS further key=value for AI-KD, plain and augmented, not for the released recipe, e.g. base.epochs=100
 #   DEVICE   cpu (default) or cuda:0; EDGEFACE=0 leaves the second network out, as where timm is missing
 source "$(dirname "$0")/faces_common.sh"
 SOURCES=${SOURCES:-ser_fiq}
 SEEDS=${SEEDS:-1 2 3}
+RECIPE=${RECIPE:-first}
 STUDENTS=${STUDENTS:-}
+case $RECIPE in
+    first) TRAINED=$OUT changes=() ;;
+    recommended) TRAINED=$OUT/recommended && mapfile -t changes < <(recommended) ;;
+    *) echo "error: RECIPE=$RECIPE: there are first and recommended" >&2; exit 2 ;;
+esac
 Y1='{module: mobilefacenet_y1.MobileFaceNetY1, weights: runs/faces/photographs/mobilefacenet_y1.pth, precision: fp32}'
 
 random_scores() {
@@ -33,9 +41,9 @@ data() {
 student() {
     local -a reads
     mapfile -t reads < <(data "$1")
-    step $OUT/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
+    step $TRAINED/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
         "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
-        base.save_path=$OUT/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${@:4}" $STUDENTS $EXTRA
+        base.save_path=$TRAINED/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${changes[@]}" "${@:4}" $STUDENTS $EXTRA
 }
 
 # released X: the released recipe on the same images and labels, one epoch.
@@ -54,7 +62,7 @@ released() {
 evaluate() {
     local done_file folder name
     local -a students=()
-    for done_file in $OUT/*/{aikd,plain,augmented,released}-*/.done; do
+    for done_file in $TRAINED/*/{aikd,plain,augmented,released}-*/.done; do
         [ -e "$done_file" ] || continue
         folder=$(dirname "$done_file")
         name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
@@ -66,7 +74,7 @@ evaluate() {
         networks=("recognition={MobileFaceNet y1: $Y1}")
     fi
     "$PY" evaluate.py -c configs/faces/evaluate.yaml --allow-module mobilefacenet_y1 "${networks[@]}" \
-        base.device="$DEVICE" "${students[@]}" "$@"
+        base.device="$DEVICE" base.save_path=$TRAINED/evaluation "${students[@]}" "$@"
 }
 
 mkdir -p $OUT/people
@@ -88,7 +96,7 @@ for source in $SOURCES; do
         student "$source" plain "$seed" dataset.misalign=0 'loss.weights=[0, 1]'
         student "$source" augmented "$seed" 'loss.weights=[0, 1]'
     done
-    released "$source"
+    [ "$RECIPE" != first ] || released "$source"
 done
 
 printf '\n== compare on people nobody was trained on\n'
@@ -96,7 +104,7 @@ evaluate ${EVALUATE:-}
 cat <<END
 
 Look at:
-  $OUT/evaluation/report.html      curves, tables and examples on one page
-  $OUT/evaluation/differences.csv  every difference with its interval
-  $OUT/evaluation/losses.csv       what each method loses from aligned crops
+  $TRAINED/evaluation/report.html      curves, tables and examples on one page
+  $TRAINED/evaluation/differences.csv  every difference with its interval
+  $TRAINED/evaluation/losses.csv       what each method loses from aligned crops
 END

@@ -104,6 +104,25 @@ def test_every_seed_is_trained_whole_before_the_next_and_all_are_evaluated(folde
     assert weights == {f"{one.base.save_path}/aikd-last.pth" for one in every}
 
 
+def test_the_recommended_recipe_is_trained_beside_the_first_one(folder):
+    run_script(folder)
+    code, errors, commands = run_script(folder, RECIPE="recommended", SEEDS="1")
+    assert code == 0, errors
+    assert [words[0] for words in commands] == 3 * ["train_main.py"] + ["evaluate.py"]  # the labels are there
+    recommended = load_training(ROOT / "configs/aikd_recommended.yaml")
+    for words in commands[:3]:
+        one = load_training(ROOT / words[2], words[5:])
+        weights = recommended.loss.weights if one.base.save_path.endswith("aikd-1") else [0, 1]
+        assert one.loss == recommended.loss.model_copy(update={"weights": weights})
+        assert (one.scheduler, one.base.epochs) == (recommended.scheduler, recommended.base.epochs)
+        assert one.dataset.label_scaling == recommended.dataset.label_scaling
+    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
+    assert evaluation.base.save_path == "runs/faces/recommended/evaluation"
+    kinds = ("aikd", "augmented", "plain")
+    students = {f"runs/faces/recommended/ser_fiq/{kind}-1/aikd-last.pth" for kind in kinds}
+    assert {one.weights for one in evaluation.scores.values() if one.weights} == students
+
+
 def test_a_second_run_only_evaluates(folder):
     run_script(folder)
     code, _, commands = run_script(folder)
