@@ -8,7 +8,8 @@ source "$(dirname "$0")/faces_common.sh"
 SEARCH=$OUT/search
 
 trials='aikd plain long copies fused views similarity box mixed range both ranking strong none head minmax
-    other_teacher other_student chosen chosen_none'
+    other_teacher other_student chosen chosen_none together together_none
+    edge edge_mixed edge_mixed_minmax edge_mixed_both edge_mixed_30 y1_adamw edge_best_none'
 
 # changes TRIAL: print what differs from configs/faces/aikd.yaml.
 changes() {
@@ -36,8 +37,17 @@ changes() {
                 'optimizer.group_3={params: adapter, lr: 0.05, weight_decay: 0.0005, momentum: 0.9}'
             ;;
         other_student) printf '%s\n' model.config=configs/faces/edgeface.yaml ;;
-        chosen) recommended ;;
+        chosen) changes long && changes ranking ;;
         chosen_none) changes chosen && changes none ;;
+        together) changes chosen && changes minmax && changes strong ;;
+        together_none) changes together && changes none ;;
+        edge) changes chosen && changes other_student && adamw ;;
+        edge_mixed) changes edge && changes mixed ;;
+        edge_mixed_minmax) changes edge_mixed && changes minmax ;;
+        edge_mixed_both) changes edge_mixed && changes both ;;
+        edge_mixed_30) changes edge_mixed && printf '%s\n' base.epochs=30 'scheduler.milestones=[19.5, 27]' ;;
+        edge_best_none) changes edge_mixed && changes none ;;
+        y1_adamw) changes chosen && changes mixed && adamw ;;
         *)
             echo "error: no trial $1; there are: $trials" >&2
             exit 2
@@ -47,7 +57,10 @@ changes() {
 
 # network TRIAL: print the configuration of the student.
 network() {
-    if [ "$1" = other_student ]; then echo configs/faces/edgeface.yaml; else echo configs/faces/network.yaml; fi
+    case $1 in
+        other_student | edge*) echo configs/faces/edgeface.yaml ;;
+        *) echo configs/faces/network.yaml ;;
+    esac
 }
 
 # label_as NAME CHANGE...: label the people to train on by a changed SER-FIQ.

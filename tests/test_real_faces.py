@@ -143,25 +143,50 @@ def test_a_missing_package_stops_before_anything_is_made(folder):
     assert errors == "error: edgeface_xxs needs the package timm: ./python -m pip install timm\n"
 
 
-def test_every_trial_of_the_search_changes_one_thing_of_the_recipe(folder):
+CHANGED = {
+    **dict.fromkeys(("fused", "views", "similarity", "box", "mixed", "range", "minmax"), ["dataset"]),
+    **{"aikd": [], "plain": ["dataset", "loss"], "long": ["scheduler"], "head": ["optimizer"], "adamw": ["optimizer"]},
+    **{
+        "copies": ["dataset", "scheduler"],
+        "edge_mixed_30": ["scheduler"],
+        "other_teacher": ["model", "optimizer"],
+        "other_student": ["model"],
+    },
+}
+"""Sections of the configuration that each change touches; the others only the loss."""
+BUILT = {
+    "chosen": ("long", "ranking"),
+    "chosen_none": ("chosen", "none"),
+    "together": ("chosen", "minmax", "strong"),
+    "together_none": ("together", "none"),
+    "edge": ("chosen", "other_student", "adamw"),
+    "edge_mixed": ("edge", "mixed"),
+    "edge_mixed_minmax": ("edge_mixed", "minmax"),
+    "edge_mixed_both": ("edge_mixed", "both"),
+    "edge_mixed_30": ("edge_mixed",),
+    "y1_adamw": ("chosen", "mixed", "adamw"),
+    "edge_best_none": ("edge_mixed", "none"),
+}
+
+
+def built(trial):
+    """Return the single changes that a trial puts together."""
+    return [one for part in BUILT[trial] for one in built(part)] if trial in BUILT else [trial]
+
+
+def test_every_trial_of_the_search_changes_what_it_says(folder):
     code, errors, commands = run_script(folder, "faces_search.sh")
     assert code == 0, errors
     trained = {words[7].rpartition("/")[2]: words for words in commands if words[0] == "train_main.py"}
-    assert len(trained) == 20, sorted(trained)
+    assert len(trained) == 29, sorted(trained)
     recipe = load_training(ROOT / "configs/faces/aikd.yaml", trained["aikd"][7:]).model_dump()
     for name, words in trained.items():
         found = load_training(ROOT / words[2], words[7:]).model_dump()
         changed = {key for key, part in found.items() if part != recipe[key]} - {"base"}
-        epochs = found["base"]["epochs"]
-        assert epochs == {"long": 10, "copies": 1, "chosen": 10, "chosen_none": 10}.get(name, 2)
-        assert len(changed) == {
-            "aikd": 0,
-            "plain": 2,
-            "copies": 2,
-            "other_teacher": 2,
-            "chosen": 2,
-            "chosen_none": 2,
-        }.get(name, 1), (name, changed)
+        assert found["base"]["epochs"] == {"copies": 1, "edge_mixed_30": 30}.get(
+            name, 10 if "long" in built(name) else 2
+        )
+        assert changed == {section for part in built(name) for section in CHANGED.get(part, ["loss"])}, name
     evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
     assert set(evaluation.scores) == {"SER-FIQ", *trained}
     fusing = next(words for words in commands if "base.task=fuse" in words)
