@@ -62,8 +62,14 @@ adamw() {
         'optimizer.group_2={params: feature_extractor, lr: 0.0003, weight_decay: 0.01}'
 }
 
-# recommended: print what the recipe that the search chose (configs/aikd_recommended.yaml) changes in configs/faces/aikd.yaml.
-recommended() { printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1; }
+# recommended: what the recipe that the search chose (configs/aikd_recommended.yaml) changes in configs/faces/aikd.yaml.
+recommended() {
+    printf '%s\n' base.epochs=10 'scheduler.milestones=[6.5, 9]' loss.ranking=1 dataset.label_scaling=minmax \
+        dataset.perturbation.family=mixed model.config=$RECOMMENDED_NETWORK
+    adamw
+}
+RECOMMENDED_NETWORK=configs/faces/edgeface.yaml
+[ "$EDGEFACE" != 0 ] || RECOMMENDED_NETWORK=configs/faces/network.yaml
 
 # label X: label the people to train on. LightQNet's labels are given, for the originals.
 label() {

@@ -43,10 +43,10 @@ changes() {
         together_none) changes together && changes none ;;
         edge) changes chosen && changes other_student && adamw ;;
         edge_mixed) changes edge && changes mixed ;;
-        edge_mixed_minmax) changes edge_mixed && changes minmax ;;
+        edge_mixed_minmax) recommended ;;
         edge_mixed_both) changes edge_mixed && changes both ;;
         edge_mixed_30) changes edge_mixed && printf '%s\n' base.epochs=30 'scheduler.milestones=[19.5, 27]' ;;
-        edge_best_none) changes edge_mixed && changes none ;;
+        edge_best_none) recommended && changes none ;;
         y1_adamw) changes chosen && changes mixed && adamw ;;
         *)
             echo "error: no trial $1; there are: $trials" >&2

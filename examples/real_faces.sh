@@ -16,8 +16,11 @@ SEEDS=${SEEDS:-1 2 3}
 RECIPE=${RECIPE:-first}
 STUDENTS=${STUDENTS:-}
 case $RECIPE in
-    first) TRAINED=$OUT changes=() ;;
-    recommended) TRAINED=$OUT/recommended && mapfile -t changes < <(recommended) ;;
+    first) TRAINED=$OUT NETWORK=configs/faces/network.yaml changes=() ;;
+    recommended)
+        TRAINED=$OUT/recommended NETWORK=$RECOMMENDED_NETWORK
+        mapfile -t changes < <(recommended)
+        ;;
     *) echo "error: RECIPE=$RECIPE: there are first and recommended" >&2; exit 2 ;;
 esac
 Y1='{module: mobilefacenet_y1.MobileFaceNetY1, weights: runs/faces/photographs/mobilefacenet_y1.pth, precision: fp32}'
@@ -37,12 +40,15 @@ data() {
     fi
 }
 
+networks=(--allow-module mobilefacenet_y1)
+[ "$EDGEFACE" = 0 ] || networks+=(--allow-module edgeface_xxs)
+
 # student X KIND SEED CHANGE...: train one student.
 student() {
     local -a reads
     mapfile -t reads < <(data "$1")
     step $TRAINED/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
-        "$PY" train_main.py -c configs/faces/aikd.yaml --allow-module mobilefacenet_y1 base.seed="$3" \
+        "$PY" train_main.py -c configs/faces/aikd.yaml "${networks[@]}" base.seed="$3" \
         base.save_path=$TRAINED/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${changes[@]}" "${@:4}" $STUDENTS $EXTRA
 }
 
@@ -66,14 +72,14 @@ evaluate() {
         [ -e "$done_file" ] || continue
         folder=$(dirname "$done_file")
         name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
-        students+=("scores.$name={weights: $folder/aikd-last.pth, config: configs/faces/network.yaml}")
+        students+=("scores.$name={weights: $folder/aikd-last.pth, config: $NETWORK}")
     done
-    local -a networks=(--allow-module edgeface_xxs)
+    local -a judges=()
     if [ "$EDGEFACE" = 0 ]; then
         echo 'the second network, EdgeFace-XXS, is left out: EDGEFACE=0'
-        networks=("recognition={MobileFaceNet y1: $Y1}")
+        judges=("recognition={MobileFaceNet y1: $Y1}")
     fi
-    "$PY" evaluate.py -c configs/faces/evaluate.yaml --allow-module mobilefacenet_y1 "${networks[@]}" \
+    "$PY" evaluate.py -c configs/faces/evaluate.yaml "${networks[@]}" "${judges[@]}" \
         base.device="$DEVICE" base.save_path=$TRAINED/evaluation "${students[@]}" "$@"
 }
 

@@ -60,6 +60,11 @@ def run_script(folder, script="real_faces.sh", **changes):
     return done.returncode, done.stderr, [line.split("\t") for line in (folder / "log").read_text().splitlines()]
 
 
+def overrides(words):
+    """Return the key=value of a command."""
+    return [word for word in words if "=" in word]
+
+
 def test_people_are_those_of_their_folds_with_at_most_four_images(folder):
     assert run_script(folder)[0] == 0
     images = {
@@ -76,7 +81,7 @@ def test_people_are_those_of_their_folds_with_at_most_four_images(folder):
 def test_every_seed_is_trained_whole_before_the_next_and_all_are_evaluated(folder):
     code, errors, commands = run_script(folder, SOURCES="ser_fiq lightqnet")
     assert code == 0, errors
-    every = [load_training(ROOT / words[2], words[5:]) for words in commands if words[0] == "train_main.py"]
+    every = [load_training(ROOT / words[2], overrides(words)) for words in commands if words[0] == "train_main.py"]
     released = [one for one in every if one.base.save_path.endswith("released-1")]
     assert [(one.base.epochs, one.optimizer.group_2.limit, one.ema.every) for one in released] == 2 * [
         (1, 100, "validation")
@@ -99,7 +104,7 @@ def test_every_seed_is_trained_whole_before_the_next_and_all_are_evaluated(folde
         ("runs/faces/train", "runs/faces/ser_fiq/labels/labels.pkl"),
         ("runs/faces/people/train", "runs/faces/photographs/labels_lightqnet.csv"),
     }
-    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
+    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], overrides(commands[-1]))
     weights = {one.weights for one in evaluation.scores.values() if one.weights}
     assert weights == {f"{one.base.save_path}/aikd-last.pth" for one in every}
 
@@ -111,12 +116,14 @@ def test_the_recommended_recipe_is_trained_beside_the_first_one(folder):
     assert [words[0] for words in commands] == 3 * ["train_main.py"] + ["evaluate.py"]  # the labels are there
     recommended = load_training(ROOT / "configs/aikd_recommended.yaml")
     for words in commands[:3]:
-        one = load_training(ROOT / words[2], words[5:])
+        one = load_training(ROOT / words[2], overrides(words))
+        assert one.optimizer == recommended.optimizer
         weights = recommended.loss.weights if one.base.save_path.endswith("aikd-1") else [0, 1]
         assert one.loss == recommended.loss.model_copy(update={"weights": weights})
         assert (one.scheduler, one.base.epochs) == (recommended.scheduler, recommended.base.epochs)
-        assert one.dataset.label_scaling == recommended.dataset.label_scaling
-    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
+        for key in ("label_scaling", "perturbation"):
+            assert getattr(one.dataset, key) == getattr(recommended.dataset, key)
+    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], overrides(commands[-1]))
     assert evaluation.base.save_path == "runs/faces/recommended/evaluation"
     kinds = ("aikd", "augmented", "plain")
     students = {f"runs/faces/recommended/ser_fiq/{kind}-1/aikd-last.pth" for kind in kinds}
@@ -144,14 +151,16 @@ def test_a_missing_package_stops_before_anything_is_made(folder):
 
 
 CHANGED = {
-    **dict.fromkeys(("fused", "views", "similarity", "box", "mixed", "range", "minmax"), ["dataset"]),
-    **{"aikd": [], "plain": ["dataset", "loss"], "long": ["scheduler"], "head": ["optimizer"], "adamw": ["optimizer"]},
-    **{
-        "copies": ["dataset", "scheduler"],
-        "edge_mixed_30": ["scheduler"],
-        "other_teacher": ["model", "optimizer"],
-        "other_student": ["model"],
-    },
+    **{name: ["dataset"] for name in ("fused", "views", "similarity", "box", "mixed", "range", "minmax")},
+    "aikd": [],
+    "plain": ["dataset", "loss"],
+    "copies": ["dataset", "scheduler"],
+    "long": ["scheduler"],
+    "edge_mixed_30": ["scheduler"],
+    "head": ["optimizer"],
+    "adamw": ["optimizer"],
+    "other_teacher": ["model", "optimizer"],
+    "other_student": ["model"],
 }
 """Sections of the configuration that each change touches; the others only the loss."""
 BUILT = {
@@ -165,7 +174,7 @@ BUILT = {
     "edge_mixed_both": ("edge_mixed", "both"),
     "edge_mixed_30": ("edge_mixed",),
     "y1_adamw": ("chosen", "mixed", "adamw"),
-    "edge_best_none": ("edge_mixed", "none"),
+    "edge_best_none": ("edge_mixed_minmax", "none"),
 }
 
 
@@ -181,13 +190,13 @@ def test_every_trial_of_the_search_changes_what_it_says(folder):
     assert len(trained) == 29, sorted(trained)
     recipe = load_training(ROOT / "configs/faces/aikd.yaml", trained["aikd"][7:]).model_dump()
     for name, words in trained.items():
-        found = load_training(ROOT / words[2], words[7:]).model_dump()
+        found = load_training(ROOT / words[2], overrides(words)).model_dump()
         changed = {key for key, part in found.items() if part != recipe[key]} - {"base"}
         assert found["base"]["epochs"] == {"copies": 1, "edge_mixed_30": 30}.get(
             name, 10 if "long" in built(name) else 2
         )
         assert changed == {section for part in built(name) for section in CHANGED.get(part, ["loss"])}, name
-    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], commands[-1][7:])
+    evaluation = load_config(EvaluateConfig, ROOT / commands[-1][2], overrides(commands[-1]))
     assert set(evaluation.scores) == {"SER-FIQ", *trained}
     fusing = next(words for words in commands if "base.task=fuse" in words)
     files = [f"runs/faces/{name}/labels.csv" for name in ("ser_fiq/labels", "search/labels_edgeface")]
