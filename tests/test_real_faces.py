@@ -29,6 +29,8 @@ if "configs/faces/degrade.yaml" in sys.argv:
     folder = next((word[15:] for word in sys.argv if word.startswith("base.save_path=")))
     pathlib.Path(folder, "pairs.txt").write_text("reference/B/B_1.jpg probe/B/B_2.jpg 1\\n")
 """
+TWO = ("train", "test")
+SHARED = "error: TRAIN=45 and TEST=15 share a fold: the people tested would have been trained on\n"
 PEOPLE = {"A": (0, 6), "B": (4, 5), "C": (5, 1), "D": (3, 2), "E": (2, 1), "Nobody": (None, 3)}
 """Fold and number of images of each."""
 
@@ -76,6 +78,14 @@ def test_people_are_those_of_their_folds_with_at_most_four_images(folder):
         "selection": ["D_1.jpg", "D_2.jpg"],
         "test": ["B_1.jpg", "B_2.jpg", "B_3.jpg", "B_4.jpg"],  # C has one photograph, so no mated pair
     }
+
+
+def test_folds_rotate_but_share_nobody(folder):
+    assert run_script(folder, TRAIN="45", TEST="0")[0] == 0
+    images = {part: {path.name[0] for path in (folder / "runs/faces/people" / part).rglob("*.jpg")} for part in TWO}
+    assert images == {"train": {"B", "C"}, "test": {"A"}}
+    code, errors, _ = run_script(folder, TRAIN="45", TEST="15")
+    assert (code, errors) == (2, SHARED)
 
 
 def test_every_seed_is_trained_whole_before_the_next_and_all_are_evaluated(folder):
