@@ -78,7 +78,8 @@ needs() {
             label_as labels_copies dataset.loc=$SEARCH/pictures dataset.landmarks=$SEARCH/pictures/landmarks.csv
             ;;
         fused)
-            label_as labels_edgeface model.config=configs/faces/edgeface.yaml
+            step $SEARCH/labels_edgeface 'label: EdgeFace-XXS' "$PY" label.py -c configs/faces/label_ser_fiq_edgeface.yaml \
+                --allow-module edgeface_xxs output.page=0 base.device="$DEVICE" base.save_path=$SEARCH/labels_edgeface
             step $SEARCH/labels_fused 'fuse the labels of both networks' "$PY" prepare.py \
                 -c configs/prepare_config.yaml base.task=fuse base.save_path=$SEARCH/labels_fused \
                 "fuse.files=[$OUT/ser_fiq/labels/labels.csv, $SEARCH/labels_edgeface/labels.csv]"

@@ -77,6 +77,8 @@ evaluate() {
         name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
         students+=("scores.$name={weights: $folder/aikd-last.pth, config: $NETWORK}")
     done
+    [ "$NETWORK" != configs/faces/edgeface.yaml ] ||
+        students+=('scores.SER-FIQ on EdgeFace-XXS={source: configs/faces/label_ser_fiq_edgeface.yaml}')
     local -a judges=()
     if [ "$EDGEFACE" = 0 ]; then
         echo 'the second network, EdgeFace-XXS, is left out: EDGEFACE=0'

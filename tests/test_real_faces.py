@@ -138,6 +138,7 @@ def test_the_recommended_recipe_is_trained_beside_the_first_one(folder):
     kinds = ("aikd", "augmented", "plain")
     students = {f"runs/faces/recommended/ser_fiq/{kind}-1/aikd-last.pth" for kind in kinds}
     assert {one.weights for one in evaluation.scores.values() if one.weights} == students
+    assert evaluation.scores["SER-FIQ on EdgeFace-XXS"].source == "configs/faces/label_ser_fiq_edgeface.yaml"
 
 
 def test_a_second_run_only_evaluates(folder):
