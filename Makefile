@@ -122,7 +122,7 @@ faces-pack:
 	@examples/faces_gpu.sh pack
 
 bench-gpu-faces:
-	@PYTHON=$(PYTHON) VENV=$(VENV) DEVICE=$(DEVICE) $(if $(SMALL),SMALL=1) $(if $(LIMIT_S),LIMIT_S=$(LIMIT_S)) examples/faces_gpu.sh run
+	@PYTHON=$(PYTHON) VENV=$(VENV) DEVICE=$(DEVICE) $(if $(SMALL),SMALL=1) $(if $(LIMIT_S),LIMIT_S=$(LIMIT_S)) exec examples/faces_gpu.sh run
 
 # Wheels of what a GPU machine without a network may lack, into .wheels, which is ignored; with_torch.sh unpacks them
 # there. GPU_PYTHON is that machine's Python, LACKS the packages.

@@ -4,53 +4,119 @@
 #   make bench-gpu-faces                        where the GPU is: unpack, train, evaluate. A second run goes on.
 # examples/real_faces.sh does the work. Its students follow the recommended recipe for 100 epochs, three X, all kinds of
 # one seed before the next. LIMIT_S seconds after the start training ends behind a step, and what is trained is evaluated.
-#   ARCHIVE  runs/faces-archive/faces.tar    STATE  folder for labels, weights and tables, in parts of 15 MB; what it
-#   holds at the start is taken up, so that another machine goes on where the last one ended
-#   SMALL=1  few people and steps, to try it; DEVICE=cpu runs without a GPU
+#   ARCHIVE  runs/faces-archive/faces.tar.gz
+#   STATE    runs/faces-state, written at the end and every SAVE_S seconds, so that a cut at any moment leaves it:
+#            go-on.tar: labels, the resume point of the run that has not ended, what is done; X-KIND-SEED.tar: one
+#            trained student; tables.tar. What it holds at the start is taken up where runs/faces is not there: another
+#            machine goes on with ARCHIVE and go-on.tar, and compares the students whose files are in STATE.
+#   SMALL=1  few people and steps, to try it; DEVICE=cpu runs without a GPU. STUDENTS, EXTRA, SOURCES and SEEDS as in
+#            examples/real_faces.sh
 set -euo pipefail
-ARCHIVE=${ARCHIVE:-runs/faces-archive/faces.tar}
+ARCHIVE=${ARCHIVE:-runs/faces-archive/faces.tar.gz}
 STATE=${STATE:-runs/faces-state}
 LIMIT_S=${LIMIT_S:-86400}
-KEPT=(.done labels.pkl aikd-last.pth aikd-last.json metrics.jsonl config.yaml resume.pt '*.csv' '*.md')
+SAVE_S=${SAVE_S:-60}
 
-# pack: the first four photographs of each person of folds.csv, which are those that real_faces.sh takes, and the rest.
+# pack: the photographs that real_faces.sh takes, up to four of each person, and the rest. Folds 0 to 2 are trained on;
+# in the others a person with one photograph has no mated pair.
 pack() {
     : "${FACES:?name the folder of the photographs: make faces-pack FACES=folder YUNET=file}"
     : "${YUNET:?name the file of the detector: make faces-pack FACES=folder YUNET=file}"
     local list
     list=$(mktemp)
     mkdir -p "$(dirname "$ARCHIVE")"
-    (cd "$FACES" && find images -name '*.jpg' | LC_ALL=C sort) | awk -F'[,/]' '
-        NR == FNR { sub(/\r/, ""); known[$1]; next }
-        $2 in known && seen[$2]++ < 4
-    ' "$FACES/folds.csv" - >"$list"
+    (cd "$FACES" && find images -name '*.jpg' | LC_ALL=C sort) >"$list.all"
+    awk -F'[,/]' '
+        FNR == 1 { part++ }
+        part == 1 { sub(/\r/, ""); fold[$1] = $2; next }
+        part == 2 { images[$2]++; next }
+        $2 in fold && (fold[$2] < 3 || images[$2] > 1) && seen[$2]++ < 4
+    ' "$FACES/folds.csv" "$list.all" "$list.all" >"$list"
     (cd "$FACES" && ls landmarks.csv folds.csv labels_lightqnet.csv mobilefacenet_y1.* edgeface_xxs.*) >>"$list"
-    tar -C "$FACES" -T "$list" -cf "$ARCHIVE"
-    tar -C "$(dirname "$YUNET")" --transform 's|.*|yunet.onnx|' -rf "$ARCHIVE" "$(basename "$YUNET")"
-    rm "$list"
+    tar -C "$FACES" -T "$list" -cf "$list.tar"
+    tar -C "$(dirname "$YUNET")" --transform 's|.*|yunet.onnx|' -rf "$list.tar" "$(basename "$YUNET")"
+    gzip -c "$list.tar" >"$ARCHIVE"
+    rm "$list" "$list.all" "$list.tar"
     echo "$ARCHIVE: $(tar -tf "$ARCHIVE" | grep -c '\.jpg$') photographs, $(($(stat -c %s "$ARCHIVE") / 1000000)) MB"
 }
 
-# save: write labels, weights and tables to STATE, the resume point of a run that has not ended too.
+# keep NAME: write the files that standard input names to STATE/NAME.tar, whole or not at all.
+keep() {
+    local part=$STATE/$1.$BASHPID.tmp code=0
+    tar -T - -cf "$part" || code=$?
+    [ "$code" -le 1 ] || return "$code"   # 1: a log grew meanwhile
+    mv "$part" "$STATE/$1.tar"
+}
+
+# save: write to STATE what another run needs to go on, every student that is trained, and the tables.
 save() {
-    local -a names=()
-    for name in "${KEPT[@]}"; do names+=(-o -name "$name"); done
-    rm -rf "$STATE.new"
-    mkdir -p "$STATE.new"
-    find runs/faces -mindepth 2 -maxdepth 3 -type f \( "${names[@]:1}" \) \
-        -not -path 'runs/faces/people/*' -not -path 'runs/faces/train/*' -not -path 'runs/faces/selection/*' \
-        -not -path 'runs/faces/test/*' -not -path 'runs/faces/detected/*' |
-        while read -r file; do
-            case $file in */resume.pt) [ ! -e "$(dirname "$file")/.done" ] || continue ;; esac
-            echo "$file"
-        done | tar -T - -cf - | split -b 15M - "$STATE.new/faces.tar."
-    rm -rf "$STATE"
-    mv "$STATE.new" "$STATE"
-    echo "$STATE: $(du -sm "$STATE" | cut -f1) MB, to go on from"
+    local file folder name
+    mkdir -p "$STATE"
+    for file in runs/faces/*/{aikd,plain,augmented,released}-*/.done; do
+        folder=$(dirname "$file")
+        name=$(basename "$(dirname "$folder")")-$(basename "$folder")
+        [ -e "$folder/aikd-last.pth" ] && [ ! -e "$STATE/$name.tar" ] || continue
+        printf '%s\n' "$folder"/{aikd-last.pth,aikd-last.json,config.yaml,metrics.jsonl,.done} | keep "$name"
+    done
+    for file in runs/faces/*/*/.done runs/faces/*/labels/labels.pkl runs/faces/*/*/resume.pt; do
+        case $file in
+            runs/faces/people/*) ;;
+            */resume.pt)   # before the log, which it must not be ahead of
+                folder=$(dirname "$file")
+                [ -e "$folder/.done" ] || printf '%s\n' "$folder"/{resume.pt,config.yaml,metrics.jsonl}
+                ;;
+            *) echo "$file" ;;
+        esac
+    done | keep go-on
+    if [ -e runs/faces/evaluation/summary.md ]; then
+        find runs/faces/evaluation -maxdepth 1 '(' -name '*.csv' -o -name '*.md' ')' | keep tables
+    fi
+}
+
+# take_up: unpack what STATE holds.
+take_up() {
+    local file
+    for file in "$STATE"/*.tar; do
+        tar -xf "$file" || {
+            echo "error: $file: cannot be read whole; copy it again, or remove it to go on without" >&2
+            exit 2
+        }
+    done
+}
+
+# train SECONDS: run real_faces.sh until it ends or the time is over; pass SIGTERM on, and wait for its end.
+train() {
+    local training code
+    timeout "$1" examples/real_faces.sh &
+    training=$!
+    trap 'asked=1; kill -TERM '$training' 2>/dev/null || true' TERM INT
+    while :; do
+        code=0
+        wait $training || code=$?
+        kill -0 $training 2>/dev/null || return $code
+    done
+}
+
+# save_in_turns: save every SAVE_S seconds until SIGTERM, or until the script is gone; a save that has begun is finished.
+save_in_turns() {
+    trap 'kill $! 2>/dev/null; exit' TERM
+    while sleep "$SAVE_S" >/dev/null 2>&1 & wait $! && kill -0 $$ 2>/dev/null; do
+        save
+    done
+}
+
+# end_with CODE: save for the last time, say what there is to bring along.
+end_with() {
+    kill $saver 2>/dev/null || true
+    wait $saver 2>/dev/null || true
+    rm -f "$STATE"/*.tmp
+    save
+    (cd "$STATE" && echo "$STATE, to go on from:" && du -m --apparent-size -- *.tar | sed 's/\t/ MB  /')
+    exit "$1"
 }
 
 run() {
-    local began=$SECONDS given=runs/faces-given code=0 python
+    local given=runs/faces-given code=0 python asked= left
     if [ ! -e "$ARCHIVE" ]; then
         echo "error: $ARCHIVE: not there; make faces-pack FACES=folder YUNET=file writes it" >&2
         exit 2
@@ -60,33 +126,37 @@ run() {
         tar -C $given -xf "$ARCHIVE"
         touch $given/.done
     fi
-    if compgen -G "$STATE/faces.tar.*" >/dev/null && [ ! -e runs/faces ]; then
-        cat "$STATE"/faces.tar.* | tar -xf -
-    fi
+    shopt -s nullglob
+    [ -e runs/faces ] || take_up
     mapfile -t python < <(benchmarks/with_torch.sh -c \
         'import os, sys; print(sys.executable); print(os.environ.get("PYTHONPATH", ""))')
     [ "${#python[@]}" = 2 ] || exit 2
     export PY=${python[0]} PYTHONPATH=${python[1]} FACES=$given YUNET=$given/yunet.onnx DEVICE=${DEVICE:-cuda:0}
-    export SEEDS=${SEEDS:-1 2 3} EDGEFACE=${EDGEFACE:-1} EXTRA=${EXTRA:-} EVALUATE=${EVALUATE:-}
-    export STUDENTS="base.epochs=100 scheduler.milestones=[65,90] loss.ranking=1 dataloader.train.params.num_workers=$(nproc)"
+    export RECIPE=first EDGEFACE=${EDGEFACE:-1} EVALUATE=${EVALUATE:-} SOURCES=${SOURCES:-ser_fiq magnitude lightqnet}
     if [ -n "${SMALL:-}" ]; then
-        export LIMIT=${LIMIT:-12} SEEDS=1 STUDENTS='base.epochs=1 scheduler.milestones=[0.5,0.8]' EXTRA='base.max_steps=2'
+        export LIMIT=${LIMIT:-12} SEEDS=${SEEDS:-1} EXTRA=${EXTRA:-base.max_steps=2}
+        STUDENTS=${STUDENTS:-base.epochs=1 scheduler.milestones=[0.5,0.8]}
         EVALUATE="evaluation.bootstrap=50 evaluation.fmr=0.01 $EVALUATE"
     fi
+    export SEEDS=${SEEDS:-1 2 3} EXTRA=${EXTRA:-}
+    export STUDENTS=${STUDENTS:-base.epochs=100 scheduler.milestones=[65,90] loss.ranking=1 dataloader.train.params.num_workers=$(nproc)}
     if [ "$EDGEFACE" != 0 ] && ! "$PY" -c 'import timm' 2>/dev/null; then
         EDGEFACE=0
     fi
-    SOURCES=${SOURCES:-ser_fiq magnitude lightqnet} timeout "$LIMIT_S" examples/real_faces.sh || code=$?
-    case $code in
-        0) ;;
-        124 | 143)
-            printf '\n== no time is left for training (%s s): what is trained is compared\n' $((SECONDS - began))
-            save
-            SOURCES=' ' examples/real_faces.sh
-            ;;
-        *) save; exit $code ;;
-    esac
-    save
+    save_in_turns &
+    saver=$!
+    left=$((LIMIT_S - SECONDS))
+    train $((left > 1 ? left : 1)) || code=$?
+    if [ -n "$asked" ]; then
+        end_with 143
+    elif [ $code = 124 ]; then
+        printf '\n== no time is left for training (%s s): what is trained is compared\n' $SECONDS
+        save
+        SOURCES=' ' examples/real_faces.sh
+    elif [ $code != 0 ]; then
+        end_with $code
+    fi
+    end_with 0
 }
 
 case ${1:-} in

@@ -67,13 +67,18 @@ released() {
         model.config=configs/faces/network.yaml model.teacher_cache=$OUT/teacher_cache $EXTRA
 }
 
-# evaluate: compare every student that is trained with the sources, on people nobody was trained on.
+# evaluate: compare every student that is trained, and whose weights are here, with the sources, on people nobody was
+# trained on.
 evaluate() {
     local done_file folder name
     local -a students=()
     for done_file in $TRAINED/*/{aikd,plain,augmented,released}-*/.done; do
         [ -e "$done_file" ] || continue
         folder=$(dirname "$done_file")
+        if [ ! -e "$folder/aikd-last.pth" ]; then
+            echo "$folder: left out, its weights are not here"
+            continue
+        fi
         name="$(basename "$folder")($(basename "$(dirname "$folder")"))"
         students+=("scores.$name={weights: $folder/aikd-last.pth, config: $NETWORK}")
     done

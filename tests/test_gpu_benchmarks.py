@@ -141,22 +141,23 @@ def test_the_share_of_waiting_for_data_is_that_of_a_real_run(tmp_path):
         assert 0 <= share <= 1 and rows[f"{what}: from files"] > 0
 
 
-def test_the_archive_of_photographs_holds_four_of_each_person_in_the_folds(tmp_path):
+def test_the_archive_of_photographs_holds_what_the_table_takes_of_each_person_in_the_folds(tmp_path):
     faces, archive = tmp_path / "given", tmp_path / "packed/faces.tar"
-    for person in ("A", "B", "Nobody"):
+    for person, count in {"A": 6, "B": 2, "Alone": 1, "Untested": 1, "Nobody": 2}.items():
         (faces / "images" / person).mkdir(parents=True)
-        for number in range(1, 7 if person == "A" else 3):
+        for number in range(1, count + 1):
             (faces / f"images/{person}/{person}_{number}.jpg").touch()
     rest = ["landmarks.csv", "labels_lightqnet.csv", "mobilefacenet_y1.pth", "edgeface_xxs.pth"]
     for name in (*rest, "detector.onnx"):
         (faces / name).touch()
-    (faces / "folds.csv").write_text("identity,fold\r\nA,0\r\nB,4\r\n", newline="")
+    (faces / "folds.csv").write_text("identity,fold\r\nA,0\r\nB,4\r\nAlone,2\r\nUntested,3\r\n", newline="")
     given = {"FACES": str(faces), "YUNET": str(faces / "detector.onnx"), "ARCHIVE": str(archive)}
     command = [ROOT / "examples/faces_gpu.sh", "pack"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, **given}, check=True, capture_output=True)
     with tarfile.open(archive) as stream:
         names = set(stream.getnames())
-    images = {f"images/A/A_{n}.jpg" for n in range(1, 5)} | {"images/B/B_1.jpg", "images/B/B_2.jpg"}
+    images = {f"images/A/A_{n}.jpg" for n in range(1, 5)} | {f"images/B/B_{n}.jpg" for n in (1, 2)}
+    images |= {"images/Alone/Alone_1.jpg"}
     assert names == images | set(rest) | {"folds.csv", "yunet.onnx"}
 
 

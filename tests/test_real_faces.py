@@ -19,7 +19,10 @@ with open("log", "a") as log:
     print(*sys.argv[1:], sep="\\t", file=log)
 for word in sys.argv:
     if word.startswith("base.save_path="):
-        pathlib.Path(word.partition("=")[2]).mkdir(parents=True, exist_ok=True)
+        folder = pathlib.Path(word.partition("=")[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        if sys.argv[1] == "train_main.py":
+            (folder / "aikd-last.pth").touch()
 if "configs/faces/landmarks.yaml" in sys.argv:
     pathlib.Path("runs/faces/detected").mkdir(parents=True, exist_ok=True)
 for name in ("ser_fiq", "magnitude"):
