@@ -16,6 +16,7 @@ ARCHIVE=${ARCHIVE:-runs/faces-archive/faces.tar.gz}
 STATE=${STATE:-runs/faces-state}
 LIMIT_S=${LIMIT_S:-86400}
 SAVE_S=${SAVE_S:-60}
+TRAINED=runs/faces/recommended
 
 # pack: the photographs that real_faces.sh takes, up to four of each person, and the rest. Folds 0 to 2 are trained on;
 # in the others a person with one photograph has no mated pair.
@@ -52,15 +53,14 @@ keep() {
 save() {
     local file folder name
     mkdir -p "$STATE"
-    for file in runs/faces/*/{aikd,plain,augmented,released}-*/.done; do
+    for file in $TRAINED/*/{aikd,plain,augmented}-*/.done; do
         folder=$(dirname "$file")
         name=$(basename "$(dirname "$folder")")-$(basename "$folder")
         [ -e "$folder/aikd-last.pth" ] && [ ! -e "$STATE/$name.tar" ] || continue
         printf '%s\n' "$folder"/{aikd-last.pth,aikd-last.json,config.yaml,metrics.jsonl,.done} | keep "$name"
     done
-    for file in runs/faces/*/*/.done runs/faces/*/labels/labels.pkl runs/faces/*/*/resume.pt; do
+    for file in runs/faces/*/labels/{.done,labels.pkl} $TRAINED/*/*/{.done,resume.pt}; do
         case $file in
-            runs/faces/people/*) ;;
             */resume.pt)   # before the log, which it must not be ahead of
                 folder=$(dirname "$file")
                 [ -e "$folder/.done" ] || printf '%s\n' "$folder"/{resume.pt,config.yaml,metrics.jsonl}
@@ -68,8 +68,8 @@ save() {
             *) echo "$file" ;;
         esac
     done | keep go-on
-    if [ -e runs/faces/evaluation/summary.md ]; then
-        find runs/faces/evaluation -maxdepth 1 '(' -name '*.csv' -o -name '*.md' ')' | keep tables
+    if [ -e $TRAINED/evaluation/summary.md ]; then
+        find $TRAINED/evaluation -maxdepth 1 '(' -name '*.csv' -o -name '*.md' ')' | keep tables
     fi
 }
 
@@ -132,14 +132,14 @@ run() {
         'import os, sys; print(sys.executable); print(os.environ.get("PYTHONPATH", ""))')
     [ "${#python[@]}" = 2 ] || exit 2
     export PY=${python[0]} PYTHONPATH=${python[1]} FACES=$given YUNET=$given/yunet.onnx DEVICE=${DEVICE:-cuda:0}
-    export RECIPE=first EDGEFACE=${EDGEFACE:-1} EVALUATE=${EVALUATE:-} SOURCES=${SOURCES:-ser_fiq magnitude lightqnet}
+    export RECIPE=recommended EDGEFACE=${EDGEFACE:-1} EVALUATE=${EVALUATE:-} SOURCES=${SOURCES:-ser_fiq magnitude lightqnet}
     if [ -n "${SMALL:-}" ]; then
         export LIMIT=${LIMIT:-12} SEEDS=${SEEDS:-1} EXTRA=${EXTRA:-base.max_steps=2}
         STUDENTS=${STUDENTS:-base.epochs=1 scheduler.milestones=[0.5,0.8]}
         EVALUATE="evaluation.bootstrap=50 evaluation.fmr=0.01 $EVALUATE"
     fi
     export SEEDS=${SEEDS:-1 2 3} EXTRA=${EXTRA:-}
-    export STUDENTS=${STUDENTS:-base.epochs=100 scheduler.milestones=[65,90] loss.ranking=1 dataloader.train.params.num_workers=$(nproc)}
+    export STUDENTS=${STUDENTS:-base.epochs=100 scheduler.milestones=[65,90] dataloader.train.params.num_workers=$(nproc)}
     if [ "$EDGEFACE" != 0 ] && ! "$PY" -c 'import timm' 2>/dev/null; then
         EDGEFACE=0
     fi
