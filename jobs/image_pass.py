@@ -38,7 +38,7 @@ NETWORK_FAILED = "the network returned"
 """How the reason begins of an image that has a crop and no number."""
 
 Measure = Callable[[Tensor, np.ndarray], np.ndarray]
-"""(crops (B, S, S, 3) uint8, their rows (B,) in the folder) -> one number per crop; not finite: a failure."""
+"""(crops (B, S, S, 3) uint8, their rows (B,) in `crops`) -> one number per crop; not finite: a failure."""
 
 
 class Session(NamedTuple):
@@ -75,31 +75,29 @@ class ImagePass:
         A batch holds the same images as in an uninterrupted pass, so the numbers are the same to the last bit.
         """
         started, share = time.perf_counter(), self.journal.share(self.loader.batch_size, self.deal)
-        parts = [np.arange(first, end) for first, end in zip(share.firsts, share.ends, strict=True)]
-        rows = np.concatenate([np.zeros(0, np.int64), *parts])
-        rows = rows if self.deal is None else self.deal.here(rows)
-        ends = np.cumsum([0, *map(len, parts)]).tolist()
-        batches = fetched(self.crops.take(rows), list(map(range, ends[:-1], ends[1:])), self.loader.num_workers or 0)
-        warned = False
-        bar = progress(total=len(rows), unit="img", disable=not (self.verbose and distributed.is_main()))
+        begins = share.firsts if self.deal is None else self.deal.here(share.firsts)
+        parts = list(map(range, begins.tolist(), (begins + share.ends - share.firsts).tolist()))
+        batches = fetched(self.crops, parts, self.loader.num_workers or 0)
+        warned, total = False, sum(map(len, parts))
+        bar = progress(total=total, unit="img", disable=not (self.verbose and distributed.is_main()))
         with bar, signals.waiting():
-            for first, start, batch in zip(share.firsts, ends[:-1], batches, strict=True):
-                numbers = measure(batch.images, rows[batch.rows]) if batch.rows else np.zeros(0)
-                self.journal.append(_line(first, batch, numbers, start))
+            for first, part, batch in zip(share.firsts.tolist(), parts, batches, strict=True):
+                numbers = measure(batch.images, np.array(batch.rows)) if batch.rows else np.zeros(0)
+                self.journal.append(_line(first, batch, numbers, part.start))
                 signals.leave_if_asked()
                 if batch.not_square and not warned:
                     warned = True
-                    name = self.crops.names[rows[batch.not_square[0]]]
+                    name = self.crops.names[batch.not_square[0]]
                     logger.warning(f"{name!r} is not square; is it an aligned crop?")
                 bar.update(len(set(batch.rows)) + len(batch.failures))
         distributed.barrier()
         return Session(share.rows, time.perf_counter() - started)
 
-    def counts(self, state: Progress, done: str, rows: np.ndarray) -> dict[str, int]:
-        """Return what run.json counts; `done` says what became of `rows`."""
+    def counts(self, state: Progress, done: str, images: int) -> dict[str, int]:
+        """Return what run.json counts; `done` says what became of so many images."""
         return {
             "images": self.journal.count,
-            done: len(rows),
+            done: images,
             "failed": len(state.reasons),
             "not_square": state.counts["not_square"],
             "resized": state.counts["resized"],

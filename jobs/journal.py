@@ -152,10 +152,10 @@ def _holds(length: int, width: int) -> bool:
 class Share(NamedTuple):
     """What is left of the work."""
 
-    firsts: list[int]
-    """First rows of the batches that are this process's."""
-    ends: list[int]
-    """The rows behind the last of each."""
+    firsts: np.ndarray
+    """(B,) int64 first rows of the batches that are this process's."""
+    ends: np.ndarray
+    """(B,) int64 rows behind the last of each."""
     rows: int
     """Number of rows in the batches of all processes."""
 
@@ -219,7 +219,7 @@ class Journal:
         mine = slice(distributed.rank(), None, distributed.world_size())
         if deal is not None and deal.is_parted:
             mine = deal.owners[part] == distributed.rank()
-        return Share(firsts[mine].tolist(), ends[mine].tolist(), int((ends - firsts).sum()))
+        return Share(firsts[mine], ends[mine], int((ends - firsts).sum()))
 
     def append(self, line: JournalLine) -> None:
         """Write down one finished batch."""

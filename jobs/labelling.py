@@ -120,7 +120,7 @@ class LabellingRun:
             if len(rows) and cfg.output.page:
                 title = f"Labels of {cfg.dataset.loc} by {cfg.source.name}"
                 write_page(self.images, title, (rows, labels[rows]), state, self._facts())
-        counts = self.images.counts(state, "labelled", rows)
+        counts = self.images.counts(state, "labelled", len(rows))
         self.images.finish(counts, self._facts(), session)
         if not len(rows):
             raise DataError(

@@ -54,17 +54,18 @@ class ScoringRun:
                 help_with_page(self.images)
             return 0
         state, names, total = self.images.result(), self.images.names, journal.count
-        rows, (faces, values) = state.rows(), state.records()
+        faces, values = state.records()
         with journal.saving():
             paths = [write_failures(journal.folder, names, state.reasons)]
-            if len(rows):
+            if len(faces):
                 paths += self._write_scores(faces, values)
             if isinstance(crops, DetectedCrops):
                 keep_faces(journal.folder, crops, names, FoundFaces(faces, values[:, 1:], state.reasons))
             if cfg.output.page:
                 paths += self._write_page((faces, values[:, 0]), state)
-        counts = self.images.counts(state, "scored", rows)
-        if len(faces) > len(rows):
+        scored = total - len(state.reasons)
+        counts = self.images.counts(state, "scored", scored)
+        if len(faces) > scored:
             counts["faces"] = len(faces)
         facts = {"weights": cfg.model.weight, "percentile": "100 * mean rank / scored images"}
         self.images.finish(counts, {**facts, "device": str(self.scorer.device)}, session)
@@ -73,10 +74,10 @@ class ScoringRun:
                 f"{cfg.dataset.loc}: holds no image ({crops.source.named_others()}); images end in "
                 f"{', '.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))} or have no suffix"
             )
-        if not len(rows):
+        if not scored:
             raise DataError(f"{cfg.dataset.loc}: none of the {total} images could be scored; see {paths[0]}")
         rate = f", {session.images / session.seconds:.1f} img/s" if session.images else ""
-        logger.info(f"scored {len(rows)} of {total} images in {session.seconds:.1f} s{rate}")
+        logger.info(f"scored {scored} of {total} images in {session.seconds:.1f} s{rate}")
         warn(counts, "score", paths[0], cfg.base.strict)
         if crops.source.other_files:
             logger.info(f"left alone: {crops.source.named_others()}")

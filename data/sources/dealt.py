@@ -5,13 +5,15 @@ the names, as from a folder: what leads from one to the other is worked out befo
 """
 
 import hashlib
+import itertools
 import os
 import tempfile
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,21 +31,36 @@ _SAMPLED = 64
 """Names of each container by which the others are parted."""
 
 
-class DealtSource(ShardedSource):
+class DealtSource(ImageSource):
     """Images of the containers of one process, in the order of the files and, in each of them, of the names."""
 
-    def __init__(self, location: str, parts: list[ImageSource], others: Mapping[str, int], print_of_all: str):
+    def __init__(self, location: str, opened: "_Opened", told: "list[_Told]"):
         """Take the containers of this process, and what is known of those of all."""
-        names = Names.from_arrow(
-            pa.concat_arrays([pa.array([], pa.large_binary()), *(part.names.to_arrow() for part in parts)])
-        )
-        ends = np.cumsum([0, *map(len, parts)]).tolist()
-        for part, first, end in zip(parts, ends[:-1], ends[1:], strict=True):
-            part.share_names(names.between(first, end))
-        shard = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-        row = np.concatenate([np.zeros(0, np.int32), *(np.arange(len(part), dtype=np.int32) for part in parts)])
-        super().__init__(location, parts, names, np.stack([shard, row], axis=1))
-        self.other_kinds, self._print_of_all = Counter(others), print_of_all
+        self.location, self.parts, self._names = os.path.abspath(location), opened.parts, opened.names
+        self._begins = np.cumsum([0, *(one.count for one in opened.told)])
+        for part, (first, end) in zip(self.parts, itertools.pairwise(self._begins.tolist()), strict=True):
+            part.share_names(self._names.between(first, end))
+        self.other_kinds = sum((Counter(one.others) for one in told), Counter())
+        self._print_of_all = _hash(one.fingerprint for one in told)
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        """Return (part, row in it) of each row, (R, 2) int32."""
+        part = np.searchsorted(self._begins, rows, side="right") - 1
+        return np.stack([part, rows - self._begins[part]], axis=1).astype(np.int32)
+
+    def read(self, row: int) -> bytes:
+        """Return an encoded image."""
+        ((part, place),) = self._places(np.array([row])).tolist()
+        return self.parts[part].read(place)
+
+    def describe(self, row: int) -> str:
+        """Name the image as its part does."""
+        ((part, place),) = self._places(np.array([row])).tolist()
+        return self.parts[part].describe(place)
+
+    def take(self, rows: np.ndarray) -> ShardedSource:
+        """Return a source of the given rows, in that order."""
+        return ShardedSource(self.location, self.parts, self._names.take(rows), self._places(rows))
 
     def fingerprint(self) -> str:
         """Return that of all containers, whichever of them are here."""
@@ -55,7 +72,7 @@ class SortedNames(NamedTuple):
 
     names: Names
     rows: np.ndarray
-    """(N,) int64 row of each name, as they are counted container by container."""
+    """(N,) row of each name, as they are counted container by container; of the smallest type that holds them."""
 
 
 class Deal(NamedTuple):
@@ -112,49 +129,84 @@ def deal(location: str | os.PathLike, opener: Callable[[str], ImageSource], fold
     files, processes = expand(location), distributed.world_size()
     owners = np.arange(len(files)) % processes if len(files) >= processes else np.full(len(files), -1)
     mine = np.flatnonzero((owners == distributed.rank()) | (owners < 0)).tolist()
-    parts = [_by_name(opener(files[place])) for place in mine]
-    told = [_Told(len(part), part.names.digest(), part.fingerprint(), dict(part.other_kinds)) for part in parts]
-    everything: dict[int, _Told] = {}
-    for some in distributed.from_each(dict(zip(mine, told, strict=True))):
-        everything.update(some)
-    ordered = [everything[place] for place in range(len(files))]
-    others = sum((Counter(one.others) for one in ordered), Counter())
-    source = DealtSource(os.fspath(location), parts, others, _hash(one.fingerprint for one in ordered))
-    counts = np.array([one.count for one in ordered], np.int64)
-    found = Deal(source, counts, owners, _hash(one.digest for one in ordered), None)
-    try:
-        return found._replace(sorted=_sorted(found, files, make_folder(folder, "base.save_path")))
-    except OSError as error:
-        place = error.filename or folder
-        raise DataError(f"{place}: cannot be written ({error.strerror}); free space and run again") from error
+    folder = make_folder(folder, "base.save_path")
+    with tempfile.TemporaryDirectory(prefix="names-", dir=folder) as own:  # what is mapped outlives it
+        shared = Path(distributed.from_main(own))
+        opened = _opened([files[place] for place in mine], opener, shared)
+        everything: dict[int, _Told] = {}
+        for some in distributed.from_each(dict(zip(mine, opened.told, strict=True))):  # all have written their names
+            everything.update(some)
+        told = [everything[place] for place in range(len(files))]
+        counts, digest = np.array([one.count for one in told], np.int64), _hash(one.digest for one in told)
+        found = Deal(DealtSource(os.fspath(location), opened, told), counts, owners, digest, None)
+        if not distributed.is_main():
+            return found
+        return found._replace(sorted=_merged(_Container.all(found, shared), files, shared))
 
 
-def _by_name(part: ImageSource) -> ImageSource:
-    order = part.names.order()
-    return part if order is None else part.take(order)
+class _Opened(NamedTuple):
+    """The containers of one process."""
+
+    parts: list[ImageSource]
+    told: list[_Told]
+    names: Names
+    """In all of them."""
+
+
+def _opened(files: list[str], opener: Callable[[str], ImageSource], shared: Path) -> _Opened:
+    """Open containers one after the other; only the places of their images stay in memory, their names on disk."""
+    parts, told = [], []
+
+    def names_of_each() -> Iterator[Names]:
+        for path in files:
+            part = opener(path)
+            if (order := part.names.order()) is not None:
+                part = part.take(order)
+            told.append(_Told(len(part), part.names.digest(), part.fingerprint(), dict(part.other_kinds)))
+            parts.append(part)
+            yield part.names
+            part.share_names(_NONE)
+
+    _write(shared, str(distributed.rank()), names_of_each())
+    pa.default_memory_pool().release_unused()
+    return _Opened(parts, told, _mapped(shared, str(distributed.rank())))
 
 
 def _hash(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def _sorted(found: Deal, files: list[str], folder: Path) -> SortedNames | None:
-    """Have the first process sort the names of all, which the others put on disk for it."""
-    with tempfile.TemporaryDirectory(prefix="names-", dir=folder) as own:
-        shared, names = Path(distributed.from_main(own)), found.source.names
-        if not distributed.is_main() and found.owners[0] >= 0:
-            np.save(shared / f"{distributed.rank()}.text.npy", names.data)
-            np.save(shared / f"{distributed.rank()}.offsets.npy", names.offsets)
-        distributed.barrier()
-        if not distributed.is_main():
-            return None
-        tables = {process: _mapped(shared, str(process)) for process in set(found.owners.tolist()) - {-1, 0}}
-        return _merged(_Container.all(found, {**tables, 0: names, -1: names}), files, shared)
+_NONE = Names(np.zeros(0, np.uint8), np.zeros(1, np.int64))
+
+
+def _write(folder: Path, name: str, tables: Iterable[Names]) -> None:
+    """Write tables of names one behind the other."""
+    end = 0
+    with open(folder / f"{name}.text", "wb") as text, open(folder / f"{name}.offsets", "wb") as offsets:
+        offsets.write(np.zeros(1, np.int64).data)
+        for table in tables:
+            first, last = table.offsets[[0, -1]].tolist()
+            with _saving(folder):
+                text.write(table.data[first:last].data)
+                offsets.write((table.offsets[1:] + (end - first)).data)
+            end += last - first
 
 
 def _mapped(folder: Path, name: str) -> Names:
-    text, offsets = (np.load(folder / f"{name}.{kind}.npy", mmap_mode="r") for kind in ("text", "offsets"))
-    return Names(np.asarray(text), np.asarray(offsets))
+    """Return names that were written; they take no memory until they are looked at."""
+    return Names(_map(folder / f"{name}.text", np.uint8), _map(folder / f"{name}.offsets", np.int64))
+
+
+def _map(path: Path, dtype: type | np.dtype) -> np.ndarray:
+    return np.asarray(np.memmap(path, dtype, "r")) if path.stat().st_size else np.zeros(0, dtype)
+
+
+@contextmanager
+def _saving(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{folder.parent}: cannot be written ({error.strerror}); free space and run again") from error
 
 
 class _Container(NamedTuple):
@@ -167,8 +219,9 @@ class _Container(NamedTuple):
     """Of its first image among all."""
 
     @classmethod
-    def all(cls, found: Deal, tables: Mapping[int, Names]) -> list["_Container"]:
-        """Find the names of each container in the table of the process that has it."""
+    def all(cls, found: Deal, folder: Path) -> list["_Container"]:
+        """Find the names of each container in the table that the process that has it wrote into `folder`."""
+        tables = {owner: _mapped(folder, str(max(owner, 0))) for owner in set(found.owners.tolist())}
         containers, starts = [], Counter()
         for count, owner, row in zip(found.counts.tolist(), found.owners.tolist(), found.begins.tolist(), strict=False):
             containers.append(cls(tables[owner], starts[owner], count, row))
@@ -198,20 +251,18 @@ def _merged(containers: list[_Container], files: list[str], folder: Path) -> Sor
         found = next(blocks)
         _refuse_repeats(found, containers, files)
         return found
-    text, end = open(folder / "text", "wb+"), 0
-    offsets = np.lib.format.open_memmap(folder / "offsets.npy", "w+", np.int64, (count + 1,))
-    rows = np.lib.format.open_memmap(folder / "rows.npy", "w+", np.int64, (count,))
-    with text:
-        done = 0
+    kind, path = np.min_scalar_type(count), folder / "sorted.rows"
+
+    def names_of_each(rows: IO[bytes]) -> Iterator[Names]:
         for block in blocks:
             _refuse_repeats(block, containers, files)
-            text.write(block.names.data.data)
-            rows[done : done + len(block.rows)] = block.rows
-            offsets[done + 1 : done + 1 + len(block.rows)] = block.names.offsets[1:] + end
-            done, end = done + len(block.rows), end + int(block.names.offsets[-1])
-        text.flush()
-        data = np.asarray(np.memmap(text, np.uint8, "r", shape=(end,)))
-    return SortedNames(Names(data, np.asarray(offsets)), np.asarray(rows))
+            with _saving(folder):
+                rows.write(block.rows.astype(kind).data)
+            yield block.names
+
+    with open(path, "wb") as rows:
+        _write(folder, "sorted", names_of_each(rows))
+    return SortedNames(_mapped(folder, "sorted"), _map(path, kind))
 
 
 def _borders(containers: list[_Container], count: int) -> list[bytes | None]:

@@ -12,7 +12,7 @@ _BLOCK = 1 << 16
 
 
 class Names:
-    """Hold strings as one block of UTF-8 bytes and N+1 offsets into it, the first 0; immutable, cheap to share."""
+    """Hold strings as one block of UTF-8 bytes and N+1 offsets into it; immutable, cheap to share."""
 
     __slots__ = ("data", "offsets")
 
@@ -58,13 +58,13 @@ class Names:
         return Names.from_arrow(self.to_arrow().take(pa.array(np.asarray(rows, np.int64))))
 
     def between(self, first: int, end: int) -> "Names":
-        """Return the rows from `first` up to, not including, `end`; the text is shared."""
-        offsets = self.offsets[first : end + 1]
-        return Names(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
+        """Return the rows from `first` up to, not including, `end`; not copied, offsets may begin behind 0."""
+        return Names(self.data, self.offsets[first : end + 1])
 
     def digest(self) -> str:
         """Return the SHA-256 of the names and their order."""
-        return sha256_arrays(self.offsets, self.data)
+        begin, end = self.offsets[0], self.offsets[-1]
+        return sha256_arrays(self.offsets - begin if begin else self.offsets, self.data[begin:end])
 
     def order(self) -> np.ndarray | None:
         """Return the rows that sort the table by bytes, or None when it is sorted already."""

@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.tables.names import Names
-from data.tables.scores import percentiles
+from data.tables.scores import percentiles_among
 from evaluation.report.meaning import PERCENTILES, discard_threshold
 from utils.files import atomic_write
 
@@ -51,7 +52,7 @@ class ScorePage:
 
     def shown(self) -> np.ndarray:
         """Return the faces whose pictures the page needs, ascending."""
-        return np.unique(np.concatenate(list(_groups(self._ranked()).values())))
+        return np.unique(np.concatenate(list(_groups(self._ranked).values())))
 
     def write(self, path: Path, pictures: Mapping[int, bytes]) -> None:
         """Write the page; `pictures`: face -> JPEG, of those that can be shown."""
@@ -69,36 +70,42 @@ class ScorePage:
 
     def content(self, pictures: Mapping[int, bytes]) -> dict[str, Any]:
         """Return what the page's script reads, as JSON values."""
-        ranked, rank = self._ranked(), percentiles(self.values)
-        values, shown = self.values[ranked], self.shown()
+        ranked, shown = self._ranked, self.shown()
+        values = self.values[ranked]
+        ranks = percentiles_among(values, self.values[shown]).tolist()
         place = {int(face): number for number, face in enumerate(shown)}
         groups = {name: [place[int(face)] for face in faces] for name, faces in _groups(ranked).items()}
         wide = values.astype(np.float64)
         counts, edges = np.histogram(wide, BINS if values[-1] > values[0] else 1)
+        percentiles = np.percentile(wide, PERCENTILES, overwrite_input=True)
         table = [discard_threshold(values, step / STEPS) for step in range(STEPS)]
         return {
             "count": len(values),
             "kind": "images" if self._one_each() else "faces",
             "summary": self._summary(),
             "histogram": {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()},
-            "percentiles": [[p, float(f"{np.percentile(wide, p):.6g}")] for p in PERCENTILES],
+            "percentiles": [[p, float(f"{v:.6g}")] for p, v in zip(PERCENTILES, percentiles, strict=True)],
             "thresholds": _encoded(np.array([threshold for threshold, _ in table], "<f4")),
             "below": _encoded(np.array([below for _, below in table], "<u4")),
-            "faces": [self._face(int(face), float(rank[face]), pictures.get(int(face))) for face in shown],
+            "faces": [self._face(f, rank, pictures.get(f)) for f, rank in zip(shown.tolist(), ranks, strict=True)],
             "failures": _by_reason(self.names, self.reasons),
             "facts": list(_flat(self.facts)),
             **groups,
         }
 
+    @cached_property
     def _ranked(self) -> np.ndarray:
         """Return the faces, the lowest first."""
         return np.argsort(self.values, kind="stable")
 
     def _one_each(self) -> bool:
-        return bool((np.diff(self.rows) > 0).all())
+        return self._images() == len(self.rows)
+
+    def _images(self) -> int:
+        return 1 + int(np.count_nonzero(self.rows[1:] != self.rows[:-1]))
 
     def _summary(self) -> str:
-        images = f"{len(np.unique(self.rows)):,} of {len(self.names):,} images"
+        images = f"{self._images():,} of {len(self.names):,} images"
         faces = "" if self._one_each() else f"{len(self.rows):,} faces in "
         return f"{faces}{images} have a quality; higher is better."
 
