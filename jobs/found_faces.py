@@ -20,11 +20,13 @@ from data.detectors.registry import open_finder
 from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.samples.detected import DetectedCrops, FoundFaces
 from data.sources.base import ImageSource
-from data.sources.dealt import DealtSource
-from data.sources.registry import open_source
+from data.sources.dealt import Deal, DealtSource
+from data.sources.registry import open_dealt, open_source
+from data.sources.shards import is_pattern
 from data.tables.faces import LANDMARKS_FILE, FaceTable, read_faces, write_faces
 from data.tables.names import Names
 from jobs.image_pass import NETWORK_FAILED
+from jobs.journal import PARTIAL
 from utils.allowed import AllowedModules
 from utils.config.sections import CropInputConfig
 from utils.files import atomic_write, sha256_file
@@ -47,6 +49,16 @@ def open_images(
         return crops
     finder = open_finder(cfg, allowed)
     return DetectedCrops(open_source(cfg.loc, cfg.names) if source is None else source, cfg, finder)
+
+
+def deal_containers(location: str, names: str | None, folder: str) -> Deal | None:
+    """Deal several containers to the processes, all of which call this; None where each has to know all names.
+
+    So it is with a list of the images' `names`. `folder` is that of the results, which they share.
+    """
+    if not is_pattern(location) or names is not None:
+        return None
+    return open_dealt(location, Path(folder) / PARTIAL)
 
 
 def with_known_faces(crops: FaceCrops | DetectedCrops, folder: str) -> FaceCrops | DetectedCrops:

@@ -19,7 +19,7 @@ from data.detectors.base import FACE_NUMBERS
 from data.samples.crops import CropBatch, FaceCrops
 from data.samples.detected import DetectedCrops
 from data.samples.loader import fetched
-from data.sources.dealt import Deal
+from data.sources.dealt import Deal, names_of_all
 from data.tables.names import Names
 from jobs.journal import Journal, JournalLine, Progress
 from model.frozen.allocator import keep_memory
@@ -62,12 +62,11 @@ class ImagePass:
     @property
     def names(self) -> Names:
         """Return the names of all images, in the order of the results; only the first process knows them."""
-        return self.crops.names if self.deal is None or self.deal.sorted is None else self.deal.sorted.names
+        return names_of_all(self.crops.names, self.deal)
 
     def result(self) -> Progress:
         """Return what became of all images, in the order of their names."""
-        state = self.journal.result()
-        return state if self.deal is None or self.deal.sorted is None else state.arranged(self.deal.sorted.rows)
+        return self.journal.result(self.deal)
 
     def measure_left(self, measure: Measure) -> Session:
         """Measure the images that no earlier session did, and wait for the other processes.

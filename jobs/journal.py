@@ -30,6 +30,7 @@ from data.tables.names import Names
 from utils import distributed
 from utils.errors import DataError
 from utils.files import atomic_write, make_folder, writing
+from utils.present import present
 from utils.requests import first_difference
 
 logger = logging.getLogger(__name__)
@@ -197,14 +198,17 @@ class Journal:
                 progress.add(line)
         return progress
 
-    def result(self) -> Progress:
-        """Return the results of all processes; DataError when a row is missing, as after the death of one."""
+    def result(self, deal: Deal | None = None) -> Progress:
+        """Return the results of all processes; DataError when a row is missing, as after the death of one.
+
+        Of containers that were dealt to the processes, the first one has them in the order of the names.
+        """
         progress = self.progress()
         if missing := np.count_nonzero(~progress.done):
             raise DataError(
                 f"{self.folder}: {missing} of {self.count} images were reached by no process; run again to go on"
             )
-        return progress
+        return progress if deal is None or deal.sorted is None else progress.arranged(deal.sorted.rows)
 
     def share(self, size: int, deal: Deal | None = None) -> Share:
         """Deal out the batches of `size` rows that are left, to each process in turn; all of them call this.
@@ -315,9 +319,16 @@ class Journal:
                 raise DataError(f"{self.folder}: another run writes there; wait, or change base.save_path") from error
 
 
-def list_of_images(location: str, names: Names) -> dict[str, Any]:
-    """Return the part of a request that says which images; their contents have no part in it."""
-    return {"folder": os.path.abspath(location), "count": len(names), "sha256": names.digest()}
+def list_of_images(location: str, names: Names, deal: Deal | None = None) -> dict[str, Any]:
+    """Return the part of a request that says which images; their contents have no part in it.
+
+    Where containers were dealt to the processes, only the first one knows the names of all, and all of them call this.
+    """
+    if deal is None:
+        return {"folder": os.path.abspath(location), "count": len(names), "sha256": names.digest()}
+    found = deal.sorted
+    files = None if found is None else {**list_of_images(location, found.names), "containers": deal.digest}
+    return present(distributed.from_main(files))
 
 
 def versions() -> dict[str, str]:

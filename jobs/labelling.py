@@ -14,12 +14,12 @@ from torch import Tensor
 from data.index.identities import Identities, find_identities, folder_remarks, identity_table
 from data.samples.crops import CropPerturbation, FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
-from data.tables.names import Names
+from data.tables.names import Chosen, Names
 from data.tables.scores import FAILURES, LABELS, PAGE, write_failures, write_labels
-from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
+from jobs.found_faces import deal_containers, keep_faces, open_images, stale_faces, with_known_faces
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
 from jobs.journal import Journal, Progress, list_of_images
-from jobs.score_page import write_page
+from jobs.score_page import help_with_page, write_page
 from model.label_sources import LabelSource, PopulationSource
 from model.label_sources.base import named_seed
 from utils import distributed
@@ -102,10 +102,12 @@ class LabellingRun:
 
     def conclude(self, session: Session) -> int:
         """Write the labels of all sessions, say what was done, and return the exit code."""
+        cfg, names, journal = self.cfg, self.images.names, self.images.journal
         if not distributed.is_main():
+            if cfg.output.page:
+                help_with_page(self.images)
             return 0
-        cfg, names, journal = self.cfg, self.images.crops.names, self.images.journal
-        state = journal.result()
+        state = self.images.result()
         reasons = dict(state.reasons)
         labels = state.values[:, 0] if self.population is None else self.population.compare(names, state)
         rows = np.flatnonzero(np.isfinite(labels))
@@ -113,11 +115,11 @@ class LabellingRun:
         with journal.saving():
             failures = write_failures(journal.folder, names, state.reasons)
             if len(rows):
-                write_labels(journal.folder, names.take(rows), labels[rows])
+                write_labels(journal.folder, Chosen(names, rows), labels[rows])
             if isinstance(self.images.crops, DetectedCrops):
                 seen, values = state.records()
                 keep_faces(journal.folder, self.images.crops, names, FoundFaces(seen, values[:, 1:], reasons))
-            if len(rows) and cfg.output.page:
+            if cfg.output.page:
                 title = f"Labels of {cfg.dataset.loc} by {cfg.source.name}"
                 write_page(self.images, title, (rows, labels[rows]), state, self._facts())
         counts = self.images.counts(state, "labelled", len(rows))
@@ -161,24 +163,28 @@ def open_labelling(
     cfg: LabelConfig, source: LabelSource, allowed: AllowedModules = NOTHING_MORE
 ) -> Iterator[LabellingRun]:
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
-    crops = with_known_faces(sampled(open_images(cfg.dataset, allowed), cfg), cfg.base.save_path)
+    dataset, folder, dealt = cfg.dataset, cfg.base.save_path, None
+    if dataset.input != "landmarks" and dataset.sample is None and not isinstance(source, PopulationSource):
+        dealt = deal_containers(dataset.loc, dataset.names, folder)
+    opened = open_images(dataset, allowed, None if dealt is None else dealt.source)
+    crops = with_known_faces(sampled(opened, cfg), folder)
     if cfg.source.views > 1:
         if isinstance(source, PopulationSource):
             raise ConfigError(f"source.views: {cfg.source.name} compares images with each other; it takes one view")
         crops = moved(crops, cfg, 1)
-    wanted = request(cfg, crops, source)
-    journal = Journal(cfg.base.save_path, wanted, len(crops.names), numbers_per_face(crops))
+    wanted = {**request(cfg, crops, source), "files": list_of_images(dataset.loc, crops.names, dealt)}
+    journal = Journal(folder, wanted, wanted["files"]["count"], numbers_per_face(crops))
     try:
         journal.open((*OUTPUTS, *stale_faces(crops)))
         population = None
         if isinstance(source, PopulationSource):
             source.verbose = cfg.base.verbose
-            identities = find_identities(crops.names, cfg.dataset.identity)
-            for remark in folder_remarks(identities, cfg.dataset.identity, "dataset.identity"):
+            identities = find_identities(crops.names, dataset.identity)
+            for remark in folder_remarks(identities, dataset.identity, "dataset.identity"):
                 logger.warning(remark)
             population = Population(source, open_embeddings(journal, source), identities)
         loader = with_workers(cfg.dataloader.params, source.network.device)
-        images = ImagePass(crops, journal, loader, cfg.base.verbose)
+        images = ImagePass(crops, journal, loader, cfg.base.verbose, dealt)
         yield LabellingRun(cfg, source, images, population)
     finally:
         journal.close()
@@ -224,7 +230,6 @@ def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSou
         **({"detection": crops.finder.identity} if isinstance(crops, DetectedCrops) else {}),
         "landmarks_sha256": sha256_file(cfg.dataset.landmarks) if cfg.dataset.landmarks else None,
         "identity_sha256": sha256_file(table) if (table := identity_table(cfg.dataset.identity)) else None,
-        "files": list_of_images(cfg.dataset.loc, crops.names),
     }
 
 

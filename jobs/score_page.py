@@ -32,12 +32,15 @@ class _Asked(NamedTuple):
 
 def write_page(
     images: ImagePass, title: str, scored: tuple[np.ndarray, np.ndarray], state: Progress, facts: Mapping[str, Any]
-) -> Path:
-    """Write scores.html and return its path; the faces are the crops that the network saw.
+) -> list[Path]:
+    """Write scores.html, where at least one face has a score, and return its path.
 
-    scored: the image (R,) of each face, ascending, and its number (R,).
+    The faces are the crops that the network saw. scored: the image (R,) of each, ascending, and its number (R,).
     Where containers were dealt to the processes, the others call `help_with_page` meanwhile.
     """
+    if not len(scored[0]):
+        help_with_page(images)
+        return []
     made_with = {**facts, **images.journal.request, "versions": versions()}
     page = ScorePage(title, images.names, *scored, state.reasons, made_with)
     path = images.journal.folder / PAGE
@@ -52,7 +55,7 @@ def write_page(
         return _jpegs(images, _Asked(rows if deal is None or deal.sorted is None else deal.sorted.rows[rows], found))
 
     page.write(path, pictures(page, jpegs_of))
-    return path
+    return [path]
 
 
 def help_with_page(images: ImagePass) -> None:

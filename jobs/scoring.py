@@ -13,15 +13,13 @@ import numpy as np
 from data.images.decode import IMAGE_SUFFIXES
 from data.samples.crops import FaceCrops
 from data.samples.detected import DetectedCrops, FoundFaces
-from data.sources.dealt import Deal
-from data.sources.registry import open_dealt
 from data.sources.shards import is_pattern
 from data.tables.faces import FaceTable, write_face_scores
 from data.tables.names import Chosen
 from data.tables.scores import FAILURES, FORMATS, PAGE, SCORES, Scored, write_failures, write_scores
-from jobs.found_faces import keep_faces, open_images, stale_faces, with_known_faces
+from jobs.found_faces import deal_containers, keep_faces, open_images, stale_faces, with_known_faces
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
-from jobs.journal import PARTIAL, Journal, Progress, list_of_images
+from jobs.journal import Journal, list_of_images
 from jobs.score_page import help_with_page, write_page
 from model.frozen.network import FrozenNetwork
 from utils import distributed
@@ -30,7 +28,6 @@ from utils.config.inference import InferenceConfig
 from utils.config.sections import LandmarkForm
 from utils.errors import DataError
 from utils.files import sha256_file
-from utils.present import present
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +59,9 @@ class ScoringRun:
             if isinstance(crops, DetectedCrops):
                 keep_faces(journal.folder, crops, names, FoundFaces(faces, values[:, 1:], state.reasons))
             if cfg.output.page:
-                paths += self._write_page((faces, values[:, 0]), state)
+                made_with = {"weights": cfg.model.weight, "device": str(self.scorer.device)}
+                title = f"Quality of {cfg.dataset.loc}"
+                paths += write_page(self.images, title, (faces, values[:, 0]), state, made_with)
         scored = total - len(state.reasons)
         counts = self.images.counts(state, "scored", scored)
         if len(faces) > scored:
@@ -96,14 +95,6 @@ class ScoringRun:
         scored = Scored(dataset.loc, Chosen(names, rows), values[:, 0])
         return write_scores(folder, scored, (*ALWAYS, *self.cfg.output.formats))
 
-    def _write_page(self, scored: tuple[np.ndarray, np.ndarray], state: Progress) -> list[Path]:
-        """Write the page on at least one face: the image (R,) of each and its score (R,)."""
-        if not len(scored[0]):
-            help_with_page(self.images)
-            return []
-        made_with = {"weights": self.cfg.model.weight, "device": str(self.scorer.device)}
-        return [write_page(self.images, f"Quality of {self.cfg.dataset.loc}", scored, state, made_with)]
-
 
 @contextmanager
 def open_scoring(
@@ -112,35 +103,19 @@ def open_scoring(
     """Check the inputs and open the output folder; an unfinished run of the same request goes on."""
     if not os.path.exists(cfg.dataset.loc) and not is_pattern(cfg.dataset.loc):
         raise DataError(f"{cfg.dataset.loc}: no such folder; name the folder of images in dataset.loc")
-    dealt = _dealt(cfg)
-    crops = open_images(cfg.dataset, allowed, None if dealt is None else dealt.source)
-    crops = with_known_faces(crops, cfg.base.save_path)
-    wanted = {**request(cfg, scorer, crops), "files": _files(cfg, crops, dealt)}
-    journal = Journal(cfg.base.save_path, wanted, wanted["files"]["count"], numbers_per_face(crops))
-    journal.several = cfg.dataset.input == "detect" and cfg.dataset.faces == "all"
+    dataset, folder = cfg.dataset, cfg.base.save_path
+    dealt = None if dataset.input == "landmarks" else deal_containers(dataset.loc, dataset.names, folder)
+    crops = open_images(dataset, allowed, None if dealt is None else dealt.source)
+    crops = with_known_faces(crops, folder)
+    wanted = {**request(cfg, scorer, crops), "files": list_of_images(dataset.loc, crops.names, dealt)}
+    journal = Journal(folder, wanted, wanted["files"]["count"], numbers_per_face(crops))
+    journal.several = dataset.input == "detect" and dataset.faces == "all"
     try:
         journal.open((*OUTPUTS, *stale_faces(crops)))
         loader = with_workers(cfg.dataloader.params, scorer.device)
         yield ScoringRun(cfg, scorer, ImagePass(crops, journal, loader, cfg.base.verbose, dealt))
     finally:
         journal.close()
-
-
-def _dealt(cfg: InferenceConfig) -> Deal | None:
-    """Deal several containers to the processes; a list of names, or a landmark file, is of all images anyway."""
-    dataset = cfg.dataset
-    if not is_pattern(dataset.loc) or dataset.input == "landmarks" or dataset.names is not None:
-        return None
-    return open_dealt(dataset.loc, os.path.join(cfg.base.save_path, PARTIAL))
-
-
-def _files(cfg: InferenceConfig, crops: FaceCrops | DetectedCrops, dealt: Deal | None) -> dict[str, Any]:
-    """Return the part of a request that says which images; only the first process may know the names of all."""
-    if dealt is None:
-        return list_of_images(cfg.dataset.loc, crops.names)
-    names = None if dealt.sorted is None else dealt.sorted.names
-    files = None if names is None else {**list_of_images(cfg.dataset.loc, names), "containers": dealt.digest}
-    return present(distributed.from_main(files))
 
 
 def request(cfg: InferenceConfig, scorer: FrozenNetwork, crops: FaceCrops | DetectedCrops) -> dict[str, Any]:

@@ -1,20 +1,25 @@
 """Containers dealt to processes: each names its own, and the results are those of one process over a folder."""
 
 import functools
+import json
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import yaml
 
+import label
+import prepare
 from data.sources import dealt, registry
 from data.sources.registry import open_dealt, open_source
 from tests.helpers import processes
 from tests.helpers.containers import write_tar, write_zip
 from tests.helpers.detector import face_image, write_bright_cell_detector
 from tests.helpers.images import crop_pixels, png_bytes
-from tests.helpers.inference import infer, page_content, rows_of, write_setup
+from tests.helpers.inference import STUDENT, TINY, infer, page_content, rows_of, write_setup
 from utils.errors import DataError
 
 FILES = ("quality-scores.csv", "quality-scores.pkl", "failures.csv")
@@ -130,18 +135,96 @@ def test_a_killed_run_over_containers_goes_on_with_any_number_of_processes(folde
     assert_as_whole(folder, "two")
 
 
-def test_faces_are_found_container_by_container_and_used_again(tmp_path, caplog):
-    write_setup(tmp_path)
-    write_bright_cell_detector(tmp_path / "bright.onnx")
+def label_arguments(folder: Path, place: str, out: str, source: str) -> list[str]:
+    """Write the configuration of a label source over the features of the student; return the arguments of label.py."""
+    features = {"module": "model.compact.CompactNet", "weights": str(folder / "features.pth"), "params": TINY}
+    torch.save(STUDENT.feature_extractor.state_dict(), folder / "features.pth")
+    config = {
+        "base": {"save_path": str(folder / out), "device": "cpu", "verbose": 0, "seed": 3},
+        "dataset": {"loc": str(folder / place)},
+        "dataloader": {"params": {"batch_size": 4}},
+        "model": {"config": "label_model.yaml"},
+        "source": {"name": source, "ser_fiq": {"passes": 5, "dropout": {"rate": 0.3}}, "sdd_fiqa": {"rounds": 3}},
+    }
+    (folder / "label_model.yaml").write_text(yaml.safe_dump({"features": features}))
+    (folder / f"label_{out}.yaml").write_text(yaml.safe_dump(config))
+    return ["-c", str(folder / f"label_{out}.yaml")]
+
+
+def assert_same_files(folder: Path, out: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert (folder / out / name).read_bytes() == (folder / "all" / name).read_bytes(), name
+
+
+def test_labels_are_those_of_the_folder_killed_and_dealt(folder):
+    assert label.main(label_arguments(folder, "faces", "all", "ser_fiq")) == 0
+    given = label_arguments(folder, "tars/part-{000..003}.tar", "two", "ser_fiq")
+    processes.kill_after(processes.Child("label.py", *given), folder / "two/partial/0.jsonl", 1)
+    note = functools.partial(note_opened, folder / "opened")
+    codes, said = processes.finished_in_two("label.py", *given, "base.verbose=1", second=note)
+    assert codes == [0, 0] and "goes on with the unfinished run" in said, said
+    assert (folder / "opened").read_text().split() == ["part-001.tar", "part-003.tar"]
+    files = ("labels.csv", "labels.pkl", "failures.csv")
+    assert_same_files(folder, "two", files)
+    assert len(rows_of(folder / "two/labels.csv")) == 12
+    pages = [page_content(folder / place / "scores.html") for place in ("two", "all")]
+    assert pages[0]["faces"] == pages[1]["faces"] and all(face["jpeg"] for face in pages[0]["faces"])
+    assert label.main([*given, f"base.save_path={folder}/one"]) == 0
+    assert_same_files(folder, "one", files)
+
+
+@pytest.mark.parametrize("more", [("source.name=sdd_fiqa",), ("dataset.sample=7",)])
+def test_what_compares_or_draws_images_names_all_of_them(folder, more):
+    """There the rows are those of the names, not counted container by container: nothing differs from a folder."""
+    assert label.main([*label_arguments(folder, "faces", "all", "ser_fiq"), *more]) == 0
+    assert label.main([*label_arguments(folder, "tars/part-*.tar", "one", "ser_fiq"), *more]) == 0
+    assert_same_files(folder, "one", ("labels.csv", "labels.pkl", "failures.csv"))
+    request = json.loads((folder / "one/run.json").read_text())["request"]
+    assert "containers" not in request["files"] and request["files"]["count"] == (13 if "sdd" in more[0] else 7)
+
+
+def write_photographs(folder: Path) -> str:
+    """Write 12 photographs, one of them without a face, as a folder and as three .zip files; return their pattern."""
+    write_bright_cell_detector(folder / "bright.onnx")
     cells = {f"{n % 5}/{n}.png": [(3 + n % 6, 4)] + [(5, 8)] * (n % 2) for n in range(11)}
     images = {name: face_image(96, 104, *places) for name, places in cells.items()}
     images["3/dark.png"] = face_image(96, 104)
     shaded = {name: np.maximum(image, np.uint8(n)) for n, (name, image) in enumerate(images.items())}
     encoded = {name: cv2.imencode(".png", image)[1].tobytes() for name, image in shaded.items()}
     for name, content in encoded.items():
-        (tmp_path / "faces" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "faces" / name).write_bytes(content)
-    pattern = spread(tmp_path / "zips", encoded, 3, write_zip)
+        (folder / "faces" / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / "faces" / name).write_bytes(content)
+    return spread(folder / "zips", encoded, 3, write_zip)
+
+
+def test_landmarks_are_detected_container_by_container(tmp_path):
+    pattern = write_photographs(tmp_path)
+    config = {
+        "base": {"task": "landmarks", "verbose": 0},
+        "dataset": {"image_location": str(tmp_path / "faces")},
+        "landmarks": {"detector": f"yunet:{tmp_path}/bright.onnx", "score_threshold": 0.9},
+    }
+    (tmp_path / "prepare.yaml").write_text(yaml.safe_dump(config))
+    given = ["-c", str(tmp_path / "prepare.yaml")]
+    assert prepare.main([*given, f"base.save_path={tmp_path}/all"]) == 0
+    given.append(f"dataset.image_location={pattern}")
+    processes.kill_after(
+        processes.Child("prepare.py", *given, f"base.save_path={tmp_path}/two"), tmp_path / "two/partial/0.jsonl", 2
+    )
+    note = functools.partial(note_opened, tmp_path / "opened")
+    codes, said = processes.finished_in_two("prepare.py", *given, f"base.save_path={tmp_path}/two", second=note)
+    assert codes == [0, 0], said
+    assert (tmp_path / "opened").read_text().split() == ["part-001.zip"]
+    assert prepare.main([*given, f"base.save_path={tmp_path}/one"]) == 0
+    for out in ("one", "two"):
+        assert_same_files(tmp_path, out, ("landmarks.csv", "failures.csv"))
+    assert len(rows_of(tmp_path / "one/landmarks.csv")) == 11
+    assert json.loads((tmp_path / "two/run.json").read_text())["counts"]["resumed"] >= 2
+
+
+def test_faces_are_found_container_by_container_and_used_again(tmp_path, caplog):
+    write_setup(tmp_path)
+    pattern = write_photographs(tmp_path)
     more = [
         "dataset.input=detect", f"dataset.detector=yunet:{tmp_path}/bright.onnx", "dataset.yunet.score_threshold=0.9",
         "dataset.faces=all",

@@ -112,6 +112,11 @@ class Deal(NamedTuple):
         return np.where(first < 0, -1, first + rows - begins[container])
 
 
+def names_of_all(names: Names, deal: Deal | None) -> Names:
+    """Return the names in the order of the results: those of this process, or of all where it sorted them."""
+    return names if deal is None or deal.sorted is None else deal.sorted.names
+
+
 class _Told(NamedTuple):
     """What a process tells the others about a container."""
 

@@ -123,7 +123,7 @@ def write_scores(folder: Path, scored: Scored, formats: Sequence[str] = ("pkl", 
     return paths
 
 
-def write_labels(folder: Path, names: Names, labels: np.ndarray) -> None:
+def write_labels(folder: Path, names: Names | Chosen, labels: np.ndarray) -> None:
     """Write labels.csv and labels.pkl (dict of name to float): the shortest decimals that mean the labels, in both."""
     write_scores_csv(folder / LABELS[0], names, labels)
     with atomic_write(folder / LABELS[1]) as stream:
