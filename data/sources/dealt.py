@@ -135,7 +135,7 @@ def deal(location: str | os.PathLike, opener: Callable[[str], ImageSource], fold
     owners = np.arange(len(files)) % processes if len(files) >= processes else np.full(len(files), -1)
     mine = np.flatnonzero((owners == distributed.rank()) | (owners < 0)).tolist()
     folder = make_folder(folder, "base.save_path")
-    with tempfile.TemporaryDirectory(prefix="names-", dir=folder) as own:  # what is mapped outlives it
+    with _writing(folder), tempfile.TemporaryDirectory(prefix="names-", dir=folder) as own:  # mapped files outlive it
         shared = Path(distributed.from_main(own))
         opened = _opened([files[place] for place in mine], opener, shared)
         everything: dict[int, _Told] = {}
@@ -191,9 +191,8 @@ def _write(folder: Path, name: str, tables: Iterable[Names]) -> None:
         offsets.write(np.zeros(1, np.int64).data)
         for table in tables:
             first, last = table.offsets[[0, -1]].tolist()
-            with _saving(folder):
-                text.write(table.data[first:last].data)
-                offsets.write((table.offsets[1:] + (end - first)).data)
+            text.write(table.data[first:last].data)
+            offsets.write((table.offsets[1:] + (end - first)).data)
             end += last - first
 
 
@@ -207,11 +206,14 @@ def _map(path: Path, dtype: type | np.dtype) -> np.ndarray:
 
 
 @contextmanager
-def _saving(folder: Path) -> Iterator[None]:
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn a disk that is full or read-only into one sentence; errors of the containers themselves are left alone."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{folder.parent}: cannot be written ({error.strerror}); free space and run again") from error
+        if error.filename is not None and not os.fspath(error.filename).startswith(str(folder)):
+            raise
+        raise DataError(f"{folder}: cannot be written ({error.strerror}); free space and run again") from error
 
 
 class _Container(NamedTuple):
@@ -261,8 +263,7 @@ def _merged(containers: list[_Container], files: list[str], folder: Path) -> Sor
     def names_of_each(rows: IO[bytes]) -> Iterator[Names]:
         for block in blocks:
             _refuse_repeats(block, containers, files)
-            with _saving(folder):
-                rows.write(block.rows.astype(kind).data)
+            rows.write(block.rows.astype(kind).data)
             yield block.names
 
     with open(path, "wb") as rows:
