@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import pickle
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +17,7 @@ from utils.allowed import NOTHING_MORE
 from utils.config.sections import DetectionConfig
 from utils.errors import DataError
 
-pytest.importorskip("uniface", reason="the optional package uniface is not installed")
+constants = pytest.importorskip("uniface.constants", reason="the optional package uniface is not installed")
 
 SIDE_PX, STRIDE_PX = 640, 8
 BOX = np.array([-16.0, -24.0, 48.0, 56.0])
@@ -64,17 +66,19 @@ def scrfd_bytes() -> bytes:
     return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
 
+def expect(content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put a file where uniface keeps weights, and have its checksum expected; return the name of the detector."""
+    which, registry = constants.SCRFDWeights.SCRFD_500M_KPS, constants.MODEL_REGISTRY
+    (folder / f"{which.value}.onnx").write_bytes(content)
+    known = dataclasses.replace(registry[which], sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(registry, which, known)
+    monkeypatch.setenv("UNIFACE_CACHE_DIR", str(folder))
+    return f"uniface:{which.value}"
+
+
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """Put the network where uniface keeps weights, and have its checksum expected; return the name of the detector."""
-    from uniface.constants import MODEL_REGISTRY, SCRFDWeights
-
-    content, which = scrfd_bytes(), SCRFDWeights.SCRFD_500M_KPS
-    (tmp_path / f"{which.value}.onnx").write_bytes(content)
-    known = dataclasses.replace(MODEL_REGISTRY[which], sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(MODEL_REGISTRY, which, known)
-    monkeypatch.setenv("UNIFACE_CACHE_DIR", str(tmp_path))
-    return f"uniface:{which.value}"
+    return expect(scrfd_bytes(), tmp_path, monkeypatch)
 
 
 def with_cell(side: int, size: int, column: int, row: int, channel: int = 2) -> np.ndarray:
@@ -102,22 +106,14 @@ def test_channels_reach_uniface_as_blue_green_red(weights):
 
 
 def test_detectors_and_weights_are_known_by_name(weights):
-    import uniface
-
     identity = open_finder(DetectionConfig(detector="uniface:SCRFD_500m"), NOTHING_MORE).identity
-    assert identity["version"] == uniface.__version__ and identity["detector"] == "uniface:SCRFD_500m"
+    assert identity["version"] == importlib.metadata.version("uniface")
     with pytest.raises(DataError, match=r"no detector of uniface with 5 landmarks; known: .*scrfd.*retinaface_mnet_v2"):
         open_finder(DetectionConfig(detector="uniface:blazeface"), NOTHING_MORE)
 
 
-def test_weights_that_cannot_be_loaded_are_one_sentence(weights, tmp_path, monkeypatch):
-    from uniface.constants import MODEL_REGISTRY, SCRFDWeights
-
-    (tmp_path / "scrfd_500m.onnx").write_bytes(b"no network")
-    known = dataclasses.replace(
-        MODEL_REGISTRY[SCRFDWeights.SCRFD_500M_KPS], sha256=hashlib.sha256(b"no network").hexdigest()
-    )
-    monkeypatch.setitem(MODEL_REGISTRY, SCRFDWeights.SCRFD_500M_KPS, known)
+def test_weights_that_cannot_be_loaded_are_one_sentence(tmp_path, monkeypatch):
+    name = expect(b"no network", tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"^uniface:scrfd_500m: cannot be loaded \(") as caught:
-        open_finder(DetectionConfig(detector=weights), NOTHING_MORE)
+        open_finder(DetectionConfig(detector=name), NOTHING_MORE)
     assert "\n" not in str(caught.value)
