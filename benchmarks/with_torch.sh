@@ -5,7 +5,7 @@ set -euo pipefail
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 if ! "$python" -c 'import torch' 2>/dev/null; then
-    make --no-print-directory "$venv/.installed" PYTHON="$python"
+    make --no-print-directory "$venv/.installed" PYTHON="$python" >&2   # what is asked for is read from the other
     python=$venv/bin/python
 fi
 if ! "$python" -c 'import pydantic' 2>/dev/null; then

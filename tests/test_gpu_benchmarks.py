@@ -188,3 +188,17 @@ def test_what_a_machine_lacks_is_taken_from_the_wheels_beside(tmp_path):
     with zipfile.ZipFile(tmp_path / ".wheels/pydantic-0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("pydantic/__init__.py", "")
     assert run().stdout == "ran -m benchmarks.suite\n"
+
+
+def test_what_building_the_environment_prints_is_not_taken_for_the_answer(tmp_path):
+    (tmp_path / "Makefile").write_text(
+        f"venv/.installed:\n\tmkdir -p venv/bin\n\tln -s {sys.executable} venv/bin/python\n\ttouch $@\n"
+    )
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    given = {**os.environ, "PYTHON": str(bare), "VENV": "venv", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [ROOT / "benchmarks/with_torch.sh", "-c", "print('answer')"]
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "answer\n"), done.stderr
+    assert "mkdir -p venv/bin" in done.stderr
