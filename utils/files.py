@@ -48,8 +48,8 @@ def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)  # before it is closed: until then no other process takes it for abandoned
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
