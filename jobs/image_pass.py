@@ -21,7 +21,8 @@ from data.samples.detected import DetectedCrops
 from data.samples.loader import fetched
 from data.sources.dealt import Deal, names_of_all
 from data.tables.names import Names
-from jobs.journal import Journal, JournalLine, Progress
+from jobs.journal import Journal
+from jobs.journal_lines import JournalLine, Progress
 from model.frozen.allocator import keep_memory
 from utils import distributed
 from utils.config.inference import InferenceBase, InferenceLoaderParams

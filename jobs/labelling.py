@@ -18,7 +18,8 @@ from data.tables.names import Chosen, Names
 from data.tables.scores import FAILURES, LABELS, PAGE, write_failures, write_labels
 from jobs.found_faces import deal_containers, keep_faces, open_images, stale_faces, with_known_faces
 from jobs.image_pass import SOME_FAILED, ImagePass, Session, numbers_per_face, warn, with_workers
-from jobs.journal import Journal, Progress, list_of_images
+from jobs.journal import Journal, list_of_images
+from jobs.journal_lines import Progress
 from jobs.score_page import help_with_page, write_page
 from model.label_sources import LabelSource, PopulationSource
 from model.label_sources.base import named_seed

@@ -17,7 +17,8 @@ from data.sources.registry import open_source
 from data.tables.faces import LANDMARKS_FILE, FaceTable, write_faces
 from data.tables.scores import write_failures
 from jobs.found_faces import deal_containers, is_kept, mark_kept
-from jobs.journal import Journal, JournalLine, list_of_images
+from jobs.journal import Journal, list_of_images
+from jobs.journal_lines import JournalLine
 from utils import distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
 from utils.config.evaluate import EvaluateConfig, PairsConfig

@@ -14,7 +14,8 @@ from data.samples.loader import crop_batches
 from data.tables.scores import PAGE
 from evaluation.report.score_page import ScorePage
 from jobs.image_pass import ImagePass
-from jobs.journal import Progress, versions
+from jobs.journal import versions
+from jobs.journal_lines import Progress
 from utils import distributed
 
 _JPEG_QUALITY = 85

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from data.tables.scores import read_scores
-from jobs.journal import sealed
+from jobs.journal_lines import sealed
 from tests.helpers.images import crop_pixels, write_broken, write_bytes, write_crops, write_image
 from tests.helpers.inference import (
     STUDENT,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.journal import Journal, JournalLine, Progress, sealed
+from jobs.journal import Journal
+from jobs.journal_lines import JournalLine, Progress, sealed
 from utils.errors import DataError
 from utils.requests import first_difference
 

@@ -17,7 +17,7 @@ from data.alignment import TEMPLATE_112, align
 from data.detectors.yunet import YuNetDetector
 from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
-from jobs.journal import sealed
+from jobs.journal_lines import sealed
 from tests.helpers import inference as helpers_inference
 from tests.helpers import processes
 from tests.helpers.detector import POINTS, STRIDE_PX, face_image, write_bright_cell_detector

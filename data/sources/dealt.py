@@ -211,7 +211,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None and not os.fspath(error.filename).startswith(str(folder)):
+        if error.filename is not None and not Path(error.filename).is_relative_to(folder):
             raise
         raise DataError(f"{folder}: cannot be written ({error.strerror}); free space and run again") from error
 
