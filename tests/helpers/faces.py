@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.alignment import TEMPLATE_112
+from data.alignment import TEMPLATE_112, estimate_similarity
 from data.index.build import FaceIndex
 from data.samples.crops import FaceCrops
 from data.sources.folder import FolderSource
@@ -69,3 +69,9 @@ class SlowCrops(FaceCrops):
         """Wait, then cut."""
         time.sleep(0.05)
         return super().__getitems__(wanted)
+
+
+def crop_by_hand(path, points):
+    """Return the aligned crop of a file as cv2 makes it, RGB."""
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return cv2.warpAffine(image, estimate_similarity(points, TEMPLATE_112), (112, 112), flags=cv2.INTER_LINEAR)
