@@ -21,7 +21,6 @@ from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-FACES = ROOT.parent / "shared" / "faces"
 
 
 @pytest.fixture
