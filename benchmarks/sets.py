@@ -1,6 +1,6 @@
 """Which scripts are measured on which machine, at which size, and what makes each small enough to be tried."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Step(NamedTuple):
@@ -14,6 +14,8 @@ class Step(NamedTuple):
     """Arguments that follow where the script is only tried."""
     share: float = 1.0
     """The largest share of all the time it may take, where time is limited."""
+    timed: bool = True
+    """Its figures are times. Those without run beside one another where they follow one another."""
 
     def at(self, device: str, small: bool) -> "Step":
         """Return the step on a device of its own choice, at its size or small."""
@@ -23,11 +25,9 @@ class Step(NamedTuple):
         return self._replace(arguments=(*self.arguments, "--device", device, *extra))
 
 
-def benchmark(
-    name: str, *arguments: str, title: str | None = None, small: tuple[str, ...] = (), share: float = 1.0
-) -> Step:
+def benchmark(name: str, *arguments: str, title: str | None = None, **more: Any) -> Step:
     """Return the step that runs a script of this folder."""
-    return Step(title or name, ("-m", f"benchmarks.{name}", *arguments), small=small, share=share)
+    return Step(title or name, ("-m", f"benchmarks.{name}", *arguments), **more)
 
 
 CPU = (
@@ -57,48 +57,52 @@ GPU_TESTS = Step(
     "gpu_tests",
     ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py", "tests/test_loaders.py"),
     has_json=False,
-    share=0.25,
+    share=0.35,
+    timed=False,
 )
-COMPILED = ("compiled", "compiled, folded, fused", "compiled, cached, fused", "compiled, CUDA graphs")
+COMPILED = ("blocks compiled, folded, fused", "compiled, folded, fused", "compiled, cached, fused")
 FEW = (*TINY, "--batches", "2", "4", "--steps", "1")
 GPU = (
     benchmark("smoke", share=0.2),
-    benchmark("settings", "--batches", "64", "128", "256", "512", "--steps", "10", small=FEW, share=0.3),
-    benchmark("scoring_settings", "--batches", "64", "256", "1024", "--steps", "10", small=FEW, share=0.15),
+    benchmark("settings", "--batches", "256", "64", "512", "128", "--steps", "5", small=FEW, share=0.25),
+    benchmark("scoring_settings", "--batches", "256", "64", "1024", "--steps", "5", small=FEW, share=0.15),
     GPU_TESTS,
-    benchmark("right", small=(*TINY, "--steps", "4", "--batch", "2"), share=0.35),
-    benchmark("bounds", "--batch", "256", small=(*TINY, "--batch", "2"), share=0.15),
+    benchmark("right", small=(*TINY, "--steps", "4", "--batch", "2"), share=0.35, timed=False),
     benchmark(
-        "inference",
-        *("--images", "8192", "--batch", "512", "--with", "bf16", "onnx"),
-        small=("--network", "compact", "--images", "6", "--batch", "4"),
-        share=0.2,
+        "right",
+        *("--network", "iresnet18", "--limit", "30", "--formats", "compiled", "--steps", "50"),
+        title="right_compiled",
+        small=(*TINY, "--steps", "2", "--batch", "2"),
+        share=0.35,
+        timed=False,
     ),
+    benchmark(
+        "settings",
+        *("--batches", "256", "--steps", "5", "--only", "released", "ours", *COMPILED, "compiled, CUDA graphs"),
+        title="settings_compiled",
+        small=(*TINY, "--batches", "2", "--only", "released", "blocks compiled, folded, fused"),
+        share=0.35,
+    ),
+    benchmark("bounds", "--batch", "256", small=(*TINY, "--batch", "2"), share=0.1),
     benchmark(
         "loader",
         *("--images", "8192", "--batch", "256", "--steps", "60"),
         small=(*TINY, "--images", "40", "--batch", "8", "--steps", "4", "--workers", "0"),
-        share=0.2,
+        share=0.1,
     ),
-    benchmark("memory", small=TINY, share=0.15),
-    benchmark("data_path", small=("--images", "8"), share=0.15),
+    benchmark("memory", small=TINY, share=0.12),
     benchmark(
-        "settings",
-        *("--batches", "256", "--steps", "10", "--only", "released", "ours", *COMPILED),
-        title="settings_compiled",
-        small=(*TINY, "--batches", "2", "--only", "released", "compiled"),
+        "inference",
+        *("--images", "4096", "--batch", "512", "--with", "bf16", "onnx"),
+        small=("--network", "compact", "--images", "6", "--batch", "4"),
+        share=0.15,
     ),
+    benchmark("data_path", small=("--images", "8"), share=0.1),
     benchmark(
         "scoring_settings",
-        *("--batches", "256", "--only", "bf16, compiled", "bf16 weights, compiled"),
+        *("--batches", "256", "--steps", "5", "--only", "released", "bf16 weights, compiled", "bf16, compiled"),
         title="scoring_compiled",
         small=(*TINY, "--batches", "2", "--only", "bf16, compiled"),
     ),
-    benchmark(
-        "right",
-        *("--formats", "compiled", "--steps", "50"),
-        title="right_compiled",
-        small=(*TINY, "--steps", "2", "--batch", "2"),
-    ),
 )
-"""What `make bench-gpu` runs, by value: a lease may end at any moment, so that compilers come last."""
+"""What `make bench-gpu` runs, by value: a lease may end at any moment."""

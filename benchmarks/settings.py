@@ -6,22 +6,24 @@
 
 Crops lie on the device; the recipe is configs/train_config.yaml in bf16 (the default on CUDA), the released step is in
 fp32 with the head in fp16, as released. Settings are built one after the other, so that each has the whole memory. The
-compiled ones take minutes each on a large network and are measured only where --only names them; "CUDA graph" records
-the whole step, "compiled, CUDA graphs" is torch.compile's reduce-overhead. What does not work is named with its reason.
+compiled ones take up to minutes each on a large network and are measured only where --only names them; "CUDA graph"
+records the whole step, "compiled, CUDA graphs" is torch.compile's reduce-overhead. What does not work is named with its
+reason, a step that waits for the device too.
 The aims are three times the released step and 40 % of the measured bf16 matrix product.
 """
 
 import gc
 import statistics
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.bounds import FORMATS, watched
-from benchmarks.measuring import Report, alternate, network_option, parser
+from benchmarks.measuring import Report, alternate, network_option, parser, synchronise
 from benchmarks.training_step import (
     Batch,
     Ours,
@@ -48,24 +50,28 @@ class Setting(NamedTuple):
     """The teacher's embeddings are known."""
     mode: str | None = None
     """Mode of torch.compile."""
+    blocks: bool = False
+    """Each residual block is compiled by itself: blocks of one form share their code, which is soon compiled."""
     graph: bool = False
     """The whole step is one CUDA graph."""
 
 
 SETTINGS = (
     Setting(OURS),
+    Setting("cached", cached=True),
     Setting("teacher folded", (FOLDED,)),
     Setting("fused", (FUSED,)),
-    Setting("CUDA graph", graph=True),
-    Setting("folded, fused, CUDA graph", (FOLDED, FUSED), graph=True),
-    Setting("cached", cached=True),
     Setting("cached, fused", (FUSED,), cached=True),
+    # Behind all others: a recording that fails may take the whole process with it (torch 2.11).
+    Setting("folded, fused, CUDA graph", (FOLDED, FUSED), graph=True),
     Setting("cached, fused, CUDA graph", (FUSED,), cached=True, graph=True),
+    Setting("CUDA graph", graph=True),
 )
 COMPILED = (
-    Setting("compiled", mode="default"),
+    Setting("blocks compiled, folded, fused", (FOLDED, FUSED), mode="default", blocks=True),
     Setting("compiled, folded, fused", (FOLDED, FUSED), mode="default"),
     Setting("compiled, cached, fused", (FUSED,), cached=True, mode="default"),
+    Setting("compiled", mode="default"),
     Setting("compiled, CUDA graphs", (FOLDED, FUSED), mode="reduce-overhead"),
     Setting("compiled, autotuned", (FOLDED, FUSED), mode="max-autotune-no-cudagraphs"),
 )
@@ -101,7 +107,8 @@ def step_of(setting: Setting, ours: Ours, batch: Batch) -> Callable[[Batch], obj
     if setting.mode is not None:
         torch.compiler.reset()
         for network in (ours.objective.student, ours.objective.teacher):
-            network.compile(mode=setting.mode)
+            for part in blocks(network) if setting.blocks else [network]:
+                part.compile(mode=setting.mode, dynamic=False)
     if setting.graph:
         if ours.precision.device.type != "cuda":
             raise RuntimeError("a CUDA graph needs a CUDA device")
@@ -114,6 +121,14 @@ def step_of(setting: Setting, ours: Ours, batch: Batch) -> Callable[[Batch], obj
         ours.step(batch)
 
     return step
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the residual blocks of a network's stages, or the network itself where it has none."""
+    torch._dynamo.config.recompile_limit = 64  # one for each form of block
+    stages = [module for module in network.modules() if isinstance(module, nn.Sequential)]
+    found = [block for stage in stages for block in stage if list(block.children())]
+    return [block for block in found if not isinstance(block, nn.Sequential)] or [network]
 
 
 class Bench:
@@ -148,39 +163,59 @@ class Bench:
         cfg, model_cfg = read_recipe(self.options)
         released = Released(Ours(cfg, model_cfg, torch.device("cpu")).initial, cfg, self.device)
         for size in self.options.batches:
-            batch = to_device(make_batches(size, self.device)[1], self.device)
-            if not self.time(RELEASED, size, lambda batch=batch: repeated(released.step, batch, self.options.steps)):
-                break
+
+            def work(size: int = size) -> Callable[[], int]:
+                batch = to_device(make_batches(size, self.device)[1], self.device)
+                return repeated(released.step, batch, self.options.steps)
+
+            self.time(RELEASED, size, work)
 
     def measure(self, setting: Setting) -> None:
-        """Measure one setting at every batch size; a smaller batch that does not fit ends it."""
-        ours = self.build(setting)
+        """Measure one setting at every batch size, as far as it works here."""
+        try:
+            ours = self.build(setting)
+        except Exception as error:  # whatever an optimiser's form or the device raises
+            self.report.add(setting.name, f"does not work here: {reason(error)}")
+            return
         for size in self.options.batches:
-            batch = self.batch(ours, size, setting.cached)
 
-            def work(batch: Batch = batch) -> Callable[[], int]:
+            def work(size: int = size) -> Callable[[], int]:
+                batch = self.batch(ours, size, setting.cached)
                 step = step_of(setting, ours, batch)
+                started = time.perf_counter()
                 step(batch)
-                if setting.mode is None:
-                    with waiting_is_an_error(self.device):
-                        step(batch)
+                synchronise(self.device)
+                if setting.mode is not None:
+                    what = f"batch {size}: {setting.name}: first step, compiling"
+                    self.report.add(what, time.perf_counter() - started, "s")
+                else:
+                    self.require_no_waiting(f"batch {size}: {setting.name}", step, batch)
                 return repeated(step, batch, self.options.steps)
 
-            if not self.time(setting.name, size, work):
-                break
+            self.time(setting.name, size, work)
 
-    def time(self, name: str, size: int, prepare: Callable[[], Callable[[], int]]) -> bool:
-        """Add rate, ratio, share and memory of one setting at one batch size; tell whether it worked."""
-        what = f"batch {size}: {name}"
-        release(self.device)
+    def require_no_waiting(self, what: str, step: Callable[[Batch], object], batch: Batch) -> None:
+        """Say where a step waits for the device; its rate still counts."""
         try:
+            with waiting_is_an_error(self.device):
+                step(batch)
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            self.report.add(f"{what}: WAITS FOR THE DEVICE", reason(error))
+
+    def time(self, name: str, size: int, prepare: Callable[[], Callable[[], int]]) -> None:
+        """Add rate, ratio, share and memory of one setting at one batch size, or why there are none."""
+        what = f"batch {size}: {name}"
+        try:
+            release(self.device)
             found = alternate({what: prepare()}, self.options.rounds, self.device)[what]
         except torch.OutOfMemoryError:
             self.report.add(what, "does not fit into the device's memory")
-            return False
+            return
         except Exception as error:  # whatever the compiler's tools or the recording raise
-            self.report.add(what, f"does not work here: {' '.join(str(error).split())[:160]}")
-            return False
+            self.report.add(what, f"does not work here: {reason(error)}")
+            return
         rounds = [timing.rate("wall") for timing in found]
         rate = self.rates[name, size] = statistics.median(rounds)
         self.report.add(what, rate, "images/s", rounds)
@@ -190,7 +225,6 @@ class Bench:
             self.report.add(f"{what}: share of the matrix product", 100 * self.share(name, size), "%")
         if self.device.type == "cuda":
             self.report.add(f"{what}: largest memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
-        return True
 
     def share(self, name: str, size: int) -> float:
         """Return the share of the matrix product's rate that a setting reaches."""
@@ -211,6 +245,11 @@ class Bench:
         share = self.share(name, size)
         what = f"largest share of the matrix product, aim {AIM_SHARE:.0%}, {reached(share >= AIM_SHARE)}"
         self.report.add(what, f"{share:.1%}: {name}, batch {size}")
+
+
+def reason(error: Exception) -> str:
+    """Return the beginning of what an error says, in one line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def reached(is_so: bool) -> str:

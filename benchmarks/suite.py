@@ -5,72 +5,92 @@
 
 `make bench` runs the set of a CPU, `make bench-gpu` that of a GPU, with the tests that need one; with DEVICE=cpu and
 SMALL=1 it tries the same commands on any machine. benchmarks/sets.py lists both. What the scripts print goes to
-OUT/log.txt, their figures to OUT/results.json and, as tables, to OUT/results.md, after each script. `--only` runs some
-and keeps the figures of the others that OUT holds. A script that fails, as for want of a package, is named with its
-last line; the others still run, and the exit code is 1.
+OUT/log.txt, their figures to OUT/results.json and, as tables, to OUT/results.md, after each script; those that take no
+times run beside one another. `--only` runs some and keeps the figures of the others that OUT holds. A script that
+fails, as for want of a package, is named with its last line; the others still run, and the exit code is 1.
 """
 
 import argparse
 import importlib
 import json
 import shlex
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from benchmarks.sets import CPU, GPU, QUICK, Step
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 NO_TIME = "no time was left for it"
+PATIENCE_S = 5
+"""How long the last words of a script are waited for: workers that a killed one leaves behind hold its output open."""
 
 
-def named(step: Step) -> dict[str, object]:
+def named(step: Step) -> dict[str, Any]:
     """Return what stands above the figures of a step."""
     return {"name": step.name, "command": f"python {shlex.join(step.arguments)}"}
 
 
-def run(step: Step, log: Path, seconds: float | None = None) -> dict[str, object]:
+def run(step: Step, log: Path, seconds: float | None = None, label: str = "") -> dict[str, Any]:
     """Run one step, adding what it prints to the log; return its figures, and the line it failed with if it did.
 
-    A step that takes longer than so many seconds is stopped; the figures it had by then count.
+    A step that takes longer than so many seconds is stopped; the figures it had by then count. While it runs they lie
+    in unfinished-NAME.json beside the log, so that a machine that is taken away leaves them. `label` begins its lines.
     """
-    result: dict[str, object] = named(step)
-    print(f"\n== {result['command']}", flush=True)
-    lines = []
-    with tempfile.TemporaryDirectory() as temporary, open(log, "a") as stream:
-        figures = Path(temporary) / "figures.json"
-        extra = ["--json", str(figures)] if step.has_json else []
-        stream.write(f"\n== {result['command']}\n")
-        command = [sys.executable, *step.arguments, *extra]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            stop = threading.Timer(seconds or threading.TIMEOUT_MAX, process.kill)
-            stop.daemon = True
-            stop.start()
-            for line in process.stdout:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                stream.write(line)
-                stream.flush()
-                lines.append(line.strip())
-            stop.cancel()
-        if figures.exists():
-            result |= json.loads(figures.read_text())
-    if process.returncode == -signal.SIGKILL and seconds:
+    result = named(step)
+    say(f"\n{label}== {result['command']}\n", log)
+    figures = log.with_name(f"unfinished-{step.name}.json")
+    figures.unlink(missing_ok=True)
+    extra = ["--json", str(figures)] if step.has_json else []
+    process = subprocess.Popen(
+        [sys.executable, *step.arguments, *extra],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines: list[str] = []
+    listener = threading.Thread(target=listen, args=(process, lines, log, label), daemon=True)
+    listener.start()
+    late = False
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        process.kill()
+        process.wait()
+    listener.join(PATIENCE_S)
+    if late:
         lines.append(f"stopped after {seconds:.0f} s")
+    if figures.exists():
+        result |= json.loads(figures.read_text())
+        figures.unlink()
     if process.returncode:
         result["failed"] = next((line for line in reversed(lines) if line), f"exit code {process.returncode}")
     elif not extra:
         result["rows"] = [{"what": "outcome", "value": lines[-1] if lines else "", "unit": "", "rounds": []}]
     return result
+
+
+def listen(process: subprocess.Popen, lines: list[str], log: Path, label: str) -> None:
+    """Print, log and keep what a process says."""
+    for line in process.stdout or ():
+        lines.append(line.strip())
+        say(label + line, log)
+
+
+def say(words: str, log: Path) -> None:
+    """Print and log."""
+    print(words, end="", flush=True)
+    with open(log, "a") as stream:
+        stream.write(words)
 
 
 def markdown(results: list[dict]) -> str:
@@ -103,8 +123,8 @@ def missing_packages() -> list[str]:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            missing.append(name if error.name == name else f"{name} ({error})")
+        except Exception as error:  # a library of the system that is missing, versions that do not fit
+            missing.append(name if getattr(error, "name", None) == name else f"{name} ({error})")
     return missing
 
 
@@ -114,6 +134,48 @@ def earlier(path: Path) -> dict[str, dict]:
         return {result["name"]: result for result in json.loads(path.read_text())}
     except FileNotFoundError:
         return {}
+
+
+def groups(steps: Sequence[Step]) -> list[list[Step]]:
+    """Return the steps in their order, those without times that follow one another together."""
+    found: list[list[Step]] = []
+    for step in steps:
+        if found and not step.timed and not found[-1][-1].timed:
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return found
+
+
+class Measured:
+    """The results so far, in a folder."""
+
+    def __init__(self, steps: Sequence[Step], out: Path, found: dict[str, dict]):
+        self.steps, self.out, self.found = steps, out, found
+        self.lock = threading.Lock()
+
+    def run(self, group: Sequence[Step], seconds: float | None, left: float | None) -> None:
+        """Run steps beside one another; of all `seconds` so many are left."""
+
+        def one(step: Step) -> None:
+            limit = None if seconds is None or left is None else min(left, step.share * seconds)
+            label = f"[{step.name}] " if len(group) > 1 else ""
+            if limit is not None and limit <= 0:
+                self.keep({**named(step), "failed": NO_TIME})
+            else:
+                self.keep(run(step, self.out / "log.txt", limit, label))
+
+        with ThreadPoolExecutor(len(group)) as pool:
+            for _ in pool.map(one, group):
+                pass
+
+    def keep(self, result: dict) -> None:
+        """Write what there is, with this result."""
+        with self.lock:
+            self.found[result["name"]] = result
+            results = [self.found[step.name] for step in self.steps if step.name in self.found]
+            (self.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+            (self.out / "results.md").write_text(markdown(results))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,15 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"not installed here: {', '.join(missing)}; what needs them is named as not finished")
     found = earlier(options.out / "results.json") if options.only else {}
     wanted = [step for step in steps if not options.only or step.name in options.only]
+    measured = Measured(steps, options.out, found)
     started = time.monotonic()
-    for step in wanted:
-        left = options.seconds and options.seconds - (time.monotonic() - started)
-        fits = left is None or left > 0
-        limit = left and min(left, step.share * options.seconds)
-        found[step.name] = run(step, options.out / "log.txt", limit) if fits else {**named(step), "failed": NO_TIME}
-        results = [found[known.name] for known in steps if known.name in found]
-        (options.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        (options.out / "results.md").write_text(markdown(results))
+    for group in groups(wanted):
+        measured.run(group, options.seconds, options.seconds and options.seconds - (time.monotonic() - started))
     failed = [step.name for step in wanted if "failed" in found[step.name]]
     print(f"\nfigures: {options.out / 'results.md'}" + (f"; did not finish: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

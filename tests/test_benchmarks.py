@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -67,6 +68,43 @@ time.sleep(600)
     slow, later = json.loads((tmp_path / "results.json").read_text())
     assert slow["rows"][0]["what"] == "early" and slow["failed"].startswith("stopped after ")
     assert later["failed"] == "no time was left for it" and "rows" not in later
+
+
+def test_scripts_without_times_run_beside_one_another(tmp_path, monkeypatch):
+    """Each of two waits for what the other one writes; a third, with times, runs alone."""
+    program = """
+import sys, time
+from pathlib import Path
+Path(sys.argv[1]).touch()
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.01)
+print("met")
+"""
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    steps = [
+        sets.Step("a", ("-c", program, a, b), has_json=False, timed=False),
+        sets.Step("b", ("-c", program, b, a), has_json=False, timed=False),
+        sets.Step("c", ("-c", "print('alone')"), has_json=False),
+    ]
+    assert [[step.name for step in group] for group in suite.groups(steps)] == [["a", "b"], ["c"]]
+    monkeypatch.setattr(suite, "CPU", tuple(steps))
+    assert suite.main(["--out", str(tmp_path / "out"), "--seconds", "60"]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    outcomes = {result["name"]: result["rows"][0]["value"] for result in results}
+    assert outcomes == {"a": "met", "b": "met", "c": "alone"}
+    said = (tmp_path / "out/log.txt").read_text().splitlines()
+    assert {"[a] met", "[b] met", "alone"} <= set(said)
+
+
+def test_what_a_stopped_script_leaves_behind_is_not_waited_for(tmp_path, monkeypatch):
+    """Its worker holds the pipe open for a minute."""
+    monkeypatch.setattr(suite, "PATIENCE_S", 0.2)
+    worker = "import time; time.sleep(60)"
+    program = f"import subprocess, sys\nprint('begun', flush=True)\nsubprocess.run([sys.executable, '-c', {worker!r}])"
+    started = time.monotonic()
+    result = suite.run(sets.Step("left", ("-c", program), has_json=False), tmp_path / "log.txt", 2)
+    assert time.monotonic() - started < 30
+    assert result["failed"] == "stopped after 2 s" and "begun" in (tmp_path / "log.txt").read_text()
 
 
 def test_one_script_alone_keeps_the_figures_of_the_others(tmp_path, monkeypatch, capsys):

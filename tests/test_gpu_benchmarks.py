@@ -59,13 +59,39 @@ def test_the_compiler_gets_the_mode_of_its_setting(monkeypatch):
     ours = bounds.Ours(*bounds.read_recipe(options()), CPU)
     modes = []
     for network in (ours.objective.student, ours.objective.teacher):
-        monkeypatch.setattr(network, "compile", lambda mode: modes.append(mode))
+        monkeypatch.setattr(network, "compile", lambda mode, dynamic: modes.append(mode))
     setting = next(one for one in settings.COMPILED if one.name == "compiled, CUDA graphs")
     step = settings.step_of(setting, ours, make_batches(2, CPU)[0])
     before = ours.objective.student.quality_head.l2.weight.clone()
     step(make_batches(2, CPU)[0])
     assert modes == ["reduce-overhead"] * 2
     assert not torch.equal(ours.objective.student.quality_head.l2.weight, before)
+
+
+def test_blocks_that_are_compiled_by_themselves_are_the_residual_ones():
+    ours = bounds.Ours(*bounds.read_recipe(argparse.Namespace(device="cpu", network="iresnet18", limit=9)), CPU)
+    for network in (ours.objective.student, ours.objective.teacher):
+        found = settings.blocks(network)
+        assert len(found) == 8 and {type(block).__name__ for block in found} == {"IBasicBlock"}
+    plain = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+    assert settings.blocks(plain) == [plain]
+
+
+def test_a_step_that_waits_is_named_and_measured(tmp_path, monkeypatch, capsys):
+    def no_waiting(device):
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(settings, "waiting_is_an_error", no_waiting)
+    rows = figures(settings, tmp_path, "--batches", "2", "--steps", "1", "--only", "ours")
+    assert rows["batch 2: ours: WAITS FOR THE DEVICE"] == "called a synchronizing CUDA operation"
+    assert rows["batch 2: ours"] > 0
+
+
+def test_a_setting_that_cannot_be_built_does_not_end_the_others(tmp_path, monkeypatch):
+    broken = settings.Setting("broken", ("optimizer.module=torch.optim.Rprop", "optimizer.fused=1"))
+    monkeypatch.setattr(settings, "SETTINGS", (broken, settings.Setting("ours")))
+    rows = figures(settings, tmp_path, "--batches", "2", "--steps", "1", "--only", "broken", "ours")
+    assert rows["broken"].startswith("does not work here: ") and rows["batch 2: ours"] > 0
 
 
 def options(**more):
