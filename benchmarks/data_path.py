@@ -102,6 +102,9 @@ def report_device(report: Report, index: FaceIndex, device: torch.device, rounds
     """Add how fast a GPU takes a batch: two crops of each image, or the decoded bytes and two crops made there."""
     rows = range(min(BATCH, len(index)))
     flat = FlatBatch(*(tensor.pin_memory() for tensor in decode_flat(index, rows)))
+    found = gather_crops(FlatBatch(*(tensor.to(device) for tensor in flat))).cpu()
+    difference = (found.int() - gather_crops(flat).int()).abs().max().item()
+    report.add("GPU: largest difference from the crops gathered here", difference, "grey levels")
     crops = torch.zeros(2, len(rows), 112, 112, 3, dtype=torch.uint8).pin_memory()
 
     def send_crops() -> int:

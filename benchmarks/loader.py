@@ -10,6 +10,7 @@ warping on the device would gain.
 
 import json
 import os
+import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -21,13 +22,14 @@ import numpy as np
 import train_main
 from benchmarks.data_path import SIZE
 from benchmarks.inference import CONFIGS, write_model
-from benchmarks.measuring import Report, network_option, parser
+from benchmarks.measuring import Report, network_option, parser, reason
 from benchmarks.pictures import write_picture
 from data.alignment import TEMPLATE_112
 
 WRITTEN = 256
 """Different files; more names are links to them."""
 MOST = 0.05
+SHARED = Path("/dev/shm")
 
 
 def write_inputs(folder: Path, options: Any) -> None:
@@ -94,8 +96,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_inputs(folder, options)
+        report.add("workers", options.workers)
+        if SHARED.is_dir():
+            report.add(
+                "shared memory, which batches of workers pass through", shutil.disk_usage(SHARED).free / 2**30, "GiB"
+            )
         for name, keys in {"training": (), "training, cached": (f"model.teacher_cache={folder / 'cache'}",)}.items():
-            lines = train(folder, options, name.replace(", ", "-"), *keys)
+            try:
+                lines = train(folder, options, name.replace(", ", "-"), *keys)
+            except Exception as error:  # whatever the device or too little shared memory for the workers raises
+                report.add(f"{name}: from files", f"does not work here: {reason(error)}")
+                continue
             rates = [line["img_per_s"] for line in lines]
             share = statistics.median(line["data_share"] for line in lines)
             report.add(f"{name}: from files", statistics.median(rates), "images/s", rates)

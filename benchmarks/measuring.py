@@ -100,6 +100,11 @@ class Report:
             self.path.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
+def reason(error: Exception) -> str:
+    """Return the beginning of what an error says, in one line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def shown(value: float) -> str:
     """Return a number with three digits that matter."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -114,6 +119,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
+        facts["cudnn"] = torch.backends.cudnn.version()
     facts["python"] = platform.python_version()
     for package in PACKAGES:
         try:

@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import Report, network_option, parser
+from benchmarks.measuring import Report, network_option, parser, reason
 from benchmarks.training_step import Batch, Ours, make_batches, read_recipe
 from utils.training.precision import pick_device, to_device
 
 GB = 2**30
 FINEST = 16
 """The largest batch is sought to within a sixteenth of it."""
+MOST = 8192
+"""No larger batch is tried."""
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
@@ -65,13 +67,17 @@ def fixed_bytes(ours: Ours) -> int:
     return sum(t.numel() * t.element_size() for t in tensors) + 2 * trained
 
 
-def fits_on(ours: Ours, cached: bool, device: torch.device) -> Callable[[int], bool]:
-    """Return what tries a batch size, within the memory that the process may take."""
+def fits_on(ours: Ours, cached: bool, device: torch.device, failures: list[str]) -> Callable[[int], bool]:
+    """Return what tries a batch size, within the memory that the process may take.
+
+    A size that fails for another reason, as where a library knows no kernel for so many numbers, does not fit either;
+    the reason is added to `failures`.
+    """
 
     def fits(size: int) -> bool:
-        gc.collect()
-        torch.cuda.empty_cache()
         try:
+            gc.collect()
+            torch.cuda.empty_cache()
             batch = to_device(make_batches(2, device)[0], device)
             batch = Batch(*(part.repeat_interleave((size + 1) // 2, 0)[:size] for part in batch[:3]))
             if cached:
@@ -81,6 +87,9 @@ def fits_on(ours: Ours, cached: bool, device: torch.device) -> Callable[[int], b
                 ours.step(batch)
             torch.cuda.synchronize()
         except torch.OutOfMemoryError:
+            return False
+        except RuntimeError as error:
+            failures.append(f"batch {size}: {reason(error)}")
             return False
         finally:
             ours.optimizer.zero_grad(set_to_none=True)
@@ -103,8 +112,12 @@ def report_cards(report: Report, ours: Ours, cards: list[int], device: torch.dev
         room = min(card * GB, total) - elsewhere
         torch.cuda.set_per_process_memory_fraction(min(1.0, room / total), device)
         for cached in (False, True):
-            found = largest(fits_on(ours, cached, device), most=8192)
-            report.add(f"{card} GB: largest batch{', cached' * cached}", found, "images")
+            failures: list[str] = []
+            found = largest(fits_on(ours, cached, device, failures), MOST)
+            what = f"{card} GB: largest batch{', cached' * cached}"
+            report.add(what, found, "images, the most that is tried" if found == MOST else "images")
+            if failures:
+                report.add(f"{what}: not for want of memory", failures[0])
     torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 

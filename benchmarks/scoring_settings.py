@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.bounds import watched
-from benchmarks.measuring import Report, alternate, parser
-from benchmarks.settings import RELEASED, parse_settings, reached, reason, release
+from benchmarks.measuring import Report, alternate, parser, reason
+from benchmarks.settings import RELEASED, parse_settings, reached, release
 from benchmarks.training_step import Ours, make_batches, matmul_flops, read_recipe
 from model.ai_kd import WrapperModel
 from model.frozen.bfloat16 import Bfloat16

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bounds import FORMATS, watched
-from benchmarks.measuring import Report, alternate, network_option, parser, synchronise
+from benchmarks.measuring import Report, alternate, network_option, parser, reason, synchronise
 from benchmarks.training_step import (
     Batch,
     Ours,
@@ -245,11 +245,6 @@ class Bench:
         share = self.share(name, size)
         what = f"largest share of the matrix product, aim {AIM_SHARE:.0%}, {reached(share >= AIM_SHARE)}"
         self.report.add(what, f"{share:.1%}: {name}, batch {size}")
-
-
-def reason(error: Exception) -> str:
-    """Return the beginning of what an error says, in one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def reached(is_so: bool) -> str:

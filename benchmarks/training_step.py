@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import Report, Timing, alternate, network_module, network_option, parser, timed
+from benchmarks.measuring import Report, Timing, alternate, network_module, network_option, parser, reason, timed
 from jobs.methods import load_training
 from model.ai_kd import WrapperModel
 from model.objectives.distillation import AIKDObjective
@@ -244,7 +244,7 @@ def compile_now(works: dict[str, Callable[[], int]], ours: Ours, batch: Batch, s
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the compiler's tools raise
-        report.add("torch.compile", f"does not work here: {' '.join(str(error).split())[:160]}")
+        report.add("torch.compile", f"does not work here: {reason(error)}")
         return
     report.add(f"batch {len(batch.label)}: first compiled step", time.perf_counter() - started, "s")
     works[COMPILED] = repeated(ours.step, batch, steps)
