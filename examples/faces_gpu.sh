@@ -9,6 +9,7 @@
 #            go-on.tar: labels, the resume point of the run that has not ended, what is done; X-KIND-SEED.tar: one
 #            trained student; tables.tar. What it holds at the start is taken up where runs/faces is not there: another
 #            machine goes on with ARCHIVE and go-on.tar, and compares the students whose files are in STATE.
+#   JOBS     students trained beside one another: 3 (default: the three kinds of one X and seed); on a CPU 1
 #   SMALL=1  few people and steps, to try it; DEVICE=cpu runs without a GPU. STUDENTS, EXTRA, SOURCES and SEEDS as in
 #            examples/real_faces.sh
 set -euo pipefail
@@ -116,7 +117,7 @@ end_with() {
 }
 
 run() {
-    local given=runs/faces-given code=0 python asked= left
+    local given=runs/faces-given code=0 python asked= left workers
     if [ ! -e "$ARCHIVE" ]; then
         echo "error: $ARCHIVE: not there; make faces-pack FACES=folder YUNET=file writes it" >&2
         exit 2
@@ -139,7 +140,9 @@ run() {
         EVALUATE="evaluation.bootstrap=50 evaluation.fmr=0.01 $EVALUATE"
     fi
     export SEEDS=${SEEDS:-1 2 3} EXTRA=${EXTRA:-}
-    export STUDENTS=${STUDENTS:-base.epochs=100 scheduler.milestones=[65,90] dataloader.train.params.num_workers=$(nproc)}
+    export JOBS=${JOBS:-$([ "$DEVICE" = cpu ] && echo 1 || echo 3)}
+    workers=$(($(nproc) / JOBS))
+    export STUDENTS=${STUDENTS:-base.epochs=100 scheduler.milestones=[65,90] dataloader.train.params.num_workers=$((workers > 1 ? workers : 1))}
     if [ "$EDGEFACE" != 0 ] && ! "$PY" -c 'import timm' 2>/dev/null; then
         EDGEFACE=0
     fi

@@ -10,12 +10,14 @@
 #   RECIPE   first (default): that of the demo in two epochs; recommended: what the search chose, without the released
 #            recipe beside it; students and tables lie in runs/faces/recommended
 #   STUDENTS further key=value for AI-KD, plain and augmented, not for the released recipe, e.g. base.epochs=100
+#   JOBS     students of one X and seed that are trained beside one another: 1 (default) to 3
 #   DEVICE   cpu (default) or cuda:0; EDGEFACE=0 leaves the second network out, as where timm is missing
 source "$(dirname "$0")/faces_common.sh"
 SOURCES=${SOURCES:-ser_fiq}
 SEEDS=${SEEDS:-1 2 3}
 TRAIN=${TRAIN:-012}
 TEST=${TEST:-45}
+JOBS=${JOBS:-1}
 RECIPE=${RECIPE:-first}
 STUDENTS=${STUDENTS:-}
 case $RECIPE in
@@ -53,6 +55,35 @@ student() {
     step $TRAINED/"$1"/"$2-$3" "train: $2 on labels of $1, seed $3" \
         "$PY" train_main.py -c configs/faces/aikd.yaml "${networks[@]}" base.seed="$3" \
         base.save_path=$TRAINED/"$1"/"$2-$3" base.device="$DEVICE" "${reads[@]}" "${changes[@]}" "${@:4}" $STUDENTS $EXTRA
+}
+
+# begin X KIND SEED CHANGE...: train one student, beside others where JOBS says so.
+running=()
+begin() {
+    if [ "$JOBS" = 1 ]; then
+        student "$@"
+        return
+    fi
+    { trap 'exit 143' TERM && student "$@"; } &   # as this script: once what runs has ended
+    running+=($!)
+    [ "${#running[@]}" -lt "$JOBS" ] || end_all
+}
+
+# end_all: wait for the students that are being trained; where one fails, end as it did.
+end_all() {
+    local pid code=0
+    for pid in "${running[@]}"; do
+        wait "$pid" || code=$?
+    done
+    running=()
+    [ $code = 0 ] || exit $code
+}
+
+# first_steps FOLDER: wait until the student has taken steps, and so knows the teacher's embeddings, which others read.
+first_steps() {
+    while [ "${#running[@]}" != 0 ] && [ ! -s "$1/metrics.jsonl" ] && kill -0 "${running[-1]}" 2>/dev/null; do
+        sleep 0.2
+    done
 }
 
 # released X: the released recipe on the same images and labels, one epoch.
@@ -111,11 +142,14 @@ random_scores
 for source in $SOURCES; do
     label "$source"
 done
+trap 'wait; exit 143' TERM
 for source in $SOURCES; do
     for seed in $SEEDS; do   # a run that ends early holds whole seeds
-        student "$source" aikd "$seed"
-        student "$source" plain "$seed" dataset.misalign=0 'loss.weights=[0, 1]'
-        student "$source" augmented "$seed" 'loss.weights=[0, 1]'
+        begin "$source" aikd "$seed"
+        first_steps "$TRAINED/$source/aikd-$seed"
+        begin "$source" plain "$seed" dataset.misalign=0 'loss.weights=[0, 1]'
+        begin "$source" augmented "$seed" 'loss.weights=[0, 1]'
+        end_all
     done
     [ "$RECIPE" != first ] || released "$source"
 done

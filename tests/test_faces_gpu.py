@@ -33,6 +33,12 @@ case $1 in
     train_main.py)
         echo session >>"$folder/resume.pt"
         touch "$folder"/{config.yaml,metrics.jsonl}
+        case $folder in
+            */aikd-1) echo step >"$folder/metrics.jsonl" ;;
+            */plain-1) other=${folder/plain/augmented} ;;
+            */augmented-1) other=${folder/augmented/plain} ;;
+        esac
+        while [ -e beside ] && [ -n "$other" ] && [ ! -e "$other/resume.pt" ]; do sleep 0.05; done
         if [ "$folder" = "$(cat cut_in)" ]; then
             trap 'exit 143' TERM
             cut -d' ' -f5 /proc/$$/stat >group.new && mv group.new group
@@ -63,7 +69,7 @@ def archive(tmp_path):
     return path
 
 
-def start(folder, archive, cut_in=""):
+def start(folder, archive, cut_in="", jobs="1"):
     """Start the script in `folder`, in a session of its own."""
     folder.mkdir(exist_ok=True)
     for name in ("examples", "benchmarks"):
@@ -74,6 +80,7 @@ def start(folder, archive, cut_in=""):
     (folder / "cut_in").write_text(cut_in)
     (folder / "log").write_text("")
     given = {"PYTHON": "./python", "ARCHIVE": str(archive), "SOURCES": "ser_fiq", "SEEDS": "1", "SAVE_S": "0.1"}
+    given["JOBS"] = jobs
     return subprocess.Popen(
         ["examples/faces_gpu.sh", "run"],
         cwd=folder,
@@ -131,6 +138,31 @@ def test_another_machine_goes_on_where_the_first_was_cut(tmp_path, archive, numb
     assert start(second, archive).wait(timeout=60) == 0
     assert "train_main.py" not in (second / "log").read_text()
     assert "scores.aikd-1(ser_fiq)" in (second / "log").read_text().splitlines()[-1]
+
+
+def test_students_are_trained_beside_one_another(tmp_path, archive):
+    """Plain and augmented each wait until the other one has begun."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "beside").touch()
+    assert start(folder, archive, jobs="3").wait(timeout=60) == 0
+    trained = [line for line in (folder / "log").read_text().splitlines() if line.startswith("train_main.py")]
+    assert len(trained) == 3 and "/aikd-1 " in trained[0]
+    assert len(list((folder / "runs/faces/recommended").glob("ser_fiq/*/.done"))) == 3
+
+
+def test_all_students_that_are_trained_are_saved_at_sigterm(tmp_path, archive):
+    folder = tmp_path / "work"
+    running = start(folder, archive, cut_in=CUT, jobs="3")
+    wait_for((folder / "group").exists)
+    wait_for((folder / "runs/faces/recommended/ser_fiq/augmented-1/.done").exists)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=60) == 143
+    assert {f"{CUT}/resume.pt", "runs/faces/recommended/ser_fiq/augmented-1/.done"} <= saved(
+        folder / "runs/faces-state"
+    )
+    assert not (folder / CUT / ".done").exists()
+    assert "evaluate.py" not in (folder / "log").read_text()
 
 
 def test_a_part_that_was_copied_by_half_is_named(tmp_path, archive, capfd):
