@@ -7,6 +7,7 @@ only decodes: no data path can be faster. Then a trial: the worker only decodes,
 buffer of decoded bytes by `device_warp.py`, here on the same core, with --device cuda also on the GPU.
 """
 
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from PIL import Image
 from skimage.transform import SimilarityTransform
 from torch.utils.data import default_collate
 from torchvision import transforms
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.device_warp import FlatBatch, gather_crops
-from benchmarks.measuring import Report, alternate, parser
+from benchmarks.measuring import Report, alternate, parser, reason
 from benchmarks.pictures import write_picture
 from data.alignment import TEMPLATE_112, estimate_similarity, perturb_landmarks, warp
 from data.images.decode import decode_rgb
@@ -119,6 +121,19 @@ def report_device(report: Report, index: FaceIndex, device: torch.device, rounds
 
     works = {"GPU: crops arrive": send_crops, "GPU: bytes arrive, crops are gathered": send_and_gather}
     report.compare(alternate(works, rounds, device), "GPU: crops arrive")
+    files = [torch.frombuffer(bytearray(index.source.read(row)), dtype=torch.uint8) for row in rows]
+
+    def decode_there() -> int:
+        for _ in range(10):
+            decode_jpeg(files, ImageReadMode.RGB, device=device)
+        return 10 * len(rows)
+
+    what = "GPU: files arrive, are decoded there by torchvision"
+    try:
+        found = [timing.rate("wall") for timing in alternate({what: decode_there}, rounds, device)[what]]
+        report.add(what, statistics.median(found), "images/s", found)
+    except Exception as error:  # torchvision without nvJPEG, or nvJPEG without this card
+        report.add(what, f"does not work here: {reason(error)}")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@
 # one seed before the next. LIMIT_S seconds after the start training ends behind a step, and what is trained is evaluated.
 #   ARCHIVE  runs/faces-archive/faces.tar.gz
 #   STATE    runs/faces-state, written at the end and every SAVE_S seconds, so that a cut at any moment leaves it:
-#            go-on.tar: labels, the resume point of the run that has not ended, what is done; X-KIND-SEED.tar: one
+#            go-on.tar: labels, the resume points of runs that have not ended, what is done; X-KIND-SEED.tar: one
 #            trained student; tables.tar. What it holds at the start is taken up where runs/faces is not there: another
 #            machine goes on with ARCHIVE and go-on.tar, and compares the students whose files are in STATE.
 #   JOBS     students trained beside one another: 3 (default: the three kinds of one X and seed); on a CPU 1
