@@ -67,7 +67,7 @@ student cr_fiqa aikd
 student cr_fiqa plain "${PLAIN[@]}"
 student cr_fiqa refined "${REFINED[@]}"
 recipe cr_fiqa diffiqar configs/sources/diffiqar_student.yaml
-recipe cr_fiqa ediffiqa configs/demo/student.yaml loss.refinement.min_images=2   # an identity has 16 images here
+recipe cr_fiqa ediffiqa configs/demo/student.yaml loss.refinement.min_images=2   # an identity has 12 images here
 
 label sdd_fiqa "$DEMO/teacher/.done"
 student sdd_fiqa aikd
