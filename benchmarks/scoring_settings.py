@@ -47,6 +47,8 @@ class Setting(NamedTuple):
     """The network's weights are bf16 themselves."""
     mode: str | None = None
     """Mode of torch.compile."""
+    searched: bool = False
+    """cuDNN tries its kernels for each convolution (torch.backends.cudnn.benchmark) instead of guessing."""
     graph: bool = False
     """The pass is one CUDA graph."""
 
@@ -59,7 +61,8 @@ SETTINGS = (
     Setting("bf16 weights, CUDA graph", whole=True, graph=True),
     Setting("bf16, CUDA graph", "bf16", graph=True),
 )
-COMPILED = (
+RARE = (
+    Setting("bf16 weights, cuDNN searched", whole=True, searched=True),
     Setting("bf16 weights, compiled", whole=True, mode="default"),
     Setting("bf16, compiled", "bf16", mode="default"),
     Setting("bf16 weights, autotuned", whole=True, mode="max-autotune-no-cudagraphs"),
@@ -84,6 +87,7 @@ def score(scorer: TorchNetwork, crops: Tensor) -> Tensor:
 
 def pass_of(setting: Setting, scorer: TorchNetwork, crops: Tensor) -> Callable[[], Tensor]:
     """Return what computes the qualities of these crops by a setting."""
+    torch.backends.cudnn.benchmark = setting.searched
     if setting.mode is not None:
         torch.compiler.reset()
         scorer.module.compile(mode=setting.mode, dynamic=False)
@@ -203,12 +207,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options_of = parser(__doc__ or "")
     options_of.add_argument("--batches", type=int, nargs="+", default=[64])
-    usual, rare = ([setting.name for setting in some] for some in (SETTINGS, COMPILED))
+    usual, rare = ([setting.name for setting in some] for some in (SETTINGS, RARE))
     options = parse_settings(options_of, argv, usual, rare)
     bench = Bench(options, Report("scoring_settings", options))
     if RELEASED in options.only:
         bench.measure_released()
-    for setting in (*SETTINGS, *COMPILED):
+    for setting in (*SETTINGS, *RARE):
         if setting.name in options.only:
             bench.measure(setting)
     bench.report_best()

@@ -52,6 +52,8 @@ class Setting(NamedTuple):
     """Mode of torch.compile."""
     blocks: bool = False
     """Each residual block is compiled by itself: blocks of one form share their code, which is soon compiled."""
+    searched: bool = False
+    """cuDNN tries its kernels for each convolution (torch.backends.cudnn.benchmark) instead of guessing."""
     graph: bool = False
     """The whole step is one CUDA graph."""
 
@@ -67,7 +69,8 @@ SETTINGS = (
     Setting("cached, fused, CUDA graph", (FUSED,), cached=True, graph=True),
     Setting("CUDA graph", graph=True),
 )
-COMPILED = (
+RARE = (
+    Setting("folded, fused, cuDNN searched", (FOLDED, FUSED), searched=True),
     Setting("blocks compiled, folded, fused", (FOLDED, FUSED), mode="default", blocks=True),
     Setting("compiled, folded, fused", (FOLDED, FUSED), mode="default"),
     Setting("compiled, cached, fused", (FUSED,), cached=True, mode="default"),
@@ -104,6 +107,7 @@ class Recorded:
 
 def step_of(setting: Setting, ours: Ours, batch: Batch) -> Callable[[Batch], object]:
     """Return the step of a setting for batches like this one."""
+    torch.backends.cudnn.benchmark = setting.searched
     if setting.mode is not None:
         torch.compiler.reset()
         for network in (ours.objective.student, ours.objective.teacher):
@@ -282,12 +286,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options_of = parser(__doc__ or "")
     options_of.add_argument("--batches", type=int, nargs="+", default=[8])
-    usual, rare = ([setting.name for setting in some] for some in (SETTINGS, COMPILED))
+    usual, rare = ([setting.name for setting in some] for some in (SETTINGS, RARE))
     options = parse_settings(options_of, argv, usual, rare)
     bench = Bench(options, Report("settings", options))
     if RELEASED in options.only:
         bench.measure_released()
-    for setting in (*SETTINGS, *COMPILED):
+    for setting in (*SETTINGS, *RARE):
         if setting.name in options.only:
             bench.measure(setting)
     bench.report_best()
