@@ -37,6 +37,8 @@ from utils.training.precision import Precision, pick_device, to_device
 from utils.training.seeding import seed_everything
 
 COMPILED = "ours, compiled"
+GROWTH_INTERVAL = 2000
+"""Steps after which fp16's loss scale is doubled, torch's default; each doubling may cost a step that is left out."""
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -65,7 +67,7 @@ class Ours:
         self.objective.to(device, memory_format=torch.channels_last)
         self.part = optim.partition(self.objective.parts(), self.objective, cfg.optimizer)
         self.optimizer = optim.build_optimizer(cfg.optimizer, self.part.groups)
-        self.precision = Precision(device, cfg.base, cfg.grad_scaler, 1)
+        self.precision = Precision(device, cfg.base, cfg.grad_scaler, GROWTH_INTERVAL)
         optim.set_train_mode(self.objective.student, cfg.optimizer, self.part.slice_ids)
 
     def step(self, batch: Batch) -> None:
