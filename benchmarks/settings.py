@@ -141,6 +141,7 @@ class Bench:
     def __init__(self, options: Any, report: Report):
         self.options, self.report, self.device = options, report, pick_device(options.device)
         self.rates: dict[tuple[str, int], float] = {}
+        self.batches: dict[int, Batch] = {}
         self.peak = matmul_flops(self.device, torch.bfloat16)
         report.add(f"measured {FORMATS[torch.bfloat16]} matrix product", self.peak / 1e12, "TFLOP/s")
         self.flops: dict[str, float] = {}
@@ -156,7 +157,9 @@ class Bench:
 
     def batch(self, ours: Ours, size: int, cached: bool) -> Batch:
         """Return a batch on the device, with the teacher's embeddings where they are known."""
-        batch = to_device(make_batches(size, self.device)[0], self.device)
+        if size not in self.batches:
+            self.batches[size] = to_device(make_batches(size, self.device)[0], self.device)
+        batch = self.batches[size]
         if not cached:
             return batch
         with torch.no_grad(), ours.precision.autocast():
