@@ -6,9 +6,10 @@
 # one seed before the next. LIMIT_S seconds after the start training ends behind a step, and what is trained is evaluated.
 #   ARCHIVE  runs/faces-archive/faces.tar.gz
 #   STATE    runs/faces-state, written at the end and every SAVE_S seconds, so that a cut at any moment leaves it:
-#            go-on.tar: labels, the resume points of runs that have not ended, what is done; X-KIND-SEED.tar: one
-#            trained student; tables.tar. What it holds at the start is taken up where runs/faces is not there: another
-#            machine goes on with ARCHIVE and go-on.tar, and compares the students whose files are in STATE.
+#            go-on.tar: labels, what is done; resume-X-KIND-SEED.tar: the resume point of a run that has not ended;
+#            X-KIND-SEED.tar: one trained student; tables.tar. What it holds at the start is taken up where runs/faces is
+#            not there: another machine goes on with ARCHIVE, go-on.tar and the resume points, and compares the students
+#            whose files are in STATE.
 #   JOBS     students trained beside one another: 3 (default: the three kinds of one X and seed); on a CPU 1
 #   SMALL=1  few people and steps, to try it; DEVICE=cpu runs without a GPU. STUDENTS, EXTRA, SOURCES and SEEDS as in
 #            examples/real_faces.sh
@@ -60,15 +61,16 @@ save() {
         [ -e "$folder/aikd-last.pth" ] && [ ! -e "$STATE/$name.tar" ] || continue
         printf '%s\n' "$folder"/{aikd-last.pth,aikd-last.json,config.yaml,metrics.jsonl,.done} | keep "$name"
     done
-    for file in runs/faces/*/labels/{.done,labels.pkl} $TRAINED/*/*/{.done,resume.pt}; do
-        case $file in
-            */resume.pt)   # before the log, which it must not be ahead of
-                folder=$(dirname "$file")
-                [ -e "$folder/.done" ] || printf '%s\n' "$folder"/{resume.pt,config.yaml,metrics.jsonl}
-                ;;
-            *) echo "$file" ;;
-        esac
-    done | keep go-on
+    printf '%s\n' runs/faces/*/labels/{.done,labels.pkl} $TRAINED/*/*/.done | keep go-on
+    for file in $TRAINED/*/*/resume.pt; do
+        folder=$(dirname "$file")
+        name=resume-$(basename "$(dirname "$folder")")-$(basename "$folder")
+        if [ -e "$folder/.done" ]; then
+            rm -f "$STATE/$name.tar"
+        else   # the resume point before the log, which it must not be ahead of
+            printf '%s\n' "$folder"/{resume.pt,config.yaml,metrics.jsonl} | keep "$name"
+        fi
+    done
     if [ -e $TRAINED/evaluation/summary.md ]; then
         find $TRAINED/evaluation -maxdepth 1 '(' -name '*.csv' -o -name '*.md' ')' | keep tables
     fi

@@ -100,11 +100,11 @@ def wait_for(what):
 
 def saved(state):
     """Return the names in what another machine goes on with; nothing is written by halves."""
-    path = state / "go-on.tar"
-    if not path.exists():
-        return set()
-    with tarfile.open(path) as stream:
-        return set(stream.getnames())
+    names = set()
+    for path in [*state.glob("go-on.tar"), *state.glob("resume-*.tar")]:
+        with tarfile.open(path) as stream:
+            names |= set(stream.getnames())
+    return names
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -122,14 +122,20 @@ def test_another_machine_goes_on_where_the_first_was_cut(tmp_path, archive, numb
     done = {f"runs/faces/ser_fiq/labels/{name}" for name in (".done", "labels.pkl")}
     done.add("runs/faces/recommended/ser_fiq/aikd-1/.done")
     assert saved(state) == done | {f"{CUT}/{name}" for name in ("resume.pt", "config.yaml", "metrics.jsonl")}
-    assert sorted(path.name for path in state.glob("*.tar")) == ["go-on.tar", "ser_fiq-aikd-1.tar"]
+    assert sorted(path.name for path in state.glob("*.tar")) == [
+        "go-on.tar",
+        "resume-ser_fiq-plain-1.tar",
+        "ser_fiq-aikd-1.tar",
+    ]
 
     (second / "runs/faces-state").mkdir(parents=True)
-    shutil.copy(state / "go-on.tar", second / "runs/faces-state")
+    for name in ("go-on.tar", "resume-ser_fiq-plain-1.tar"):
+        shutil.copy(state / name, second / "runs/faces-state")
     assert start(second, archive).wait(timeout=60) == 0
     log = (second / "log").read_text()
     assert "label_ser_fiq" not in log and "/aikd-1 " not in log.partition("evaluate.py")[0]
     assert (second / CUT / "aikd-last.pth").read_text() == 2 * "session\n"
+    assert not list((second / "runs/faces-state").glob("resume-*"))
     compared = log.splitlines()[-1]
     assert [f"scores.{name}" in compared for name in ("plain-1", "augmented-1", "aikd-1")] == [True, True, False]
 
