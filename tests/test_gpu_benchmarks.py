@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bounds, loader, memory, scoring_settings, settings
+from benchmarks import bounds, loader, memory, scoring_settings, sets, settings
 from benchmarks.training_step import make_batches
 from tests.helpers.training import ROOT
 
@@ -58,6 +58,14 @@ def test_a_setting_that_is_not_there_is_refused_before_anything_is_measured(scri
     with pytest.raises(SystemExit):
         script.main(["--only", "fp32", "ours", "faster"])
     assert "no setting" in capsys.readouterr().err
+
+
+def test_the_settings_that_the_set_of_a_gpu_names_are_there():
+    for step in (step for step in sets.GPU if "--only" in step.arguments):
+        script = {"benchmarks.settings": settings, "benchmarks.scoring_settings": scoring_settings}[step.arguments[1]]
+        known = {setting.name for setting in (*script.SETTINGS, *script.RARE)} | {"released"}
+        named = step.arguments[step.arguments.index("--only") + 1 :]
+        assert len(named) > 2 and set(named) <= known
 
 
 def test_the_compiler_gets_the_mode_of_its_setting(monkeypatch):
