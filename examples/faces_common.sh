@@ -51,6 +51,19 @@ people() {
     tar -C $GIVEN/images -T "$folder.txt" -cf - | tar -C "$folder" -xf -
 }
 
+# choose NAME TITLE FOLDS LEAST: choose people, once. What is made of them is not made again for others, so that other
+# folds, or another LIMIT, than before are an error.
+choose() {
+    local chosen=$OUT/people/$1.chosen asked="fold(s) $3${LIMIT:+, $LIMIT people at most}"
+    if [ -e "$chosen" ] && [ "$(cat "$chosen")" != "$asked" ]; then
+        echo "error: $OUT: the people $2 are those of $(cat "$chosen") there, not of $asked; move $OUT away first" >&2
+        exit 2
+    fi
+    mkdir -p $OUT/people
+    step "$OUT/people/$1" "choose the people $2" people "$1" "$3" "$4"
+    echo "$asked" >"$chosen"
+}
+
 degrade() {
     "$PY" prepare.py -c configs/faces/degrade.yaml base.save_path=$OUT/"$1" degrade.loc=$OUT/people/"$1" "${@:2}"
 }

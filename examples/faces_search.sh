@@ -110,9 +110,9 @@ compare() {
         "${students[@]}" "$@"
 }
 
-mkdir -p $OUT/people $SEARCH
-step $OUT/people/train 'choose the people: to train on' people train 012 1
-step $OUT/people/selection 'to choose on' people selection 3 2
+mkdir -p $SEARCH
+choose train 'to train on' 012 1
+choose selection 'to choose on' 3 2
 step $OUT/train 'degrade half of the images to train on' degrade train
 step $SEARCH/faces 'degraded copies, to choose on' degrade selection base.save_path=$SEARCH/faces "${TESTED[@]}"
 step $SEARCH/detected 'landmarks and boxes of another detector' "$PY" prepare.py -c configs/faces/landmarks.yaml \

@@ -129,10 +129,9 @@ if [ "$shared" != "$TEST" ]; then
     echo "error: TRAIN=$TRAIN and TEST=$TEST share a fold: the people tested would have been trained on" >&2
     exit 2
 fi
-mkdir -p $OUT/people
-step $OUT/people/train 'choose the people: to train on' people train "$TRAIN" 1
-step $OUT/people/selection 'to choose on' people selection 3 2
-step $OUT/people/test 'to test on' people test "$TEST" 2
+choose train 'to train on' "$TRAIN" 1
+choose selection 'to choose on' 3 2
+choose test 'to test on' "$TEST" 2
 step $OUT/train 'degrade half of the images to train on' degrade train
 step $OUT/selection 'degraded copies, to choose on' degrade selection degrade.share=1 degrade.references=1
 step $OUT/test 'degraded copies, to test on' degrade test "${TESTED[@]}"
