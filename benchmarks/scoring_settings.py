@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.bounds import watched
 from benchmarks.measuring import Report, alternate, parser, reason
-from benchmarks.settings import RELEASED, parse_settings, reached, release
+from benchmarks.settings import RELEASED, parse_settings, reached, release, warm_up
 from benchmarks.training_step import Ours, make_batches, matmul_flops, read_recipe
 from model.ai_kd import WrapperModel
 from model.frozen.bfloat16 import Bfloat16
@@ -101,12 +101,7 @@ def pass_of(setting: Setting, scorer: TorchNetwork, crops: Tensor) -> Callable[[
 @torch.no_grad()
 def recorded(scorer: TorchNetwork, crops: Tensor) -> Callable[[], Tensor]:
     """Record the pass as a CUDA graph; return what replays it."""
-    apart = torch.cuda.Stream()
-    apart.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(apart):
-        for _ in range(3):
-            score(scorer, crops)
-    torch.cuda.current_stream().wait_stream(apart)
+    warm_up(lambda: score(scorer, crops))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         quality_B = score(scorer, crops)
@@ -157,7 +152,11 @@ class Bench:
 
     def measure(self, setting: Setting) -> None:
         """Measure one setting at every batch size, and how far its scores are from the CPU's."""
-        scorer = scorer_of(setting, self.student, self.device)
+        try:
+            scorer = scorer_of(setting, self.student, self.device)
+        except Exception as error:  # whatever a network that cannot be put into bf16 or a full memory raise
+            self.report.add(setting.name, f"does not work here: {reason(error)}")
+            return
         for size in self.options.batches:
             self.time(setting.name, size, lambda size=size: pass_of(setting, scorer, self.crops(size)))
 

@@ -80,18 +80,23 @@ RARE = (
 )
 
 
+def warm_up(work: Callable[[], object]) -> None:
+    """Work three times on a stream of its own: libraries must be set up before a CUDA graph is recorded."""
+    apart = torch.cuda.Stream()
+    apart.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(apart):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(apart)
+
+
 class Recorded:
     """A step recorded once as a CUDA graph and replayed; the learning rate stays that of the recording."""
 
     def __init__(self, ours: Ours, batch: Batch):
         """Take the steps that set the libraries up, then record one."""
         self.batch = to_device(batch, ours.precision.device)
-        apart = torch.cuda.Stream()
-        apart.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(apart):
-            for _ in range(3):
-                ours.step(self.batch)
-        torch.cuda.current_stream().wait_stream(apart)
+        warm_up(lambda: ours.step(self.batch))
         ours.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -110,6 +115,7 @@ def step_of(setting: Setting, ours: Ours, batch: Batch) -> Callable[[Batch], obj
     torch.backends.cudnn.benchmark = setting.searched
     if setting.mode is not None:
         torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = 64  # blocks share their code: one for each form of block
         for network in (ours.objective.student, ours.objective.teacher):
             for part in blocks(network) if setting.blocks else [network]:
                 part.compile(mode=setting.mode, dynamic=False)
@@ -129,7 +135,6 @@ def step_of(setting: Setting, ours: Ours, batch: Batch) -> Callable[[Batch], obj
 
 def blocks(network: nn.Module) -> list[nn.Module]:
     """Return the residual blocks of a network's stages, or the network itself where it has none."""
-    torch._dynamo.config.recompile_limit = 64  # one for each form of block
     stages = [module for module in network.modules() if isinstance(module, nn.Sequential)]
     found = [block for stage in stages for block in stage if list(block.children())]
     return [block for block in found if not isinstance(block, nn.Sequential)] or [network]

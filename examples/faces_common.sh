@@ -34,34 +34,39 @@ step() {
     touch "$1/.done"
 }
 
-# people NAME FOLDS LEAST: copy the first four images of each person of these folds who has LEAST or more.
-people() {
-    local folder=$OUT/people/$1
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    (cd $GIVEN/images && find . -name '*.jpg' | sed 's|^\./||' | LC_ALL=C sort) >"$folder.all"
-    awk -F'[,/]' -v folds="$2" -v least="$3" -v limit="${LIMIT:-1000000}" '
+# listed FOLDS LEAST: print the first four images of each person of these folds who has LEAST or more.
+listed() {
+    local all=$OUT/people/all.txt
+    (cd $GIVEN/images && find . -name '*.jpg' | sed 's|^\./||' | LC_ALL=C sort) >"$all"
+    awk -F'[,/]' -v folds="$1" -v least="$2" -v limit="${LIMIT:-1000000}" '
         FNR == 1 { part++ }
         part == 1 { sub(/\r/, ""); fold[$1] = $2; next }
         part == 2 { images[$1]++; next }
         !($1 in fold) || !index(folds, fold[$1]) || images[$1] < least { next }
         !($1 in seen) && ++persons > limit { exit }
         seen[$1]++ < 4
-    ' $GIVEN/folds.csv "$folder.all" "$folder.all" >"$folder.txt"
-    tar -C $GIVEN/images -T "$folder.txt" -cf - | tar -C "$folder" -xf -
+    ' $GIVEN/folds.csv "$all" "$all"
+}
+
+# people FOLDER: copy the images that FOLDER.txt lists.
+people() {
+    rm -rf "$1"
+    mkdir -p "$1"
+    tar -C $GIVEN/images -T "$1.txt" -cf - | tar -C "$1" -xf -
 }
 
 # choose NAME TITLE FOLDS LEAST: choose people, once. What is made of them is not made again for others, so that other
-# folds, or another LIMIT, than before are an error.
+# folds, another LIMIT or other photographs than before are an error.
 choose() {
-    local chosen=$OUT/people/$1.chosen asked="fold(s) $3${LIMIT:+, $LIMIT people at most}"
-    if [ -e "$chosen" ] && [ "$(cat "$chosen")" != "$asked" ]; then
-        echo "error: $OUT: the people $2 are those of $(cat "$chosen") there, not of $asked; move $OUT away first" >&2
+    local folder=$OUT/people/$1
+    mkdir -p $OUT/people
+    listed "$3" "$4" >"$folder.asked"
+    if [ -e "$folder/.done" ] && ! cmp -s "$folder.asked" "$folder.txt"; then
+        echo "error: $OUT: its people $2 are not those of folds $3${LIMIT:+, LIMIT=$LIMIT,} in $FACES; move $OUT away" >&2
         exit 2
     fi
-    mkdir -p $OUT/people
-    step "$OUT/people/$1" "choose the people $2" people "$1" "$3" "$4"
-    echo "$asked" >"$chosen"
+    mv "$folder.asked" "$folder.txt"
+    step "$folder" "choose the people $2" people "$folder"
 }
 
 degrade() {

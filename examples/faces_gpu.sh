@@ -51,25 +51,31 @@ keep() {
     mv "$part" "$STATE/$1.tar"
 }
 
-# save: write to STATE what another run needs to go on, every student that is trained, and the tables.
+# name_of FOLDER: print X-KIND-SEED of a student.
+name_of() {
+    echo "$(basename "$(dirname "$1")")-$(basename "$1")"
+}
+
+# save: write to STATE what another run needs to go on, every student that is trained, and the tables. A student that
+# ends meanwhile counts as one that has not, and a resume point goes only when go-on.tar says that its run has ended.
 save() {
-    local file folder name
+    local file folder begun ended
     mkdir -p "$STATE"
-    for file in $TRAINED/*/{aikd,plain,augmented}-*/.done; do
+    begun=$(printf '%s\n' $TRAINED/*/*/resume.pt)
+    ended=$(printf '%s\n' $TRAINED/*/*/.done)
+    for file in $ended; do
         folder=$(dirname "$file")
-        name=$(basename "$(dirname "$folder")")-$(basename "$folder")
-        [ -e "$folder/aikd-last.pth" ] && [ ! -e "$STATE/$name.tar" ] || continue
-        printf '%s\n' "$folder"/{aikd-last.pth,aikd-last.json,config.yaml,metrics.jsonl,.done} | keep "$name"
+        [ -e "$folder/aikd-last.pth" ] && [ ! -e "$STATE/$(name_of "$folder").tar" ] || continue
+        printf '%s\n' "$folder"/{aikd-last.pth,aikd-last.json,config.yaml,metrics.jsonl,.done} | keep "$(name_of "$folder")"
     done
-    printf '%s\n' runs/faces/*/labels/{.done,labels.pkl} $TRAINED/*/*/.done | keep go-on
-    for file in $TRAINED/*/*/resume.pt; do
+    for file in $begun; do
         folder=$(dirname "$file")
-        name=resume-$(basename "$(dirname "$folder")")-$(basename "$folder")
-        if [ -e "$folder/.done" ]; then
-            rm -f "$STATE/$name.tar"
-        else   # the resume point before the log, which it must not be ahead of
-            printf '%s\n' "$folder"/{resume.pt,config.yaml,metrics.jsonl} | keep "$name"
-        fi
+        grep -qxF "$folder/.done" <<<"$ended" && continue   # the resume point before the log, which it must not be ahead of
+        printf '%s\n' "$folder"/{resume.pt,config.yaml,metrics.jsonl} | keep "resume-$(name_of "$folder")"
+    done
+    printf '%s\n' runs/faces/*/labels/{.done,labels.pkl} $ended | keep go-on
+    for file in $ended; do
+        rm -f "$STATE/resume-$(name_of "$(dirname "$file")").tar"
     done
     if [ -e $TRAINED/evaluation/summary.md ]; then
         find $TRAINED/evaluation -maxdepth 1 '(' -name '*.csv' -o -name '*.md' ')' | keep tables

@@ -93,16 +93,17 @@ def test_folds_rotate_but_share_nobody(folder):
 
 def test_other_people_than_those_already_there_are_refused(folder):
     assert run_script(folder, TRAIN="45", TEST="0")[0] == 0
-    held = "error: runs/faces: the people {} are those of fold(s) {} there, not of {}; move runs/faces away first\n"
-    code, errors, commands = run_script(folder)
-    assert (code, errors, commands) == (2, held.format("to train on", "45", "fold(s) 012"), [])
-    code, errors, commands = run_script(folder, script="faces_search.sh")
-    assert (code, errors, commands) == (2, held.format("to train on", "45", "fold(s) 012"), [])
-    code, errors, commands = run_script(folder, TRAIN="45", TEST="12")
-    assert (code, errors, commands) == (2, held.format("to test on", "0", "fold(s) 12"), [])
-    code, errors, _ = run_script(folder, TRAIN="45", TEST="0", LIMIT="7")
-    assert (code, errors) == (2, held.format("to train on", "45", "fold(s) 45, 7 people at most"))
+    error = "error: runs/faces: its people {} are not those of folds {} in given; move runs/faces away\n"
+    for script in ("real_faces.sh", "faces_search.sh"):
+        assert run_script(folder, script) == (2, error.format("to train on", "012"), [])
+    assert run_script(folder, TRAIN="45", TEST="12") == (2, error.format("to test on", "12"), [])
+    asked = {"TRAIN": "45", "TEST": "0", "LIMIT": "1"}
+    assert run_script(folder, **asked) == (2, error.format("to train on", "45, LIMIT=1,"), [])
     assert run_script(folder, TRAIN="45", TEST="0")[0] == 0
+    (folder / "given/images/B/B_6.jpg").touch()  # behind the first four
+    assert run_script(folder, TRAIN="45", TEST="0")[0] == 0
+    (folder / "given/images/B/B_1.jpg").unlink()
+    assert run_script(folder, TRAIN="45", TEST="0") == (2, error.format("to train on", "45"), [])
 
 
 def test_every_seed_is_trained_whole_before_the_next_and_all_are_evaluated(folder):
