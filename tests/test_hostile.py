@@ -1,56 +1,24 @@
-"""Hostile files, small ones that hang, fill memory or raise odd errors, end as one sentence, soon; no score changes."""
+"""Hostile tables and settings, small ones that hang, fill memory or raise odd errors, end as one sentence, soon."""
 
-import io
-import os
 import pickle
-import struct
-import time
-import zipfile
-import zlib
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from onnx import TensorProto, helper
-from PIL import Image
 
 import train_main
-from data.images.decode import ImageError, decode_rgb
-from data.sources.folder import list_folder
-from data.sources.recordio import open_records
 from data.tables.landmarks import read_landmarks
 from data.tables.scores import read_scores
 from evaluation.pairs.readers import read_pairs
-from evaluation.protocol.embeddings import read_embeddings
 from evaluation.protocol.face_set import FaceSet
 from evaluation.protocol.metadata import read_metadata
-from model.compact import CompactNet
-from model.frozen.onnx_network import OnnxNetwork
-from model.weights import load_backbone, read_state_dict
+from tests.helpers.hostile import refused
 from utils import cli
 from utils.config.inference import InferenceBase
 from utils.config.loading import read_yaml, validate
-from utils.contract import InputContract, load_contract
 from utils.errors import UserError
-from utils.outside.reading import about, limited_memory, reading, shown
-
-LONGEST_S = 5
-
-
-def refused(read, path):
-    """Return the sentence with which `read` refuses a file."""
-    started = time.monotonic()
-    with pytest.raises(UserError) as caught:
-        read(path)
-    assert time.monotonic() - started < LONGEST_S
-    said = str(caught.value)
-    assert str(path.name) in said
-    assert len(said.replace(str(path.parent), "")) <= 400
-    assert "\n" not in said
-    return said
+from utils.outside.reading import about, reading, shown
 
 
 def laughs(levels, start=b")"):
@@ -149,96 +117,6 @@ def test_parquet_of_names_that_repeat_stays_readable(tmp_path):
     assert scores.values.tolist() == [0.5, 0.25]
 
 
-def jpeg(**options):
-    stream = io.BytesIO()
-    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(picture).resize((64, 64)).save(stream, "JPEG", **options)
-    return stream.getvalue()
-
-
-def scans(data, times):
-    """Repeat the last scan of a JPEG."""
-    at = data.rindex(b"\xff\xda")
-    return data[:at] + data[at:-2] * times + b"\xff\xd9"
-
-
-def test_a_jpeg_of_thousands_of_scans_is_a_named_failure_and_few_are_none():
-    whole = decode_rgb(jpeg(progressive=True))
-    assert whole.shape == (64, 64, 3)
-    with pytest.raises(ImageError, match="3009 scans of 64x64 pixels take too long"):
-        decode_rgb(scans(jpeg(progressive=True), 3000))
-
-
-def png_header(width, height, bits, colour):
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    lines = zlib.compress(b"\0" * (height * (1 + width * 6)), 9)
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
-
-
-def test_sixteen_bits_take_little_more_memory_than_eight():
-    """3000x3000 pixels of 16 bit: 54 MB decoded, 27 MB of result, and a block of each at a time."""
-    with limited_memory(170 << 20):
-        image = decode_rgb(png_header(3000, 3000, 16, 2))
-    assert image.shape == (3000, 3000, 3)
-    assert not image.any()
-
-
-def test_a_chunk_of_three_gigabytes_takes_none():
-    whole = png_header(8, 8, 16, 2)
-    at = whole.index(b"IDAT") - 4
-    with limited_memory(100 << 20), pytest.raises(ImageError, match="damaged PNG: cut off"):
-        decode_rgb(whole[:at] + (0xAF000000).to_bytes(4, "big") + whole[at + 4 :])
-
-
-def test_sixteen_bits_are_rounded_as_before():
-    values = np.arange(0, 65536, 7, dtype=np.uint16)[: 96 * 96].reshape(96, 96)
-    stream = io.BytesIO()
-    Image.fromarray(values).save(stream, "PNG")
-    expected = np.rint(values / 257).astype(np.uint8)
-    assert np.array_equal(decode_rgb(stream.getvalue())[:, :, 0], expected)
-
-
-def test_run_lengths_and_animations_have_bounds_of_their_own():
-    header = b"BM" + struct.pack("<IHHI", 1000, 0, 0, 54 + 1024)
-    header += struct.pack("<IiiHHIIiiII", 40, 2_000_000, 20, 1, 8, 1, 0, 0, 0, 256, 0)
-    with pytest.raises(ImageError, match="too many for a BMP with run lengths"):
-        decode_rgb(header + bytes(1024) + b"\0\0" * 100)
-    stream = io.BytesIO()
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    frames[0].save(stream, "WebP", save_all=True, append_images=frames[1:])
-    assert decode_rgb(stream.getvalue())[0, 0, 0] > 200
-    large = bytearray(stream.getvalue())
-    large[24:30] = (5999).to_bytes(3, "little") + (5999).to_bytes(3, "little")
-    with pytest.raises(ImageError, match="6000x6000 pixels are too many for an animation"):
-        decode_rgb(large)
-
-
-def test_devices_pipes_and_circles_are_failures_of_their_own(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    os.mkfifo(tmp_path / "b.png")
-    (tmp_path / "c.png").symlink_to(tmp_path / "b.png")
-    (tmp_path / "d.png").symlink_to("/dev/zero")
-    (tmp_path / "e.png").symlink_to("e.png")
-    source = list_folder(tmp_path)
-    assert len(source.read(0)) == (tmp_path / "a.png").stat().st_size
-    for row in range(1, len(source)):
-        with pytest.raises(ImageError):
-            source.read(row)
-    assert {"c.png", "d.png", "e.png"} <= set(source.names)
-
-
-@pytest.mark.parametrize("stated", [np.nan, np.inf, -np.inf, 1e30, -5, 0, 1])
-def test_record_0_that_states_an_odd_number_of_images(tmp_path, stated):
-    body = struct.pack("<IfQQ", 2, 0.0, 0, 0) + struct.pack("<ff", stated, stated)
-    data = struct.pack("<II", 0xCED7230A, len(body)) + body
-    (tmp_path / "train.rec").write_bytes(data * 2)
-    (tmp_path / "train.idx").write_text(f"0\t0\n1\t{len(data)}\n")
-    refused(open_records, tmp_path / "train.rec")
-
-
 PAIRS = {
     "head.txt": ("lfw", "² ²\nA 1 2\n"),
     "cell.txt": ("lfw", "A 1 2\nA ² 1\n"),
@@ -313,122 +191,6 @@ def test_numbers_of_metadata_that_are_none(tmp_path, value):
     found = read_metadata(tmp_path / "meta.csv", FaceSet("x", pairs, None), pairs.names)
     assert found.columns["yaw"].tolist() == [1, 2, 4]
     assert set(found.columns) == {"yaw"} or np.isfinite(found.columns["blur"]).all()
-
-
-def stored(*arrays):
-    """Return the bytes of an .npz of so many (name, bytes) members."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in arrays:
-            archive.writestr(name, content)
-    return stream.getvalue()
-
-
-def npy(header, data=b""):
-    text = header.encode()
-    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text + data
-
-
-NAMES = npy("{'descr': '<U1', 'fortran_order': False, 'shape': (1,)}", "a".encode("utf-32-le"))
-ARRAYS = {
-    "none.npz": stored(),
-    "text.npz": stored(("names", b"abc"), ("embeddings", b"abc")),
-    "objects.npz": stored(("names.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x02N."))),
-    "huge.npz": stored(("names.npy", NAMES), ("embeddings.npy", npy(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 99999999999)}"))),
-    "wide.npz": stored(("names.npy", NAMES), ("embeddings.npy", npy(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3)}", bytes(8)))),
-    "below zero.npz": stored(("names.npy", NAMES), ("embeddings.npy", npy(
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2)}", bytes(8)))),
-    "header.npz": stored(("names.npy", npy("[" * 5000)), ("embeddings.npy", npy("{}"))),
-    "fields.npz": stored(("names.npy", npy(
-        "{'descr': [('a', '<U1')], 'fortran_order': False, 'shape': (1,)}", bytes(4)))),
-    "short.npz": stored(("names.npy", b"\x93NUM"), ("embeddings.npy", b"")),
-    "numbers.npz": stored(("names.npy", NAMES), ("embeddings.npy", NAMES)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ARRAYS)
-def test_arrays(tmp_path, name):
-    (tmp_path / name).write_bytes(ARRAYS[name])
-    refused(read_embeddings, tmp_path / name)
-
-
-def test_arrays_that_unpack_to_gigabytes(tmp_path):
-    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr("names.npy", NAMES)
-        with archive.open("embeddings.npy", "w", force_zip64=True) as stream:
-            stream.write(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 300000000)}"))
-            for _ in range(72):  # well above what memory that happens to be free can hold
-                stream.write(bytes(1 << 24))
-    assert "memory" in refused(read_embeddings, tmp_path / "bomb.npz")
-
-
-def test_npz(tmp_path):
-    np.savez(tmp_path / "odd.npz", names=np.array(["ab"]), embeddings=np.ones((1, 2), np.float32))
-    data = (tmp_path / "odd.npz").read_bytes()
-    wrong = data.replace("ab".encode("utf-32-le"), b"\xff\xff\xff\xff" + "b".encode("utf-32-le"))
-    (tmp_path / "odd.npz").write_bytes(wrong)
-    refused(read_embeddings, tmp_path / "odd.npz")
-    (tmp_path / "raw.npz").write_bytes(b"PK\5\6" + bytes(18))
-    refused(read_embeddings, tmp_path / "raw.npz")
-
-
-def test_checkpoints_that_wrap_themselves(tmp_path):
-    content: dict = {}
-    content["state_dict"] = content
-    torch.save(content, tmp_path / "self.pth")
-    refused(read_state_dict, tmp_path / "self.pth")
-    torch.save({"n_averaged": torch.zeros(())}, tmp_path / "empty.pth")
-    with pytest.raises(UserError, match=r"empty\.pth"):
-        load_backbone(CompactNet(), tmp_path / "empty.pth")
-    (tmp_path / "deep.safetensors").write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000)
-    refused(read_state_dict, tmp_path / "deep.safetensors")
-
-
-def network(tmp_path, inputs, outputs, nodes, metadata=b""):
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)]
-    )
-    model.ir_version = 8
-    path = tmp_path / "network.onnx"
-    path.write_bytes(model.SerializeToString() + metadata)
-    return path
-
-
-def image_input(kind=TensorProto.FLOAT):
-    return helper.make_tensor_value_info("x", kind, ["b", 3, 112, 112])
-
-
-def test_onnx(tmp_path):
-    def load(path):
-        return OnnxNetwork(path.read_bytes(), path, torch.device("cpu"), InputContract())
-
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    size = helper.make_tensor("size", TensorProto.INT64, [1], [1 << 30])
-    constant = helper.make_node("Constant", [], ["s"], value=size)
-    bomb = [constant, helper.make_node("ConstantOfShape", ["s"], ["c"]), helper.make_node("ReduceSum", ["c"], ["y"])]
-    assert "fails on an image" in refused(load, network(tmp_path, [image_input()], [out], bomb))
-    one = helper.make_tensor("one", TensorProto.FLOAT, [1, 1], [1.0])
-    alone = [helper.make_node("Constant", [], ["y"], value=one)]
-    refused(load, network(tmp_path, [], [out], alone))
-    whole = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
-    refused(load, network(tmp_path, [image_input(TensorProto.INT64)], [out], whole))
-    odd = b"\x72\x06\x0a\x01\x80\x12\x01\x80"  # metadata_props: key and value that are no UTF-8
-    refused(load, network(tmp_path, [image_input()], [out], whole, odd))
-    assert onnx.load(network(tmp_path, [image_input()], [out], whole)).graph.node
-
-
-def test_contract_beside_weights(tmp_path):
-    for content in (
-        '{"contract": [1]}',
-        '{"contract": ' + "[" * 100_000,
-        "[]",
-        '{"contract": {"size_px": {}, "x": 1}}',
-    ):
-        (tmp_path / "w.json").write_text(content)
-        with pytest.raises(UserError, match=r"w\.json"):
-            load_contract(tmp_path / "w.pth")
 
 
 def test_memory_has_a_bound_and_gets_it_back():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from data.alignment import TEMPLATE_112, estimate_similarity
 from data.index.build import FaceIndex
@@ -27,6 +29,21 @@ WRONG_ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "they are fractions of the image, not pixels": lambda points: points / 200,
 }
 """What a user may have done to landmarks (N, 5, 2), by the words it is named with."""
+
+coordinates = st.floats(-50, 250, allow_nan=False, width=32)
+face_landmarks = st.builds(
+    lambda scale, angle, x, y, noise: (
+        scale * TEMPLATE_112 @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        + (x, y)
+        + noise
+    ),
+    st.floats(0.2, 8),
+    st.floats(-3, 3),
+    coordinates,
+    coordinates,
+    arrays(np.float64, (5, 2), elements=st.floats(-3, 3)),
+)
+"""Five landmarks as a similarity puts them, with up to 3 px of noise, (5, 2)."""
 
 
 def spoil_landmarks(path: Path, looks: str) -> None:
