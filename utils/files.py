@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -39,21 +39,26 @@ def atomic_write(path: str | Path, mode: str = "wb", **options) -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if "b" not in mode:
+        options = {"encoding": "utf-8", "newline": "", **options}
+    with claimed(lambda: _new_beside(path)) as temporary:
+        try:
+            with writing(path):
+                with open(temporary, mode, **options) as stream:
+                    yield stream
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.chmod(temporary, 0o666 & ~_umask())
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _new_beside(path: Path) -> Path:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    mark_in_use(descriptor)
-    try:
-        if "b" not in mode:
-            options = {"encoding": "utf-8", "newline": "", **options}
-        with writing(path), os.fdopen(descriptor, mode, **options) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)  # before it is closed: until then no other process takes it for abandoned
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    os.close(descriptor)
+    return Path(temporary)
 
 
 @contextmanager
@@ -84,32 +89,53 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def mark_in_use(descriptor: int) -> None:
-    """Keep `remove_abandoned` of other processes away from an open file or folder, until it is closed or this ends."""
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+@contextmanager
+def claimed(make: Callable[[], Path]) -> Iterator[Path]:
+    """Yield the new file or folder that `make` returns; `remove_abandoned` leaves it alone while the block runs."""
+    while True:
+        path = make()
+        claim = _lock(path, wait=True)
+        if path.exists():
+            break
+        _unlock(claim)  # another process took it for abandoned before it was locked
+    try:
+        yield path
+    finally:
+        _unlock(claim)
 
 
 def remove_abandoned(folder: Path, pattern: re.Pattern[str] = _TEMPORARY) -> None:
-    """Remove what processes that were killed left half written in a folder: names that match `pattern` in full."""
+    """Remove files and folders that killed processes left half written: names that match `pattern` in full."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if pattern.fullmatch(entry.name) and (is_file := entry.is_file(follow_symlinks=False)) | entry.is_dir():
-                with contextlib.suppress(ImportError, OSError):
-                    _remove_unless_in_use(entry.path, is_file)
+            if not pattern.fullmatch(entry.name) or entry.is_symlink():
+                continue
+            claim = _lock(Path(entry.path), wait=False)
+            if claim is not None:
+                with contextlib.suppress(OSError):
+                    _remove(Path(entry.path))
+                _unlock(claim)
 
 
-def _remove_unless_in_use(path: str, is_file: bool) -> None:
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDWR if is_file else os.O_RDONLY)
+def _lock(path: Path, wait: bool) -> int | None:
+    """Return a descriptor that holds the lock of a file or folder; None where it is not to be had."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path) if is_file else shutil.rmtree(path)
-    finally:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
         os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(claim: int | None) -> None:
+    if claim is not None:
+        os.close(claim)
 
 
 def _umask() -> int:

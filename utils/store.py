@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.files import allocate, mark_in_use, remove_abandoned
+from utils.files import allocate, claimed, remove_abandoned
 from utils.requests import difference_text, differences
 
 _FACTS = "facts.json"
@@ -121,27 +121,23 @@ class Store:
         place, reserve = self.place(kind, facts), reserve or {}
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(self.folder, _DRAFT)
-        draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        draft.mkdir()
-        claim = os.open(draft, os.O_RDONLY)
-        try:
-            mark_in_use(claim)
-            for name, size in reserve.items():
-                with open(draft / name, "wb") as stream:
-                    allocate(stream, size)
-            yield draft
-            files = {
-                path.name: [path.stat().st_size, None if path.name in reserve else _crc32(path)]
-                for path in sorted(draft.iterdir())
-            }
-            told = json.dumps({"facts": facts, "note": note or {}, "files": files})
-            (draft / _FACTS).write_text(
-                f'{{"store": {_FORMAT}, "crc32": {zlib.crc32(told.encode())}, "entry": {told}}}', encoding="utf-8"
-            )
-            _publish(draft, place)
-        finally:
-            os.close(claim)
-            shutil.rmtree(draft, ignore_errors=True)
+        with claimed(lambda: _new_draft(place)) as draft:
+            try:
+                for name, size in reserve.items():
+                    with open(draft / name, "wb") as stream:
+                        allocate(stream, size)
+                yield draft
+                files = {
+                    path.name: [path.stat().st_size, None if path.name in reserve else _crc32(path)]
+                    for path in sorted(draft.iterdir())
+                }
+                told = json.dumps({"facts": facts, "note": note or {}, "files": files})
+                (draft / _FACTS).write_text(
+                    f'{{"store": {_FORMAT}, "crc32": {zlib.crc32(told.encode())}, "entry": {told}}}', encoding="utf-8"
+                )
+                _publish(draft, place)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
 
     def why_not(self, kind: str, facts: Mapping[str, Any]) -> str | None:
         """Say what the nearest entry of this kind was made from instead; None when there is none of this kind."""
@@ -178,9 +174,7 @@ class Store:
         removed = self._chosen(kind, unused_days)
         for one in removed:
             _discard(one.folder)
-        for folder in _folders(self.folder):
-            if _DRAFT.fullmatch(folder.name) and _unused_days(folder) >= unused_days:
-                shutil.rmtree(folder, ignore_errors=True)
+        remove_abandoned(self.folder, _DRAFT)
         return removed
 
     def _chosen(self, kind: str, unused_days: float) -> list[Stored]:
@@ -242,6 +236,12 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         return {"facts": dict(told["facts"]), "note": dict(told["note"]), "files": files}
     except Exception:  # whatever the JSON in its place holds
         raise DamagedEntry(f"{_FACTS} is of another version or damaged") from None
+
+
+def _new_draft(place: Path) -> Path:
+    draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    draft.mkdir()
+    return draft
 
 
 def _publish(draft: Path, place: Path) -> None:
