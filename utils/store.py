@@ -32,6 +32,7 @@ _BLOCK = 1 << 18  # stays in the processor's cache between reading and summing
 _DAY_S = 86_400
 _PLACE = re.compile(r"([^.].*)-[0-9a-f]{32}")
 _DRAFT = re.compile(r"\..+-[0-9a-f]{32}\.[0-9a-f]{8}")
+_Identity = tuple[int, int]
 _log = logging.getLogger(__name__)
 
 
@@ -49,14 +50,20 @@ class Entry:
     note: dict[str, Any]
     """What was kept beside its files."""
     files: tuple[str, ...]
+    identity: _Identity | None
+    """Which of the entries that have lain in this folder it is."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Map every array kept by `save_array`, read-only, by name."""
+        """Map every array kept by `save_array`, read-only, by name.
+
+        Raises FileNotFoundError where another process has removed the entry since it was opened.
+        """
         return {name[:-4]: _map(self.folder / name) for name in self.files if name.endswith(".npy")}
 
     def discard(self) -> None:
-        """Remove the entry; what is mapped from it stays readable."""
-        _discard(self.folder)
+        """Remove the entry, unless another has its place already; what is mapped from it stays readable."""
+        if _identity(self.folder) == self.identity:
+            _discard(self.folder)
 
 
 class Stored(NamedTuple):
@@ -89,6 +96,7 @@ class Store:
         A damaged entry is removed.
         """
         place = self.place(kind, facts)
+        identity = _identity(place)
         try:
             entry = read_entry(place)
             if entry.facts != json.loads(json.dumps(facts)):
@@ -98,8 +106,9 @@ class Store:
                 _log.info(reason)
             return None
         except (OSError, DamagedEntry) as error:
-            _log.warning("%s: the stored entry is damaged (%s) and is made anew", place, error)
-            _discard(place)
+            if _identity(place) == identity:  # else another process has removed or replaced it meanwhile
+                _log.warning("%s: the stored entry is damaged (%s) and is made anew", place, error)
+                _discard(place)
             return None
         with contextlib.suppress(OSError):  # a store that may only be read
             os.utime(place)
@@ -188,6 +197,7 @@ def read_entry(folder: str | os.PathLike, check: bool = True) -> Entry:
     Raises FileNotFoundError when there is none, DamagedEntry when its files are not those that were stored.
     """
     folder = Path(folder)
+    identity = _identity(folder)
     told = _read_facts(folder)
     for name, (size, checksum) in told["files"].items() if check else ():
         path = folder / name
@@ -195,7 +205,7 @@ def read_entry(folder: str | os.PathLike, check: bool = True) -> Entry:
             raise DamagedEntry(f"{name} has another size")
         if checksum is not None and _crc32(path) != checksum:
             raise DamagedEntry(f"the checksum of {name} differs")
-    return Entry(folder, told["facts"], told["note"], tuple(told["files"]))
+    return Entry(folder, told["facts"], told["note"], tuple(told["files"]), identity)
 
 
 def save_array(folder: Path, name: str, array: np.ndarray) -> None:
@@ -250,6 +260,15 @@ def _publish(draft: Path, place: Path) -> None:
     except OSError:  # another process was faster
         if not (place / _FACTS).is_file():
             raise
+
+
+def _identity(folder: Path) -> _Identity | None:
+    """Tell an entry from another one that is made from the same facts; None: there is none."""
+    try:
+        status = os.stat(folder / _FACTS)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _discard(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The index: which images there are, with landmarks, label or identity each, as arrays that workers share."""
 
+import contextlib
 import logging
 import os
 import time
@@ -118,19 +119,28 @@ def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
         **cfg.model_dump(include=_KEYS, mode="json"),
     }  # fmt: skip
     store = Store(cfg.cache)
-    if (entry := store.open("index", facts)) is not None:
-        arrays = entry.arrays()
-        if FolderState(present(_table(arrays, "folders")), arrays["changed_ns"]).holds(root):
-            return _from_arrays(root, arrays, entry.folder), Coverage.from_dict(entry.note)
-        _log.info("%s: not used, a folder below %s has changed since", entry.folder, root)
-        entry.discard()
-        del entry, arrays
+    with contextlib.suppress(FileNotFoundError):  # another process has just removed it for the same reason
+        if (kept := _kept(store, facts, root)) is not None:
+            return kept
     stable = all(map(_settled, files))
     source = list_folder(root)
     index, coverage = _build(cfg, source, identities)
     if stable and source.state is not None and source.state.settled:
         index = _stored(store, facts, index, source.state, coverage)
     return index, coverage
+
+
+def _kept(store: Store, facts: dict[str, Any], root: str) -> tuple[FaceIndex, Coverage] | None:
+    """Return the stored index where the folders are as they were; remove it, None, where they are not."""
+    entry = store.open("index", facts)
+    if entry is None:
+        return None
+    arrays = entry.arrays()
+    if FolderState(present(_table(arrays, "folders")), arrays["changed_ns"]).holds(root):
+        return _from_arrays(root, arrays, entry.folder), Coverage.from_dict(entry.note)
+    _log.info("%s: not used, a folder below %s has changed since", entry.folder, root)
+    entry.discard()
+    return None
 
 
 def _stored(store: Store, facts: dict[str, Any], index: FaceIndex, state: FolderState, coverage: Coverage) -> FaceIndex:

@@ -121,8 +121,11 @@ class CropPass:
         entry = self.store.open(self._kind(view, name), self._facts(view, model))
         if entry is None:
             return None
-        with np.load(entry.folder / entry.files[0], allow_pickle=False) as archive:
-            return Measured(archive[Path(entry.files[0]).stem], {int(row): why for row, why in entry.note.items()})
+        try:
+            with np.load(entry.folder / entry.files[0], allow_pickle=False) as archive:
+                return Measured(archive[Path(entry.files[0]).stem], {int(row): why for row, why in entry.note.items()})
+        except FileNotFoundError:  # another process has just cleared the cache
+            return None
 
     def _write(self, view: View, name: str, model: ImageModel | None, measured: Measured) -> None:
         what = "scores" if measured.values.ndim == 1 else "embeddings"  # these read_embeddings reads too
