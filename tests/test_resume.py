@@ -1,6 +1,5 @@
 """Exact resume: kill a run at any moment, go on, and the bytes are those of the uninterrupted run (CPU)."""
 
-import logging
 import os
 import random
 import signal
@@ -13,18 +12,10 @@ import torch
 import yaml
 
 import train_main
-from jobs.methods import load_training
 from tests.helpers.processes import forkserver
-from tests.helpers.training import run_script, same_bytes, tensors, write_setup
+from tests.helpers.resume import LENGTH, assert_same_run, metrics, train
+from tests.helpers.training import configs, run_script, same_bytes, tensors, write_setup
 from utils.errors import ConfigError
-from utils.training.run_log import read_metrics
-
-TIMES = {"img_per_s", "data_share"}
-LENGTH = ("base.epochs=6", "base.verbose=0")
-
-
-def train(config, *overrides):
-    return train_main.cli.run(lambda: train_main.main(["-c", str(config), *LENGTH, *overrides]))
 
 
 def quiet_train(config, *overrides):
@@ -36,16 +27,6 @@ def start(config, *overrides):
     child = forkserver().Process(target=quiet_train, args=(config, *overrides))
     child.start()
     return child
-
-
-def metrics(folder):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder / "metrics.jsonl")]
-
-
-def assert_same_run(a, b):
-    for name in ("aikd-last.pth", "aikd-best.pth"):
-        assert same_bytes(tensors(a / name), tensors(b / name)), name
-    assert metrics(a) == metrics(b)
 
 
 @pytest.fixture(scope="module")
@@ -143,22 +124,6 @@ def test_resuming_a_finished_run_changes_nothing(setup, capsys):
     assert before == {name: (folder / "whole" / name).read_bytes() for name in before}
 
 
-def test_unfinished_runs_are_not_replaced(tmp_path):
-    config = write_setup(tmp_path)
-    run = train_main.build(*_configs(config), train_main.torch.device("cpu"))
-    train_main.begin(run)
-    run.step = 5
-    run.folder.save_resume(run.state(finished=False))
-    with pytest.raises(ConfigError, match=r"unfinished run \(step 5\); go on with base\.resume=auto"):
-        train_main.main(["-c", str(config)])
-    with pytest.raises(ConfigError, match=r"the run there has base\.seed = 3, this one 4"):
-        train_main.main(["-c", str(config), "base.resume=auto", "base.seed=4"])
-    with pytest.raises(ConfigError, match=r"optimizer\.group_1\.lr = 0\.05, this one 0\.01"):
-        train_main.main(["-c", str(config), "base.resume=auto", "optimizer.group_1.lr=0.01"])
-    assert train_main.main(["-c", str(config), "base.resume=auto", "base.save_every=2"]) == 0
-    assert train_main.main(["-c", str(config), "base.seed=4"]) == 0  # 0 replaces a finished run
-
-
 def test_other_labels_are_another_run(tmp_path):
     config = write_setup(tmp_path)
     assert train_main.main(["-c", str(config), "base.max_steps=2"]) == 0
@@ -172,7 +137,7 @@ def test_other_labels_are_another_run(tmp_path):
 def test_a_bad_image_stops_a_run_that_goes_on_by_each_way_its_message_names(tmp_path, capsys):
     config = write_setup(tmp_path)
     assert train(config, f"base.save_path={tmp_path / 'whole'}") == 0
-    data = train_main.build(*_configs(config), train_main.torch.device("cpu")).data
+    data = train_main.build(*configs(config), train_main.torch.device("cpu")).data
     image = Path(data.train.describe(int(list(islice(data.batches_from(0), 6))[5].row[0])))
     good = image.read_bytes()
     image.write_bytes(b"no image")
@@ -207,7 +172,7 @@ def test_the_configuration_a_run_wrote_starts_the_same_run(setup, tmp_path):
     assert {**ours["base"], "save_path": ""} == {**theirs["base"], "save_path": ""}
     assert {**ours, "base": {}} == {**theirs, "base": {}} and {"model_config", "inputs"} <= ours.keys()
     first, again = (
-        train_main.build(*_configs(path, *LENGTH), train_main.torch.device("cpu")) for path in (config, recorded)
+        train_main.build(*configs(path, *LENGTH), train_main.torch.device("cpu")) for path in (config, recorded)
     )
     assert train_main.ignored(again.cfg, again.precision) == train_main.ignored(first.cfg, first.precision)
     before = metrics(folder / "whole")
@@ -224,88 +189,6 @@ def test_other_keys_stay_unknown_in_a_recorded_configuration(setup, tmp_path, ca
     assert "unknown key 'model_config'" in capsys.readouterr().err
 
 
-FILES = {
-    "config.yaml", "metrics.jsonl", "curves.png", "aikd-best.pth", "aikd-best.json", "aikd-last.pth", "aikd-last.json",
-}  # fmt: skip
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in FILES}
-
-
-def test_a_finished_run_stays_until_the_new_one_has_weights(tmp_path, caplog):
-    """The second run meets a bad image in its first batch."""
-    caplog.set_level(logging.INFO, "train")
-    config = write_setup(tmp_path)
-    out, replace = tmp_path / "run", ("base.seed=4", "base.pretrain=0.6")
-    assert train(config) == 0
-    old = contents(out)
-    assert set(old) == FILES and "replaces" not in caplog.text
-    data = train_main.build(*_configs(config, "base.seed=4"), train_main.torch.device("cpu")).data
-    image = Path(data.train.describe(int(next(data.batches_from(0)).row[0])))
-    good = image.read_bytes()
-    image.write_bytes(b"no image")
-    for _ in range(2):  # the second time there is nothing to set aside
-        assert train(config, *replace) == 2
-        assert contents(out / "previous") == old and not list(out.glob("*.pth"))
-        assert metrics(out) == [] and b"seed: 4" in (out / "config.yaml").read_bytes()
-    sentence = f"replaces the finished run in {out}, which stays in {out / 'previous'} until this one has weights"
-    assert caplog.text.count(sentence) == 1
-    image.write_bytes(good)
-    assert train(config, *replace) == 0
-    assert {path.name for path in out.iterdir()} == FILES | {"resume.pt"}
-    assert contents(out)["aikd-last.pth"] != old["aikd-last.pth"]
-    assert train(config, f"base.save_path={tmp_path / 'fresh'}", *replace) == 0
-    assert_same_run(out, tmp_path / "fresh")
-    assert caplog.text.count("replaces") == 1
-
-
-def test_a_resumed_run_drops_the_one_it_replaces_with_its_first_weights(tmp_path):
-    config = write_setup(tmp_path)
-    out, replace = tmp_path / "run", ("base.seed=4", "base.pretrain=0.6")
-    assert train(config) == 0
-    old = contents(out)
-    run = train_main.build(*_configs(config, *LENGTH, *replace), train_main.torch.device("cpu"))
-    train_main.begin(run)
-    train_main.save_resume(run)
-    assert contents(out / "previous") == old
-    assert train(config, *replace, "base.resume=auto") == 0
-    assert not (out / "previous").exists() and (out / "aikd-best.pth").exists()
-    assert train(config, f"base.save_path={tmp_path / 'fresh'}", *replace) == 0
-    assert_same_run(out, tmp_path / "fresh")
-
-
-@pytest.mark.parametrize("moved", range(8))
-def test_a_kill_while_a_run_is_set_aside_mixes_nothing(tmp_path, moved):
-    """Files are moved one by one, in the order of `files`; whatever a kill left, the next start finishes it."""
-    run = train_main.build(*_configs(write_setup(tmp_path)), train_main.torch.device("cpu"))
-    folder, out = run.folder, tmp_path / "run"
-    (out / "previous").mkdir(parents=True)
-    assert {path.name for path in folder.files} == FILES
-    for number, path in enumerate(folder.files):
-        (out / "previous" / path.name if number < moved else path).write_text("old")
-    if moved == len(FILES):
-        (out / "metrics.jsonl").write_text("new")  # a run without weights
-    assert folder.start() == (moved < len(FILES))
-    assert contents(out / "previous") == dict.fromkeys(FILES, b"old")
-    assert set(contents(out)) == {"config.yaml"}
-
-
-@pytest.mark.parametrize("dropped", range(7))
-def test_of_two_earlier_runs_the_later_one_stays(tmp_path, dropped):
-    """A kill came between the first weights of a run and the removal of the one it replaced, or in that removal."""
-    run = train_main.build(*_configs(write_setup(tmp_path)), train_main.torch.device("cpu"))
-    folder, out = run.folder, tmp_path / "run"
-    (out / "previous").mkdir(parents=True)
-    for number, path in enumerate(folder.files):
-        if path.name != "curves.png":
-            path.write_text("new")
-        if number >= dropped:
-            (out / "previous" / path.name).write_text("old")
-    assert folder.start()
-    assert contents(out / "previous") == dict.fromkeys(FILES - {"curves.png"}, b"new")
-
-
 def test_a_broken_resume_file_is_named(tmp_path):
     config = write_setup(tmp_path)
     (tmp_path / "run").mkdir()
@@ -314,11 +197,3 @@ def test_a_broken_resume_file_is_named(tmp_path):
 
     with pytest.raises(DataError, match=r"resume\.pt: cannot be read"):
         train_main.main(["-c", str(config), "base.resume=auto"])
-
-
-def _configs(config, *overrides):
-    from utils.config import load_config
-    from utils.config.sections import ModelConfig
-
-    cfg = load_training(config, overrides)
-    return cfg, load_config(ModelConfig, cfg.model.config)

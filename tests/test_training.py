@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -10,23 +9,13 @@ import torch
 import yaml
 
 import train_main
-from data.tables.landmarks import read_landmarks, write_landmarks_csv
-from jobs.methods import load_training
 from model.compact import CompactNet
 from model.registry import NetworkBuilder
-from tests.helpers import processes
-from tests.helpers.faces import spoil_landmarks
-from tests.helpers.recognition import write_run
-from tests.helpers.training import TINY, run_script, same_bytes, tensors, write_faces, write_setup
+from tests.helpers.training import TINY, make_run, same_bytes, tensors, write_setup
 from utils.config import load_config
 from utils.config.sections import ModelConfig
-from utils.errors import ConfigError, DataError, UserError
+from utils.errors import ConfigError, UserError
 from utils.training.run_log import read_metrics
-
-
-def make_run(config, *overrides):
-    cfg = load_training(config, overrides)
-    return train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
 
 
 def snapshot(module):
@@ -249,30 +238,6 @@ def test_average_at_every_step(tmp_path):
     torch.testing.assert_close(tensors(tmp_path / "run/aikd-last.pth")[name], wanted)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    """Point 3: one inf stopped training silently."""
-    run = make_run(write_setup(tmp_path), "optimizer.group_2.lr=1e30", "optimizer.max_grad_norm=null")
-    with pytest.raises(UserError, match=r"step \d+: the (consistency|quality) loss is (nan|inf); lower the learning"):
-        train_main.fit(run)
-    assert not (tmp_path / "run/aikd-last.pth").exists()
-
-
-def test_a_run_that_has_diverged_is_no_success_and_names_a_resume_point_only_if_there_is_one(tmp_path):
-    run = make_run(write_setup(tmp_path), "base.max_steps=1")
-    train_main.require_sane(run, {"quality loss": 1e6})
-    for value in (1e23, -1e7, float("inf")):
-        with pytest.raises(UserError, match=r"the quality loss is .*; lower the learning rate and start anew$"):
-            train_main.require_sane(run, {"quality loss": value})
-    train_main.fit(run)
-    with pytest.raises(UserError, match=r"lower the learning rate and go on from .*/run/resume\.pt or start anew"):
-        train_main.require_sane(run, {"quality loss": 1e23})
-
-
-def test_one_image_per_step_is_one_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"^dataloader\.train\.params\.batch_size: 1 images per step for 1 process; "):
-        make_run(write_setup(tmp_path), "dataloader.train.params.batch_size=1")
-
-
 def test_quality_labels_are_scaled(tmp_path):
     """Point 11: labels were used raw."""
     config = write_setup(tmp_path)
@@ -288,77 +253,6 @@ def test_quality_labels_are_scaled(tmp_path):
     np.testing.assert_allclose(got, [by_name[names[row]] for row in batch.row], atol=1e-5)
 
 
-def test_no_matching_label_is_one_sentence(tmp_path):
-    """Point 8: nothing matched, ZeroDivisionError."""
-    config = write_setup(tmp_path)
-    (tmp_path / "labels.csv").write_text("somebody/else.jpg,0.5\n")
-    with pytest.raises(DataError, match=r"labels\.csv"):
-        make_run(config)
-
-
-def test_official_yaml_trains_and_scores(tmp_path):
-    """A YAML with exactly the official keys and names, paths and device apart."""
-    write_setup(tmp_path)
-    model = {
-        "features": {
-            "module": "model.iresnet.iresnet18",
-            "weights": str(tmp_path / "r18.pth"),
-            "params": {},
-        },
-        "head": {"module": "model.mlp.MLP", "params": {"in_dim": 512}},
-        "wrapper": {"module": "model.ai_kd.WrapperModel"},
-        "transform": {
-            "trans_1": {"module": "torchvision.transforms.Resize", "params": {"size": [112, 112]}},
-            "trans_2": {"module": "torchvision.transforms.ToTensor"},
-            "trans_3": {
-                "module": "torchvision.transforms.Normalize",
-                "params": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
-            },
-        },
-    }
-    from model.iresnet import iresnet18
-
-    torch.save(iresnet18().state_dict(), tmp_path / "r18.pth")
-    train = {
-        "base": {"epochs": 1, "verbose": 1, "save_path": str(tmp_path / "run"), "seed": 42069, "device": "cpu",
-                 "amp": 1, "validate_every": 0.1, "pretrain": 0.3, "warmup": 0.5},
-        "dataset": {"image_location": str(tmp_path / "images"), "quality_location": str(tmp_path / "labels.csv"),
-                    "landms_location": str(tmp_path / "landmarks.csv"), "misalign": 1, "val_percent": 0.01},
-        "dataloader": {
-            "train": {"params": {"batch_size": 16, "shuffle": 1, "pin_memory": 1, "num_workers": 2}},
-            "val": {"params": {"batch_size": 16, "shuffle": 0, "pin_memory": 1, "num_workers": 1}},
-        },
-        "model": {"config": str(tmp_path / "model.yaml")},
-        "ema": {"module": "torch.optim.swa_utils.SWALR",
-                "params": {"anneal_strategy": "linear", "anneal_epochs": 5, "swa_lr": 0.05}, "ema_alpha": 0.1},
-        "scheduler": {"module": "torch.optim.lr_scheduler.LambdaLR"},
-        "grad_scaler": {"module": "torch.cuda.amp.GradScaler", "params": {"init_scale": 128}},
-        "optimizer": {
-            "module": "torch.optim.SGD",
-            "group_1": {"params": "quality_head", "lr": 0.05, "weight_decay": 0.0005, "momentum": 0.9},
-            "group_2": {"params": "feature_extractor", "lr": 0.05, "limit": 20, "momentum": 0.1},
-        },
-        "loss": {"quality": {"module": "torch.nn.SmoothL1Loss", "params": {"beta": 0.5}},
-                 "consistency": {"module": "torch.nn.CosineEmbeddingLoss"}},
-        "wandb": {"use": 0, "project": "ai-kd"},
-    }  # fmt: skip
-    inference = {
-        "base": {"verbose": 1, "save_path": str(tmp_path / "scores"), "seed": 42069, "device": "cpu"},
-        "dataset": {"loc": str(tmp_path / "images")},
-        "dataloader": {"params": {"batch_size": 16}},
-        "model": {"config": str(tmp_path / "model.yaml"), "weight": str(tmp_path / "run/aikd-best.pth")},
-    }
-    for name, values in (("model", model), ("train", train), ("inference", inference)):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
-    done = run_script("train_main.py", "-c", tmp_path / "train.yaml")
-    assert done.returncode == 0, done.stderr
-    for line in ("base.amp: mixed precision acts on CUDA only", "ema.params: without effect", "grad_scaler.params"):
-        assert line in done.stderr
-    code, said = processes.finished("inference.py", "-c", tmp_path / "inference.yaml", "dataset.accept_unusual=1")
-    assert code == 0, said
-    assert len((tmp_path / "scores/quality-scores.csv").read_text().splitlines()) == 41
-
-
 def test_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
     write_setup(tmp_path)
     home = tmp_path / "home"
@@ -369,81 +263,3 @@ def test_paths_begin_at_the_home_folder(tmp_path, monkeypatch):
     arguments = ["base.save_path=~/runs/x", "dataset.image_location=~/images", "base.max_steps=1"]
     assert train_main.main(["-c", str(tmp_path / "train_config.yaml"), *arguments]) == 0
     assert (home / "runs/x/aikd-last.pth").is_file() and not (tmp_path / "~").exists()
-
-
-def test_the_order_of_validation_cannot_be_chosen(tmp_path):
-    run = make_run(write_setup(tmp_path, count=20), "dataloader.val.params.shuffle=1", "grad_scaler.params={}")
-    said = ["dataloader.val.params.shuffle: without effect; every validation has the same order"]
-    assert train_main.ignored(run.cfg, run.precision) == said
-
-
-@pytest.mark.parametrize(("every", "unused"), [("step", "ema_alpha"), ("validation", "decay")])
-def test_the_average_follows_one_of_two_rates(tmp_path, every, unused):
-    config = write_setup(tmp_path)
-    run = make_run(config, f"ema={{every: {every}, ema_alpha: 0.5, decay: 0.5}}", "grad_scaler.params={}")
-    assert train_main.ignored(run.cfg, run.precision) == [f"ema.{unused}: without effect with ema.every: {every}"]
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("base.epoks=2", "did you mean 'epochs'"),
-        ("base.device=cuda:99", "cuda:99 is not on this machine"),
-        ("base.device=gpu", "'gpu' is no device"),
-        ("model.config=nowhere.yaml", "nowhere.yaml: no such configuration file"),
-        ("dataset.image_location=nowhere", "nowhere"),
-        ("dataset.landms_location=nowhere.csv", "nowhere.csv"),
-        ("loss.weights=[1]", "loss.weights"),
-        ("loss.consistency.module=torch.nn.MSELoss", "CosineEmbeddingLoss"),
-        ("loss.quality.module=os.system", "no loss of torch.nn"),
-        ("optimizer.module=os.system", "no optimiser of torch.optim"),
-    ],
-)
-def test_mistakes_are_one_sentence_and_nothing_is_written(tmp_path, capsys, override, sentence):
-    config = write_setup(tmp_path)
-    code = train_main.cli.run(lambda: train_main.main(["-c", str(config), override]))
-    error = capsys.readouterr().err
-    assert code == 2 and sentence in error and error.count("\n") == 1 and "Traceback" not in error
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("method", ["aikd", "cosface"])
-def test_landmarks_in_a_wrong_order_are_refused_before_anything_is_written(tmp_path, capsys, method):
-    config = write_setup(tmp_path) if method == "aikd" else write_run(tmp_path, method)
-    if method == "cosface":
-        write_faces(tmp_path, 20)
-    spoil_landmarks(tmp_path / "landmarks.csv", "x and y are exchanged")
-    where = [f"dataset.image_location={tmp_path}/images", f"dataset.landms_location={tmp_path}/landmarks.csv"]
-    assert train_main.cli.run(lambda: train_main.main(["-c", str(config), *where])) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path}/landmarks.csv: 100% of the landmarks") and error.count("\n") == 1
-    assert "x and y are exchanged" in error and not (tmp_path / "run").exists()
-
-
-def test_misaligning_aligned_copies_is_said_with_what_they_show_outside(tmp_path):
-    config = write_setup(tmp_path, count=20)
-    copies = ("dataset.landms_location=template", "dataset.perturbation.radius_px=6", "dataset.accept_unusual=1")
-
-    def said(*overrides):
-        return [line for line in make_run(config, *overrides).data.report if "copies" in line or "copy" in line]
-
-    coverage, line = said(*copies)
-    assert "the images are aligned copies" in coverage
-    pattern = r"of a 112x112 copy (.+) % of the pixels lie outside their image \(up to (.+) %\)"
-    found = re.search(pattern, line)
-    assert float(found[1]) == pytest.approx(8.6, abs=0.3) and 25 < float(found[2]) < 45
-    assert "black, which a student can read as misaligned; dataset.perturbation.border" in line
-    assert "filled (border: reflect)" in said(*copies, "dataset.perturbation.border=reflect")[1]
-    assert said(*copies, "dataset.misalign=0") == said(*copies, "dataset.perturbation.radius_px=0") == [coverage]
-    assert said() == []
-
-
-def test_many_landmarks_unlike_faces_are_one_line_of_the_report(tmp_path):
-    config = write_setup(tmp_path, count=20)
-    table = read_landmarks(tmp_path / "landmarks.csv")
-    table.points[:4] = table.points[:4, :, ::-1].copy()
-    write_landmarks_csv(tmp_path / "landmarks.csv", table.names, table.points)
-    report = make_run(config).data.report
-    assert [line for line in report if "unlike a face" in line] == [
-        f"{tmp_path}/landmarks.csv: 20% of the landmarks are unlike a face in template order, whatever its pose"
-    ]

@@ -16,6 +16,7 @@ from jobs.methods import load_training
 from model.compact import CompactNet
 from utils.config import load_config
 from utils.config.sections import ModelConfig
+from utils.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {"num_features": 8, "width": 4}
@@ -104,10 +105,20 @@ def same_bytes(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def configs(config: Path, *overrides: str) -> tuple[TrainConfig, ModelConfig]:
+    """Read the configurations of a run and of its model."""
+    cfg = load_training(config, overrides)
+    return cfg, load_config(ModelConfig, cfg.model.config)
+
+
+def make_run(config: Path, *overrides: str) -> train_main.Run:
+    """Build a run on the CPU."""
+    return train_main.build(*configs(config, *overrides), torch.device("cpu"))
+
+
 def observed_run(config: Path, *overrides: str) -> train_main.Run:
     """Build a run on the CPU whose `seen` lists how many crops each pass of the teacher takes."""
-    cfg = load_training(config, overrides)
-    run = train_main.build(cfg, load_config(ModelConfig, cfg.model.config), torch.device("cpu"))
+    run = make_run(config, *overrides)
     run.seen = []
     run.objective.teacher.register_forward_hook(lambda module, inputs, output: run.seen.append(len(output)))
     return run
