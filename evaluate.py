@@ -3,6 +3,7 @@
 With thresholds.scores=FILE it only says what the scores of that file mean.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from utils.config import StrictModel, is_default, load_config
 from utils.config.evaluate import EvaluateConfig, ThresholdConfig
 from utils.config.evaluating.misalignment import ALIGNED
 from utils.errors import ConfigError, DataError
-from utils.files import make_folder
+from utils.files import FolderLock, make_folder
 from utils.present import present
 from utils.training.precision import pick_device
 
@@ -49,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     located = with_found_faces(cfg, command.allowed)
     sets = [open_set(located, name) for name in cfg.datasets]
     folder = make_folder(cfg.base.save_path, "base.save_path")
-    protocol, output = Protocol(located, models, folder), Output(folder, cfg)
-    for faces in sets:
-        output.add(protocol.evaluate(faces))
-    report = output.finish()
+    with contextlib.closing(FolderLock(folder, folder)):
+        protocol, output = Protocol(located, models, folder), Output(folder, cfg)
+        for faces in sets:
+            output.add(protocol.evaluate(faces))
+        report = output.finish()
     if cfg.base.verbose:
         sys.stdout.write(report)
     return 0

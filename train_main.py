@@ -1,5 +1,6 @@
 """Train AI-KD, a CosFace teacher or CR-FIQA: python train_main.py -c configs/train_config.yaml [key=value ...]."""
 
+import contextlib
 import copy
 import logging
 import math
@@ -88,13 +89,14 @@ def build(
 
 def fit(run: Run) -> None:
     """Train from the resume point, or from the start, to the last step."""
-    begin(run)
-    run.objective.before_first_step(run)
-    with signals.waiting(), run.folder.watched():
-        take_steps(run)
-        if run.step < run.plan.last:
-            raise signals.Terminated(f"step {run.step} of {run.plan.last} is in {run.folder.resume_path}")
-        finish(run)
+    with run.folder.alone() if distributed.is_main() else contextlib.nullcontext():
+        begin(run)
+        run.objective.before_first_step(run)
+        with signals.waiting(), run.folder.watched():
+            take_steps(run)
+            if run.step < run.plan.last:
+                raise signals.Terminated(f"step {run.step} of {run.plan.last} is in {run.folder.resume_path}")
+            finish(run)
 
 
 def take_steps(run: Run) -> None:

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,7 +24,7 @@ from data.tables.names import Names
 from jobs.journal_lines import JournalLine, Progress, lines_of, sealed
 from utils import distributed
 from utils.errors import DataError
-from utils.files import atomic_write, make_folder, writing
+from utils.files import FolderLock, atomic_write, make_folder, writing
 from utils.present import present
 from utils.requests import first_difference
 
@@ -56,7 +55,7 @@ class Journal:
         self.count, self.width = count, width
         self.several = False
         """Whether a row may have more than one record of `width` numbers."""
-        self._lock: IO[bytes] | None = None
+        self._lock: FolderLock | None = None
         self._stream: IO[bytes] | None = None
 
     @property
@@ -125,19 +124,27 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Mark the work as finished, with `facts` about it and the versions used, and remove the partial results."""
-        self.close()
+        """Mark the work as finished, with `facts` about it and the versions used, and remove the partial results.
+
+        Until they are gone no other run may begin there.
+        """
+        self._close_lines()
         with self.saving():
             self._write({"status": "finished", **facts, "versions": versions(), "request": self.request})
-            shutil.rmtree(self.partial, ignore_errors=True)
+        present(self._lock).remove_folder()
 
     def close(self) -> None:
         """Close the files; the work may go on later."""
-        for stream in (self._stream, self._lock):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # a full disk was reported when the line was written
-                    stream.close()
-        self._stream = self._lock = None
+        self._close_lines()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _close_lines(self) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):  # a full disk was reported when the line was written
+                self._stream.close()
+            self._stream = None
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -151,7 +158,7 @@ class Journal:
             ) from error
 
     def _start(self, outputs: Sequence[str]) -> str:
-        self._take_lock()
+        self._lock = FolderLock(self.partial, self.folder)
         reason = self._why_anew(self._read())
         if reason is None:
             return f"goes on with the unfinished run in {self.folder}"
@@ -191,17 +198,6 @@ class Journal:
 
     def _partial_files(self) -> list[Path]:
         return sorted(self.partial.glob("*.jsonl"))
-
-    def _take_lock(self) -> None:
-        """Keep a second run out of this folder while this process lives; only where the system has POSIX locks."""
-        self._lock = open(make_folder(self.partial, "base.save_path") / "lock", "wb")
-        try:
-            import fcntl
-
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, OSError) as error:
-            if isinstance(error, BlockingIOError | PermissionError):
-                raise DataError(f"{self.folder}: another run writes there; wait, or change base.save_path") from error
 
 
 def list_of_images(location: str, names: Names, deal: Deal | None = None) -> dict[str, Any]:

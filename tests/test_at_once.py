@@ -1,5 +1,7 @@
 """Two processes at once in one place: neither removes the other's work, or takes it for its own."""
 
+import fcntl
+import multiprocessing
 import os
 import shutil
 
@@ -8,13 +10,38 @@ import pytest
 
 from data.index.build import build_index
 from evaluation.protocol.views import ALIGNED
+from jobs.journal import Journal
+from tests.helpers import commands
 from tests.helpers.evaluation import Recorder, crop_pass, open_population, write_population
+from tests.helpers.processes import finished, held_lock
 from tests.helpers.training import write_faces
 from utils import store
 from utils.config.train import DatasetConfig
+from utils.errors import DataError
+from utils.files import FolderLock, replacing
 from utils.store import Store, save_array
 
 FACTS = {"format": 1}
+BUSY = "{}: another run writes there; wait, or change base.save_path"
+
+
+def elsewhere(action):
+    """Call something in another process; return its answer, or the sentence of its DataError."""
+
+    def call(queue):
+        try:
+            action()
+            queue.put(None)
+        except DataError as error:
+            queue.put(str(error))
+
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=call, args=(queue,))
+    process.start()
+    answer = queue.get(timeout=60)
+    process.join(60)
+    return answer
 
 
 def keep(folder, value):
@@ -88,3 +115,63 @@ def test_numbers_that_another_process_removes_are_measured_anew(tmp_path, remove
         crop_pass(open_population(tmp_path), tmp_path / "cache")(ALIGNED, {"q": Recorder()})["q"] for _ in range(2)
     )
     np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_what_another_process_is_about_to_replace_is_left_alone(tmp_path):
+    target = tmp_path / "train"
+    target.mkdir()
+    (tmp_path / ".train.partial/new").mkdir(parents=True)
+    (tmp_path / ".train.partial/new/1.jpg").write_bytes(b"of the other process")
+    with held_lock(tmp_path / ".train.partial/.lock"):
+        with pytest.raises(DataError, match=rf"{target}: another run writes there; wait"), replacing(target) as place:
+            place.mkdir()
+        assert [path.name for path in (tmp_path / ".train.partial/new").iterdir()] == ["1.jpg"]
+    with replacing(target) as place:
+        place.mkdir()
+        (place / "2.jpg").write_bytes(b"2")
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    assert [path.name for path in target.iterdir()] == ["2.jpg"]
+
+
+def test_a_lock_that_its_holder_removed_before_it_was_taken_is_made_again(tmp_path, monkeypatch):
+    lockf, removed = fcntl.lockf, []
+
+    def removed_just_before(stream, how):
+        if len(removed) < 3:
+            removed.append(shutil.rmtree(tmp_path / "partial"))
+        return lockf(stream, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removed_just_before)
+    lock = FolderLock(tmp_path / "partial", tmp_path)
+    assert len(removed) == 3
+    monkeypatch.undo()
+    assert elsewhere(lambda: FolderLock(tmp_path / "partial", tmp_path)) == BUSY.format(tmp_path)
+    lock.remove_folder()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_about_to_end_lets_no_other_begin_before_its_partial_results_are_gone(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, {"w": "a"}, 9)
+    journal.open()
+    remove, said = FolderLock.remove_folder, []
+
+    def begun_just_before(self):
+        said.append(elsewhere(Journal(tmp_path, {"w": "a"}, 9).open))
+        remove(self)
+
+    monkeypatch.setattr(FolderLock, "remove_folder", begun_just_before)
+    journal.finish({})
+    assert said == [BUSY.format(tmp_path)] and not (tmp_path / "partial").exists()
+    assert elsewhere(Journal(tmp_path, {"w": "a"}, 9).open) is None
+
+
+@pytest.mark.parametrize("make", [commands.training, commands.evaluation])
+def test_two_runs_never_write_into_one_folder(tmp_path, make):
+    """Of two trainings both wrote metrics.jsonl and the weights; of two evaluations one the tables, one config.yaml."""
+    command = commands.written(tmp_path, make)
+    out = tmp_path / "out"
+    with held_lock(out / ".lock"):
+        assert finished(*command, f"base.save_path={out}") == (2, f"error: {BUSY.format(out)}\n")
+        assert [path.name for path in out.iterdir() if path.is_file()] == [".lock"]
+    assert finished(*command, f"base.save_path={out}")[0] == 0
+    assert not (out / ".lock").exists()

@@ -1,6 +1,8 @@
 """Crops of an evaluation as files, and methods that exist only as score and embedding files of each view."""
 
+import functools
 import json
+import signal
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ import evaluate
 import inference
 import prepare
 from data.sources.archives import open_tar
+from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from evaluation.protocol.embeddings import write_embeddings
 from evaluation.protocol.views import ALIGNED, View
 from jobs.cropping.crops import file_names
@@ -25,6 +28,7 @@ from tests.helpers.evaluation import (
     run_evaluate,
     write_population,
 )
+from tests.helpers.processes import at_call, finished, send_self
 from tests.helpers.training import TINY
 from utils import cli
 from utils.errors import DataError
@@ -114,6 +118,24 @@ def test_what_is_there_stays_and_what_another_program_wrote_is_not_replaced(tmp_
     (tmp_path / "crops/toy/aligned.json").unlink()
     assert run_crops(tmp_path) == 2
     assert "holds something else than crops of an earlier run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["jobs.cropping.crops:_png", "jobs.cropping.crops:atomic_write", "json:dump"])
+def test_a_kill_leaves_no_crops_that_the_next_run_takes_for_another_programs(tmp_path, population, where):
+    population["misalignment"] = None
+    write(tmp_path, population)
+    assert run_crops(tmp_path) == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "crops/toy/aligned/id0").iterdir()}
+    population["datasets"]["toy"]["landmarks"] = str(tmp_path / "moved.csv")
+    names, points, _ = read_landmarks(tmp_path / "landmarks.csv")
+    write_landmarks_csv(tmp_path / "moved.csv", names, points + 3)
+    write(tmp_path, population)
+    kill = functools.partial(at_call, 1, where, functools.partial(send_self, signal.SIGKILL))
+    assert finished("prepare.py", "-c", tmp_path / "prepare.yaml", first=kill)[0] == -signal.SIGKILL
+    assert run_crops(tmp_path) == 0
+    moved = {path.name: path.read_bytes() for path in (tmp_path / "crops/toy/aligned/id0").iterdir()}
+    assert whole.keys() == moved.keys() and all(whole[name] != moved[name] for name in whole)
+    assert sorted(path.name for path in (tmp_path / "crops/toy").iterdir()) == ["aligned", "aligned.json"]
 
 
 def test_an_image_without_a_crop_is_named_beside_them(tmp_path, population):

@@ -223,7 +223,7 @@ def test_another_batch_size_goes_on_too(setup):
 
 def test_two_runs_cannot_share_a_folder(setup, capsys):
     write_crops(setup / "faces", 2)
-    with held_lock(setup / "out/partial/lock"):
+    with held_lock(setup / "out/partial/.lock"):
         assert infer(setup) == 2
         assert "another run writes there" in capsys.readouterr().err
     assert infer(setup) == 0

@@ -245,7 +245,7 @@ def test_a_damaged_journal_costs_only_its_bad_lines(tmp_path, photographs, model
 
 
 def test_two_detections_cannot_share_a_folder(tmp_path, photographs, model, capsys):
-    with processes.held_lock(tmp_path / "out/partial/lock"):
+    with processes.held_lock(tmp_path / "out/partial/.lock"):
         assert run(tmp_path, **detect_sections(photographs, model)) == 2
         assert f"{tmp_path}/out: another run writes there" in capsys.readouterr().err
     assert run(tmp_path, **detect_sections(photographs, model)) == 0

@@ -65,21 +65,84 @@ def _new_beside(path: Path) -> Path:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a place for a new file or folder, which takes the name of `target` when the block ends without an error.
 
-    So the target is whole, or what it was before. Raises DataError where the disk does not take it.
+    So the target is whole, or what it was before; a kill between two renames leaves none. What else is put beside the
+    place goes at the end. Raises DataError where the disk does not take it, or another process is at it.
     """
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        yield partial
-        _remove(target)
-        os.replace(partial, target)
+        lock = FolderLock(target.with_name(f".{target.name}.partial"), target)
+        try:
+            lock.clear()  # what a killed process left
+            yield lock.folder / "new"
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(target, lock.folder / "old")  # one that is removed in place can be half removed
+            os.replace(lock.folder / "new", target)
+        finally:
+            lock.remove_folder()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(f"{target}: cannot be written ({reason}); free space or name another base.save_path") from error
-    finally:
+
+
+class FolderLock:
+    """Keep other processes out of a folder while this one writes there; only where the system has POSIX locks."""
+
+    def __init__(self, folder: Path, place: Path):
+        """Make the folder and lock it until `close`, or the end of this process; forked ones do not keep the lock.
+
+        Raises DataError, which names `place`, where another process has it.
+        """
+        self.folder, self._path = folder, folder / ".lock"
+        self._stream = self._opened()
+        while self._is_taken(place) and not self._is_there():  # the process that had it has just removed it
+            self._stream.close()
+            self._stream = self._opened()
+
+    def clear(self) -> None:
+        """Remove what else is in the folder."""
+        for path in self.folder.iterdir():
+            if path != self._path:
+                _remove(path)
+
+    def remove_folder(self) -> None:
+        """Remove the folder, the lock last: whoever comes in between finds another process there, or nothing."""
         with contextlib.suppress(OSError):
-            _remove(partial)
+            self.clear()
+        self.close()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def close(self) -> None:
+        """Let others in."""
+        if not self._stream.closed:
+            with contextlib.suppress(OSError):
+                if self._is_there():
+                    self._path.unlink()
+            self._stream.close()
+
+    def _opened(self) -> IO[bytes]:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # the folder has just been removed
+                return open(self._path, "ab")
+
+    def _is_taken(self, place: Path) -> bool:
+        """Lock the file; False where the system has no such locks."""
+        try:
+            import fcntl
+
+            fcntl.lockf(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError) as error:
+            if isinstance(error, BlockingIOError | PermissionError):
+                self._stream.close()
+                raise DataError(f"{place}: another run writes there; wait, or change base.save_path") from error
+            return False
+        return True
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._stream.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
 
 def _remove(path: Path) -> None:

@@ -24,7 +24,7 @@ from utils.config import load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.prepare import CropsConfig, PrepareBase
 from utils.errors import ConfigError, DataError
-from utils.files import atomic_write, replacing
+from utils.files import atomic_write, make_folder, replacing
 from utils.requests import difference_text, noted_request
 from utils.store import Store
 
@@ -100,13 +100,14 @@ class ViewWriter:
         if _is_done(target, note, request):
             logger.info(f"{target}: the same crops are there already")
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)
+        make_folder(target.parent, "base.save_path")
         with replacing(target) as partial:
             written = self._into_tar(view, partial) if suffix else self._into_folder(view, partial)
-        with atomic_write(note, "w") as stream:
-            content = {"request": request, "crops": written.crops, "failures": written.failures}
-            json.dump({**content, "opencv": cv2.__version__}, stream, indent=1)
+            if target.exists():  # as long as it is there, the note is about it
+                os.replace(target, partial.with_name("earlier"))
+            with atomic_write(note, "w") as stream:
+                content = {"request": request, "crops": written.crops, "failures": written.failures}
+                json.dump({**content, "opencv": cv2.__version__}, stream, indent=1)
         logger.info(f"{target}: {written.crops:,} crops")
         if written.failures:
             logger.warning(f"{note}: {len(written.failures):,} images gave no crop; the reasons are there")

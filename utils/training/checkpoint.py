@@ -16,7 +16,7 @@ from utils.config.loading import validate
 from utils.config.train import TrainConfig
 from utils.contract import InputContract, save_contract
 from utils.errors import ConfigError, DataError
-from utils.files import atomic_write, make_folder
+from utils.files import FolderLock, atomic_write, make_folder
 from utils.outside.reading import reading
 from utils.requests import first_difference
 
@@ -78,6 +78,10 @@ class RunFolder:
     def weights_path(self, kind: str) -> Path:
         """Return the path of the best or last weights."""
         return self.path / f"{self.method}-{kind}.pth"
+
+    def alone(self) -> contextlib.closing[FolderLock]:
+        """Create the folder and keep other runs out of it until the end of the block."""
+        return contextlib.closing(FolderLock(make_folder(self.path, "base.save_path"), self.path))
 
     def open(self) -> dict[str, Any] | None:
         """Create the folder and return the state to go on from, or None for a new run.
