@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data.images.decode import ImageError
 from data.sources.folder import list_folder
@@ -20,7 +18,7 @@ from data.sources.memory import MemorySource
 from data.sources.recordio import open_records
 from data.sources.registry import open_source
 from data.tables.names import Names
-from tests.helpers.listing import list_images
+from tests.helpers.listing import listed
 from tests.helpers.recognition import write_face_records, write_identities
 from utils.errors import DataError
 
@@ -191,84 +189,7 @@ def test_a_location_is_opened_by_what_it_is(records, folder):
         open_source(folder / "none")
 
 
-# ---------------------------------------------------------------- listing
-
-
-def touch(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def listed(root):
-    """List a folder; the simple way finds the same."""
-    source, plain = list_folder(root), list_images(root)
-    assert (list(source.names), source.other_files) == plain
-    return source
-
-
-SUFFIXES = "jpg JPG Jpeg jpe jfif png PNG webp WebP bmp tif TIFF GIF jp2 j2k ppm PGM".split()
-
-
-def test_listing_by_suffix_in_any_case(tmp_path):
-    names = [f"a{i}.{suffix}" for i, suffix in enumerate(SUFFIXES)]
-    touch(tmp_path, *names, "notes.txt", "b.gi", "README", "sub/c.jpg", "sub/list.csv", ".hidden.jpg", ".jpg", ".x.txt")
-    touch(tmp_path, "sub/00001fa010", "LICENSE", "sub/Readme")
-    source = listed(tmp_path)
-    assert list(source.names) == sorted([*names, "sub/c.jpg", ".hidden.jpg", "sub/00001fa010"])
-    assert source.other_files == 8
-    assert source.named_others() == "8 other files: 4 without suffix, 2 .txt, 1 .csv, 1 .gi"
-    assert source.take(np.array([0])).named_others() == source.named_others()
-
-
-def test_listing_is_sorted_as_whole_paths(tmp_path):
-    """A folder sorts as "name/": after "name-1.jpg" and "name.jpg", before "name0.jpg"."""
-    touch(tmp_path, "a/1.jpg", "a-1.jpg", "a.jpg", "a0.jpg", "a b/1.jpg", "B/x.jpg", "ä/1.jpg", "a/b/c.jpg", "a/b.jpg")
-    names = list(listed(tmp_path).names)
-    assert names == sorted(names)
-    assert len(names) == 9
-    assert names.index("a-1.jpg") < names.index("a.jpg") < names.index("a/1.jpg") < names.index("a0.jpg")
-
-
-file_names = st.lists(
-    st.lists(st.text(st.sampled_from("ab.-_0 é"), min_size=1, max_size=4), min_size=1, max_size=3).map("/".join),
-    max_size=12,
-)
-
-
-@settings(deadline=None, max_examples=40)
-@given(file_names)
-def test_listing_equals_a_plain_walk(tmp_path_factory, paths):
-    root = tmp_path_factory.mktemp("walk")
-    for path in paths:
-        try:
-            touch(root, path + ".jpg")
-        except OSError:  # a file where a folder should be
-            continue
-    expected = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    expected = [path for path in expected if os.path.splitext(path)[1] == ".jpg"]
-    assert list(listed(root).names) == sorted(expected, key=str.encode)
-
-
-def test_odd_names_and_links_are_listed_as_by_the_oracle(tmp_path):
-    touch(tmp_path, "b/1.jpg", "b.jpg", "b-c/2.PNG", "b/a/3.tiff", "z.txt", ".hidden.jpg", "x/.jpg", "é/ü.webp")
-    touch(tmp_path, "n\nl.bmp", os.fsdecode(b"caf\xe9.jpg"))
-    (tmp_path / "loop").symlink_to(tmp_path)
-    (tmp_path / "b/link").symlink_to(tmp_path / "b-c")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (tmp_path / "dir.jpg").mkdir()
-    assert len(listed(tmp_path)) == 10
-
-
-def test_links_are_followed_but_never_in_circles(tmp_path):
-    touch(tmp_path, "real/a.jpg", "real/deep/b.jpg")
-    (tmp_path / "real/up").symlink_to(tmp_path)
-    (tmp_path / "real/deep/self").symlink_to(".")
-    (tmp_path / "linked").symlink_to("real/deep")
-    (tmp_path / "file.jpg").symlink_to("real/a.jpg")
-    names = list(listed(tmp_path).names)
-    assert names == ["file.jpg", "linked/b.jpg", "real/a.jpg", "real/deep/b.jpg"]
+# ---------------------------------------------------------------- places that are gone
 
 
 def test_a_broken_link_is_listed_so_that_it_can_fail_by_name(tmp_path):
@@ -276,29 +197,6 @@ def test_a_broken_link_is_listed_so_that_it_can_fail_by_name(tmp_path):
     source = listed(tmp_path)
     assert list(source.names) == ["gone.jpg"]
     assert "No such file" in reason(source)
-
-
-def test_a_pipe_is_no_image(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert list(listed(tmp_path).names) == []
-
-
-def test_deep_folders(tmp_path):
-    folder = tmp_path
-    for _ in range(120):
-        folder = folder / "d"
-    touch(folder, "a.jpg")
-    assert list(listed(tmp_path).names) == ["d/" * 120 + "a.jpg"]
-
-
-def test_empty_and_missing_folder(tmp_path):
-    source = listed(tmp_path)
-    assert (len(source), source.other_files) == (0, 0)
-    with pytest.raises(DataError, match="no such folder"):
-        list_folder(tmp_path / "none")
-    touch(tmp_path, "a.jpg")
-    with pytest.raises(DataError, match="no such folder"):
-        list_folder(tmp_path / "a.jpg")
 
 
 def test_a_folder_that_vanishes_stops_the_run_and_a_single_file_is_a_failure(tmp_path):

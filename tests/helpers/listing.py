@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from data.images.decode import IMAGE_SUFFIXES
-from data.sources.folder import TEXTS
+from data.sources.folder import TEXTS, FolderSource, list_folder
 
 
 class ImageListing(NamedTuple):
@@ -41,3 +41,10 @@ def walk_files(folder: str, prefix: str = "", above: frozenset = frozenset()) ->
                 yield from walk_files(entry.path, f"{prefix}{entry.name}/", around)
         elif entry.is_file() or entry.is_symlink():
             yield prefix + entry.name
+
+
+def listed(root: str | os.PathLike) -> FolderSource:
+    """List a folder; the simple way finds the same."""
+    source, plain = list_folder(root), list_images(root)
+    assert (list(source.names), source.other_files) == plain
+    return source
