@@ -1,12 +1,18 @@
 """One recipe under several seeds: each is trained, all are evaluated, mean and spread stand in its row."""
 
+import functools
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 import yaml
 
 import seeds
 from evaluation.report.seed_table import seed_tables
+from jobs.experiment.steps import CommandStep
 from tests.helpers.evaluation import csv_rows
+from tests.helpers.processes import at_call, finished, send_self
 from tests.helpers.training import same_bytes, tensors, write_setup
 from utils import cli
 
@@ -76,6 +82,38 @@ def test_mistakes_are_one_sentence_and_nothing_is_trained(recipe, override, word
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not list(recipe.glob("seeds/seed-*"))
+
+
+def test_a_training_that_was_killed_while_it_replaced_another_goes_on(tmp_path):
+    config = write_setup(tmp_path, 24, epochs=1)
+
+    def step(folder, seed):
+        return CommandStep("train", "train_main.py", config, tmp_path / folder, {"base.seed": seed})
+
+    step("run", 3).run((), False)
+    replaced = tensors(tmp_path / "run/aikd-last.pth")
+    step("whole", 4).run((), False)
+    kill = functools.partial(send_self, signal.SIGKILL)
+    first = functools.partial(at_call, 2, "utils.training.checkpoint:RunFolder.save_resume", kill)
+    assert finished("train_main.py", *step("run", 4).arguments(), first=first)[0] == -signal.SIGKILL
+    step("run", 4).run((), False)
+    assert same_bytes(tensors(tmp_path / "run/aikd-last.pth"), tensors(tmp_path / "whole/aikd-last.pth"))
+    assert not same_bytes(tensors(tmp_path / "run/aikd-last.pth"), replaced)
+
+
+def test_what_changes_while_a_command_runs_is_not_taken_for_what_it_read(tmp_path, monkeypatch):
+    (tmp_path / "labels.csv").write_text("a.jpg,1\n")
+    (tmp_path / "config.yaml").write_text("{}")
+    step = CommandStep("x", "label.py", tmp_path / "config.yaml", tmp_path, {}, [tmp_path / "labels.csv"])
+
+    def run_meanwhile(*_, **__):
+        (tmp_path / "labels.csv").write_text("a.jpg,22\n")
+        return subprocess.CompletedProcess([], 0)
+
+    before = step.request
+    monkeypatch.setattr("subprocess.run", run_meanwhile)
+    step.run((), False)
+    assert step.earlier == before != step.request
 
 
 def test_the_row_by_hand():

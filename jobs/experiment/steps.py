@@ -14,6 +14,7 @@ import yaml
 from utils.config.loading import read_yaml
 from utils.errors import ConfigError
 from utils.files import atomic_write
+from utils.training.checkpoint import is_finished
 
 ROOT = Path(__file__).resolve().parents[2]
 _DONE = ".done.json"
@@ -52,12 +53,13 @@ class CommandStep:
         """Return what stands behind the script's name."""
         changes = {**self.changes, "base.save_path": str(self.folder)}
         if self.script == "train_main.py":  # a finished run of another request is replaced, an unfinished one goes on
-            changes["base.resume"] = 0 if self.earlier is not None else "auto"
+            changes["base.resume"] = 0 if self.earlier is not None and is_finished(self.folder) else "auto"
         return ["-c", str(self.config), *(f"{key}={_flow(value)}" for key, value in changes.items())]
 
     def run(self, allowed: Sequence[str], verbose: bool) -> None:
         """Run the command unless it is done; ConfigError where it fails."""
-        if self.earlier == self.request:
+        request = self.request  # what is read now; a file may be changed while the command runs
+        if self.earlier == request:
             return
         if verbose:
             sys.stderr.write(f"\n== {self.title}\n")
@@ -71,7 +73,7 @@ class CommandStep:
                 "and run this command again, which goes on from there"
             )
         with atomic_write(self.folder / _DONE, "w") as stream:
-            json.dump(self.request, stream)
+            json.dump(request, stream)
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> Path:

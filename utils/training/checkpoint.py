@@ -40,6 +40,7 @@ FREE_KEYS = (
 With on_missing, an image that is skipped now would have stopped the first half; the index is compared by its hash.
 """
 
+RESUME = "resume.pt"
 _KINDS = {"settings": dict, "step": int, "log": int, "finished": bool, "best": float}
 """What the folder itself reads of a resume point."""
 
@@ -59,7 +60,7 @@ class RunFolder:
     @property
     def resume_path(self) -> Path:
         """Return the path of resume.pt."""
-        return self.path / "resume.pt"
+        return self.path / RESUME
 
     @property
     def previous(self) -> Path:
@@ -186,6 +187,15 @@ class RunFolder:
             if wrong := [name for name, kind in _KINDS.items() if not isinstance(state[name], kind)]:
                 raise ValueError(f"{wrong[0]} has another type")
             return state
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether the resume point in a folder is of a run that has ended; only this much of it is read."""
+    try:
+        with reading(folder / RESUME):
+            return torch.load(folder / RESUME, map_location="cpu", weights_only=True, mmap=True)["finished"] is True
+    except DataError:  # there is none, or whoever goes on from it will say what is wrong
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
