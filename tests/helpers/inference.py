@@ -54,6 +54,12 @@ def write_setup(folder: Path) -> Path:
     return folder
 
 
+def write_repeatable_setup(folder: Path) -> Path:
+    """Write the setup for scores of equal bytes: these need equal threads, and a process of a test has one."""
+    torch.set_num_threads(1)
+    return write_setup(folder)
+
+
 def infer(setup: Path, *overrides: str) -> int:
     """Run inference.py in this process; return its exit code."""
     return cli.run(lambda: inference.main(["-c", str(setup / "inference_config.yaml"), *overrides]))
