@@ -266,7 +266,7 @@ def test_containers_are_scored_by_two_processes_and_after_a_kill(stored, way):
     arguments = ["-c", str(folder / "inference_config.yaml"), *ways[way]]
     arguments += ["base.verbose=0", "dataloader.params.batch_size=2"]
     killed = [*arguments, f"base.save_path={folder}/killed"]
-    processes.kill_after(processes.Child("inference.py", *killed), folder / "killed/partial/0.jsonl", 2)
+    processes.killed(2, processes.APPEND, "inference.py", *killed)
     assert infer(folder, *killed[2:]) == 0
     codes, said = processes.finished_in_two("inference.py", *arguments, f"base.save_path={folder}/two")
     assert codes == [0, 0], said

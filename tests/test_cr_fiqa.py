@@ -11,7 +11,7 @@ import train_main
 from jobs.methods import load_training
 from model.objectives.cr_fiqa import Certainty, certainty
 from model.registry import NetworkBuilder
-from tests.helpers.processes import Child, kill_after
+from tests.helpers.processes import SCALARS, killed
 from tests.helpers.recognition import TINY, write_identities, write_run
 from tests.helpers.training import ROOT, same_bytes, tensors
 from utils.config import load_config
@@ -185,7 +185,7 @@ def test_validation_names_the_terms(folder, finished):
 def test_killed_and_resumed_equals_uninterrupted(folder, finished, tmp_path):
     """SIGKILL in the middle; dropout, flips, momentum and the class centres must all go on as they were."""
     arguments = ["-c", str(folder / "train.yaml"), f"base.save_path={tmp_path / 'run'}"]
-    kill_after(Child("train_main.py", *arguments), tmp_path / "run/metrics.jsonl", 3)
+    killed(3, SCALARS, "train_main.py", *arguments)
     train_main.main([*arguments, "base.resume=auto"])
     for name in ("crfiqa-last.pth", "crfiqa-best.pth"):
         assert same_bytes(tensors(tmp_path / "run" / name), tensors(folder / "whole" / name))

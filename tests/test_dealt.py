@@ -122,12 +122,12 @@ def test_one_container_is_shared_by_two_processes(folder):
 
 def test_a_killed_run_over_containers_goes_on_with_any_number_of_processes(folder, caplog):
     given = arguments(folder, "tars/part-*.tar", "two")
-    processes.kill_after(processes.Child("inference.py", *given), folder / "two/partial/0.jsonl", 2)
+    processes.killed(2, processes.APPEND, "inference.py", *given)
     codes, said = processes.finished_in_two("inference.py", *given, "base.verbose=1")
     assert codes == [0, 0] and "goes on with the unfinished run" in said
     assert_as_whole(folder, "two")
     (folder / "tars/part-000.tar").rename(folder / "tars/part-004.tar")  # the same images, counted otherwise
-    processes.kill_after(processes.Child("inference.py", *given), folder / "two/partial/0.jsonl", 2)
+    processes.killed(2, processes.APPEND, "inference.py", *given)
     write_tar(folder / "tars/part-000.tar", {})
     with caplog.at_level("INFO"):
         assert infer(folder, *given[2:]) == 0
@@ -159,7 +159,7 @@ def assert_same_files(folder: Path, out: str, names: tuple[str, ...]) -> None:
 def test_labels_are_those_of_the_folder_killed_and_dealt(folder):
     assert label.main(label_arguments(folder, "faces", "all", "ser_fiq")) == 0
     given = label_arguments(folder, "tars/part-{000..003}.tar", "two", "ser_fiq")
-    processes.kill_after(processes.Child("label.py", *given), folder / "two/partial/0.jsonl", 1)
+    processes.killed(1, processes.APPEND, "label.py", *given)
     note = functools.partial(note_opened, folder / "opened")
     codes, said = processes.finished_in_two("label.py", *given, "base.verbose=1", second=note)
     assert codes == [0, 0] and "goes on with the unfinished run" in said, said
@@ -208,9 +208,7 @@ def test_landmarks_are_detected_container_by_container(tmp_path):
     given = ["-c", str(tmp_path / "prepare.yaml")]
     assert prepare.main([*given, f"base.save_path={tmp_path}/all"]) == 0
     given.append(f"dataset.image_location={pattern}")
-    processes.kill_after(
-        processes.Child("prepare.py", *given, f"base.save_path={tmp_path}/two"), tmp_path / "two/partial/0.jsonl", 2
-    )
+    processes.killed(2, processes.APPEND, "prepare.py", *given, f"base.save_path={tmp_path}/two")
     note = functools.partial(note_opened, tmp_path / "opened")
     codes, said = processes.finished_in_two("prepare.py", *given, f"base.save_path={tmp_path}/two", second=note)
     assert codes == [0, 0], said

@@ -309,8 +309,7 @@ def test_a_killed_run_goes_on_and_two_processes_find_what_one_does(photographs, 
     arguments = ["-c", str(photographs / "inference_config.yaml"), *wanted(photographs, faces=faces)]
     arguments += ["dataloader.params.batch_size=2", "base.verbose=0"]
     killed = [*arguments, f"base.save_path={photographs}/killed"]
-    child = processes.Child("inference.py", *killed)
-    processes.kill_after(child, photographs / "killed/partial/0.jsonl", 2)
+    processes.killed(2, processes.APPEND, "inference.py", *killed)
     assert infer(photographs, *killed[2:]) == 0
     codes, said = processes.finished_in_two("inference.py", *arguments, f"base.save_path={photographs}/two")
     assert codes == [0, 0], said

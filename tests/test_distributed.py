@@ -9,7 +9,7 @@ import torch.multiprocessing
 from torch import nn
 
 import train_main
-from tests.helpers.processes import finished_in_two, forkserver, kill_the_last, torchrun
+from tests.helpers.processes import finished_in_two, forkserver, last_killed, torchrun
 from tests.helpers.training import tensors, write_setup
 from utils import cli, distributed
 from utils.training.run_log import read_metrics
@@ -116,8 +116,7 @@ def test_a_dead_process_leaves_a_run_that_goes_on(setup, tmp_path, restored):
     slow = ("base.epochs=20", *SLOW)
     assert train(config, *slow, f"base.save_path={tmp_path / 'whole'}") == 0
     out = (*slow, f"base.save_path={tmp_path / 'run'}", "base.resume=auto")
-    pair = torchrun(2, "train_main.py", "-c", config, *LENGTH, *out)
-    kill_the_last(pair, tmp_path / "run/metrics.jsonl", 8)
+    last_killed(9, "utils.training.optim:set_lr", "train_main.py", "-c", config, *LENGTH, *out)
     finished = [row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl")][-1]
     assert 6 <= finished < 60
     assert train(config, *out) == 0

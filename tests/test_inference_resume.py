@@ -25,7 +25,7 @@ from tests.helpers.inference import (
     tiny_student,
     write_setup,
 )
-from tests.helpers.processes import Child, finished_in_two, held_lock, kill_after, kill_the_last, torchrun
+from tests.helpers.processes import APPEND, finished_in_two, held_lock, killed, last_killed
 
 ODD_NAMES = (
     "with blank.png",
@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(setup, caplog):
     batches = ["dataloader.params.batch_size=1"]
     assert infer(setup, *batches, f"base.save_path={setup}/whole") == 0
     partial = setup / "out/partial/0.jsonl"
-    done = kill_after(Child("inference.py", "-c", setup / "inference_config.yaml", *batches), partial, 20)
+    killed(20, APPEND, "inference.py", "-c", setup / "inference_config.yaml", *batches)
     assert not (setup / "out/quality-scores.csv").exists()
     with open(partial, "ab") as stream:
         stream.write(b'{"first":0,"values":[[9.0],[9.0],[9')  # what a kill within a write leaves
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(setup, caplog):
     assert final_bytes(setup / "out") == final_bytes(setup / "whole")
     facts = json.loads((setup / "out/run.json").read_text())
     assert facts["status"] == "finished"
-    assert 0 < facts["last_session"]["images"] <= 107 - done + 1
+    assert 0 < facts["last_session"]["images"] <= 107 - 20 + 1
     assert not (setup / "out/partial").exists()
 
 
@@ -252,7 +252,7 @@ def test_two_processes_give_the_same_rows_and_a_dead_one_leaves_a_run_that_goes_
         assert final_bytes(setup / "two") == final_bytes(setup / "whole")
 
     partial = setup / "out/partial"
-    kill_the_last(torchrun(2, "inference.py", *arguments), partial / "1.jsonl", 10)
+    last_killed(10, APPEND, "inference.py", *arguments)
     assert not (setup / "out/quality-scores.csv").exists()
     assert firsts_of(partial / "0.jsonl") <= set(range(0, 107, 2)) and firsts_of(partial / "1.jsonl") == set(
         range(1, 2 * len(firsts_of(partial / "1.jsonl")), 2)

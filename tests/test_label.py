@@ -23,7 +23,7 @@ from model.compact import CompactNet
 from model.label_sources import label_schema
 from model.mlp import MLP, LinearHead
 from tests.helpers.faces import spoil_landmarks
-from tests.helpers.processes import Child, finished_in_two, kill_after, kill_the_last, torchrun
+from tests.helpers.processes import APPEND, finished_in_two, killed, last_killed
 from tests.helpers.tiny_networks import randomised
 from tests.helpers.training import ROOT, TINY, write_faces, write_setup
 from utils import cli
@@ -238,14 +238,14 @@ def command(folder: Path, source: str, out: str, *overrides: str) -> list[str]:
 def test_killed_and_resumed_gives_the_same_files(setup, source):
     write_faces(setup, 60)
     assert label.main(command(setup, source, "whole")[1:]) == 0
-    done = kill_after(Child(*command(setup, source, "halves")), setup / "halves/partial/0.jsonl", 3)
-    assert 3 <= done < 60
+    killed(3, APPEND, *command(setup, source, "halves"))
+    assert (setup / "halves/partial/0.jsonl").read_bytes().count(b"\n") == 3
     assert not (setup / "halves" / "labels.csv").exists()
     assert label.main(command(setup, source, "halves")[1:]) == 0
     for name in ("labels.csv", "labels.pkl", "failures.csv"):
         assert (setup / "halves" / name).read_bytes() == (setup / "whole" / name).read_bytes()
     session = json.loads((setup / "halves" / "run.json").read_text())["last_session"]
-    assert 0 < session["images"] <= 60 - done
+    assert 0 < session["images"] <= 60 - 3
 
 
 @pytest.mark.slow
@@ -262,8 +262,7 @@ def test_a_dead_process_leaves_a_run_that_goes_on(setup):
     """SDD-FIQA compares all images in the end: the embeddings of the dead process have to be there too."""
     write_faces(setup, 60)
     assert label.main(command(setup, "sdd_fiqa", "whole")[1:]) == 0
-    halves = torchrun(2, *command(setup, "sdd_fiqa", "halves"), threads=torch.get_num_threads())
-    kill_the_last(halves, setup / "halves/partial/1.jsonl", 3)
+    last_killed(3, APPEND, *command(setup, "sdd_fiqa", "halves"), threads=torch.get_num_threads())
     assert not (setup / "halves/labels.csv").exists()
     assert label.main(command(setup, "sdd_fiqa", "halves")[1:]) == 0
     assert (setup / "halves/labels.csv").read_bytes() == (setup / "whole/labels.csv").read_bytes()

@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
@@ -60,9 +59,6 @@ class Child:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
     def kill(self) -> None:
         os.kill(self._process.pid, signal.SIGKILL)
 
@@ -99,14 +95,15 @@ def finished_in_two(script: str, *arguments, second: Callable | None = None) -> 
 
     `second` is called in the second one before.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    children = [
-        Child(script, *arguments, environment={**place, "RANK": rank, "LOCAL_RANK": rank}, first=first)
-        for rank, first in (("0", None), ("1", second))
-    ]
-    said = [child.communicate()[1] for child in children]
+    with socket.socket() as kept:  # bound, and so given to nobody else, until the end; the first child may listen on it
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(kept.getsockname()[1]), "WORLD_SIZE": "2"}
+        children = [
+            Child(script, *arguments, environment={**place, "RANK": rank, "LOCAL_RANK": rank}, first=first)
+            for rank, first in (("0", None), ("1", second))
+        ]
+        said = [child.communicate()[1] for child in children]
     return [child.returncode for child in children], "".join(said)
 
 
@@ -119,29 +116,24 @@ def torchrun(processes: int, script: str, *arguments: str, threads: int = 1) -> 
     )
 
 
-def kill_after(child: Child, log: Path, lines: int) -> int:
-    """Kill the child, without warning, once `log` has so many lines; return how many it left."""
-    deadline = time.monotonic() + 300
-    while child.poll() is None and time.monotonic() < deadline:
-        if log.exists() and log.read_bytes().count(b"\n") >= lines:
-            break
-        time.sleep(0.001)
-    child.kill()
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-    return log.read_bytes().count(b"\n")
+APPEND = "jobs.journal:Journal.append"
+SCALARS = "utils.training.run_log:RunLog.scalars"
+"""What writes down a finished batch, and a finished training step."""
 
 
-def kill_the_last(launcher: subprocess.Popen, log: Path, lines: int) -> None:
-    """Kill torchrun's last process, without warning, once `log` has so many lines; wait until all ended, in error."""
-    deadline = time.monotonic() + 300
-    while not (log.exists() and log.read_bytes().count(b"\n") >= lines) and time.monotonic() < deadline:
-        assert launcher.poll() is None, launcher.communicate()[1]
-        time.sleep(0.001)
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    launcher.communicate(timeout=300)
-    assert launcher.returncode != 0, "the run ended before one process could be killed"
+def killed(number: int, function: str, script: str, *arguments) -> None:
+    """Run a script that is killed, without warning, behind call `number` of a function, however slow the machine is."""
+    kill = functools.partial(at_call, number, function, functools.partial(send_self, signal.SIGKILL))
+    code, said = finished(script, *arguments, first=kill)
+    assert code == -signal.SIGKILL, said
+
+
+def last_killed(number: int, function: str, script: str, *arguments, threads: int = 1) -> None:
+    """Run a script in two processes of torchrun, the last one of which is killed as by `killed`; all end, in error."""
+    dying = ROOT / "tests/helpers/dying.py"
+    launcher = torchrun(2, str(dying), function, str(number), script, *arguments, threads=threads)
+    said = launcher.communicate(timeout=300)[1]
+    assert launcher.returncode != 0 and "SIGKILL" in said, said
 
 
 HOLD_LOCK = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.lockf(f, fcntl.LOCK_EX); print('held'); input()"
