@@ -211,7 +211,6 @@ def sampled(crops: FaceCrops | DetectedCrops, cfg: LabelConfig) -> FaceCrops | D
 
 def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSource) -> dict[str, Any]:
     """Return everything that decides the labels: an unfinished run goes on only where all of it is the same."""
-    weight = source.network.weight
     settings = cfg.source.settings
     return {
         "source": {
@@ -222,7 +221,7 @@ def request(cfg: LabelConfig, crops: FaceCrops | DetectedCrops, source: LabelSou
         },
         "seed": cfg.base.seed,
         "draws": source.network.device.type if source.draws_on_device else None,
-        "weights_sha256": sha256_file(weight) if weight else None,
+        "weights_sha256": source.network.weights_sha256,
         "network": dict(source.network.facts),
         "preprocessing": source.network.contract.to_dict(),
         "dataset": cfg.dataset.model_dump(

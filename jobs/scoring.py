@@ -122,7 +122,7 @@ def request(cfg: InferenceConfig, scorer: FrozenNetwork, crops: FaceCrops | Dete
     """Return everything that decides the scores: an unfinished run goes on only where all of it is the same."""
     source = cfg.dataset
     return {
-        "weights_sha256": sha256_file(cfg.model.weight),
+        "weights_sha256": scorer.weights_sha256,
         "network": dict(scorer.facts),
         "preprocessing": {
             **scorer.contract.to_dict(),

@@ -1,24 +1,27 @@
 """Two processes at once in one place: neither removes the other's work, or takes it for its own."""
 
 import fcntl
+import functools
+import json
 import multiprocessing
 import os
 import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from data.index.build import build_index
 from evaluation.protocol.views import ALIGNED
 from jobs.journal import Journal
 from tests.helpers import commands
 from tests.helpers.evaluation import Recorder, crop_pass, open_population, write_population
-from tests.helpers.processes import finished, held_lock
+from tests.helpers.processes import at_call, finished, held_lock
 from tests.helpers.training import write_faces
 from utils import store
 from utils.config.train import DatasetConfig
 from utils.errors import DataError
-from utils.files import FolderLock, replacing
+from utils.files import FolderLock, atomic_write, replacing, sha256_file
 from utils.store import Store, save_array
 
 FACTS = {"format": 1}
@@ -163,6 +166,31 @@ def test_a_run_that_is_about_to_end_lets_no_other_begin_before_its_partial_resul
     journal.finish({})
     assert said == [BUSY.format(tmp_path)] and not (tmp_path / "partial").exists()
     assert elsewhere(Journal(tmp_path, {"w": "a"}, 9).open) is None
+
+
+def replace_weights(path):
+    """Write other weights in the place of a student's, as a training does with each validation."""
+    state = torch.load(path, weights_only=True)
+    with atomic_write(path) as stream:
+        torch.save({name: value + 1 if value.is_floating_point() else value for name, value in state.items()}, stream)
+
+
+@pytest.mark.parametrize(
+    ("where", "before"), [("model.frozen.load:NetworkLoader.load", True), ("model.registry:load_student", False)]
+)
+def test_scores_are_never_taken_for_those_of_weights_that_came_later(tmp_path, where, before):
+    """The request of a run names the weights that were read; those that came while they were read are refused."""
+    command = commands.written(tmp_path, commands.scores)
+    weights = next(tmp_path.glob("*.pth"))
+    read = sha256_file(weights)
+    first = functools.partial(at_call, 1, where, functools.partial(replace_weights, weights))
+    code, said = finished(*command, f"base.save_path={tmp_path / 'out'}", first=first)
+    assert sha256_file(weights) != read
+    if before:
+        assert code == 0, said
+        assert json.loads((tmp_path / "out/run.json").read_text())["request"]["weights_sha256"] == read
+    else:
+        assert (code, said) == (2, f"error: {weights}: was written anew while it was read; run again\n")
 
 
 @pytest.mark.parametrize("make", [commands.training, commands.evaluation])

@@ -14,6 +14,7 @@ from model.sharing.files import read_record
 from utils.config.sections import ModelConfig
 from utils.contract import InputContract, Reading, load_contract, sidecar
 from utils.errors import ConfigError, WeightsError
+from utils.files import sha256_file
 
 HEAD = Reading()
 
@@ -83,7 +84,11 @@ class NetworkLoader:
     device: torch.device
 
     def load(self, spec: NetworkSpec) -> FrozenNetwork:
-        """Build the network and load its weights; no other weights file is read."""
+        """Build the network and load its weights; no other weights file is read.
+
+        Raises WeightsError where another process replaces the file meanwhile.
+        """
+        read = sha256_file(spec.weight) if spec.weight and Path(spec.weight).is_file() else None
         if isinstance(spec, OnnxSpec):
             content = Path(spec.weight).read_bytes()
             network: FrozenNetwork = OnnxNetwork(content, spec.weight, self.device, spec.contract, spec.assumed)
@@ -95,6 +100,9 @@ class NetworkLoader:
             network = TorchNetwork(module, spec.contract, self.device, spec.precision, spec.folded)
         network.remark = network.remark or spec.remark
         network.reading, network.weight, network.facts = spec.reading, spec.weight, spec.facts()
+        network.weights_sha256 = sha256_file(spec.weight) if spec.weight else None
+        if network.weights_sha256 != read:
+            raise WeightsError(f"{spec.weight}: was written anew while it was read; run again")
         return network
 
     def _module(self, spec: TorchSpec) -> nn.Module:

@@ -57,6 +57,8 @@ class FrozenNetwork:
     """Which of its outputs counts, and what its quality is."""
     weight: str | None = None
     """Its file."""
+    weights_sha256: str | None = None
+    """Of the file's content that was read; another process, as a training, may replace the file at any time."""
     form: str = "fp32"
     """The number format in which it computes, and how."""
     facts: Mapping[str, Any] = MappingProxyType({})
