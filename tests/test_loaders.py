@@ -395,7 +395,10 @@ def test_decoding_runs_ahead_of_the_consumer(index):
     cfg = CropInputConfig(loc=index.source.location, input="landmarks")
     batches = crop_batches(Counting(index.source, cfg, index.landmarks), 1)
     next(batches)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 60
+    while len(seen) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)  # without a bound it would go on
     assert 3 <= len(seen) <= 8
     batches.close()
 
