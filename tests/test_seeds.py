@@ -1,6 +1,7 @@
 """One recipe under several seeds: each is trained, all are evaluated, mean and spread stand in its row."""
 
 import functools
+import json
 import signal
 import subprocess
 
@@ -90,9 +91,10 @@ def test_a_training_that_was_killed_while_it_replaced_another_goes_on(tmp_path):
     def step(folder, seed):
         return CommandStep("train", "train_main.py", config, tmp_path / folder, {"base.seed": seed})
 
-    step("run", 3).run((), False)
+    for one in (step("run", 3), step("whole", 4)):
+        assert finished("train_main.py", *one.arguments()) == (0, "")
+    (tmp_path / "run/.done.json").write_text(json.dumps(step("run", 3).request))
     replaced = tensors(tmp_path / "run/aikd-last.pth")
-    step("whole", 4).run((), False)
     kill = functools.partial(send_self, signal.SIGKILL)
     first = functools.partial(at_call, 2, "utils.training.checkpoint:RunFolder.save_resume", kill)
     assert finished("train_main.py", *step("run", 4).arguments(), first=first)[0] == -signal.SIGKILL
