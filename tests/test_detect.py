@@ -1,4 +1,4 @@
-"""dataset.input: detect: from photographs to scores, labels and evaluations in one command."""
+"""dataset.input: detect: from photographs to scores in one command, faces found once, in any number of processes."""
 
 import base64
 import csv
@@ -10,58 +10,30 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-import yaml
 
-import label
 from data.alignment import align
-from data.detectors.yunet import YuNetDetector
 from data.images.decode import decode_rgb
 from data.tables.faces import FaceTable, read_faces, write_faces
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
-from data.tables.scores import read_scores
-from model.compact import CompactNet
 from tests.helpers import processes
-from tests.helpers.detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX, face_image, write_bright_cell_detector
-from tests.helpers.evaluation import csv_rows, run_evaluate
-from tests.helpers.inference import TINY, expected, infer, page_content, rows_of, scores_of, tiny_student, write_setup
-from utils import cli
-
-CELLS = {"a/1.png": [(4, 3)], "a/2.png": [(2, 4), (6, 8)], "b/dark.png": [], 'b/é, "x"\n.png': [(5, 5)]}
-ALONE = 'b/é, "x"\n.png'
-
-
-def picture(cells):
-    """Return a photograph of the detector's faces on a ground that its threshold passes over."""
-    ground = np.arange(96 * 104 * 3, dtype=np.uint32).reshape(96, 104, 3) * 7919 % 61
-    return np.maximum(face_image(96, 104, *cells), ground.astype(np.uint8))
-
-
-def crop(cells, cell):
-    return align(picture(cells), POINTS + np.array(cell) * STRIDE_PX)
+from tests.helpers.detecting import ALONE, count_detections, picture, wanted, write_detect_setup
+from tests.helpers.detector import HEIGHT_PX, POINTS, STRIDE_PX, WIDTH_PX
+from tests.helpers.inference import expected, infer, page_content, rows_of, scores_of, tiny_student
 
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Write the setup of a run over photographs with no, one and two faces, and a broken one; return its folder."""
-    write_setup(tmp_path)
-    for name, cells in CELLS.items():
-        path = tmp_path / "faces" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", picture(cells)[:, :, ::-1])[1].tobytes())
-    (tmp_path / "faces/c.jpg").write_bytes(b"no image")
-    write_bright_cell_detector(tmp_path / "bright.onnx")
-    return tmp_path
+    return write_detect_setup(tmp_path)
 
 
-def wanted(folder, **more):
-    settings = {"input": "detect", "detector": f"yunet:{folder}/bright.onnx", "yunet.score_threshold": 0.9, **more}
-    return [f"dataset.{key}={value}" for key, value in settings.items()]
+@pytest.fixture
+def looked_at(monkeypatch):
+    return count_detections(monkeypatch)
 
 
-def rows_in(path):
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.reader(stream))
+def crop(cells, cell):
+    return align(picture(cells), POINTS + np.array(cell) * STRIDE_PX)
 
 
 def test_photographs_are_scored_in_one_command(photographs, caplog):
@@ -94,14 +66,6 @@ def test_scores_are_those_of_the_landmarks_that_were_found(photographs):
     assert infer(photographs, *by_file) == 0
     for name in ("quality-scores.csv", "quality-scores.pkl"):
         assert (photographs / "again" / name).read_bytes() == (photographs / "out" / name).read_bytes()
-
-
-@pytest.fixture
-def looked_at(monkeypatch):
-    """Return the list that gains an entry for each image the detector sees."""
-    seen, real = [], YuNetDetector.__call__
-    monkeypatch.setattr(YuNetDetector, "__call__", lambda self, image: seen.append(1) or real(self, image))
-    return seen
 
 
 def test_faces_that_were_found_are_used_again(photographs, looked_at, caplog):
@@ -217,88 +181,6 @@ def test_a_mistake_is_one_sentence_before_anything_is_written(photographs, capsy
     assert infer(photographs, *overrides) == 2
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1 and said in error[0] and not (photographs / "out").exists()
-
-
-def label_setup(folder):
-    torch.save(CompactNet(**TINY).state_dict(), folder / "net.pth")
-    model = yaml.safe_load((folder / "model_config.yaml").read_text())
-    model["features"]["weights"] = str(folder / "net.pth")
-    (folder / "model_config.yaml").write_text(yaml.safe_dump(model))
-    config = {
-        "base": {"save_path": str(folder / "labels"), "device": "cpu", "verbose": 0},
-        "dataset": {"loc": str(folder / "faces")},
-        "model": {"config": str(folder / "model_config.yaml")},
-        "source": {"name": "magnitude"},
-    }
-    (folder / "label.yaml").write_text(yaml.safe_dump(config))
-
-
-def run_label(folder, *overrides):
-    return cli.run(lambda: label.main(["-c", str(folder / "label.yaml"), *overrides]))
-
-
-@pytest.mark.parametrize("source", ["magnitude", "sdd_fiqa"])
-def test_photographs_are_labelled_in_one_command(photographs, looked_at, source):
-    label_setup(photographs)
-    overrides = [f"source.name={source}", "source.sdd_fiqa.rounds=2"]
-    assert run_label(photographs, *overrides, *wanted(photographs)) == 0
-    by_file = [
-        "dataset.accept_unusual=1",
-        "dataset.input=landmarks",
-        f"dataset.landmarks={photographs}/labels/landmarks.csv",
-    ]
-    by_file += ["dataset.on_missing=skip", f"base.save_path={photographs}/again"]
-    assert run_label(photographs, *overrides, *by_file) == 0
-    for name in ("labels.csv", "labels.pkl"):
-        assert (photographs / "labels" / name).read_bytes() == (photographs / "again" / name).read_bytes()
-    assert len(read_scores(photographs / "labels/labels.csv").names) >= 2
-    assert run_label(photographs, *overrides, *wanted(photographs)) == 0 and len(looked_at) == 4
-
-
-def test_a_label_belongs_to_one_face(photographs, capsys):
-    label_setup(photographs)
-    assert run_label(photographs, *wanted(photographs, faces="all")) == 2
-    assert "use largest or central" in capsys.readouterr().err
-
-
-def test_photographs_are_evaluated_in_one_command(photographs, looked_at, caplog):
-    caplog.set_level("INFO")
-    faces = photographs / "faces"
-    for person in range(4):
-        for image in range(4):
-            path = faces / f"p{person}/{image}.png"
-            path.parent.mkdir(exist_ok=True)
-            cv2.imwrite(str(path), picture([(3 + person, 3 + image)]))
-    label_setup(photographs)
-    section = {
-        "root": str(faces),
-        "format": "identities",
-        "non_mated": 40,
-        "detector": f"yunet:{photographs}/bright.onnx",
-    }
-    section |= {"input": "detect", "yunet": {"score_threshold": 0.9}}
-    student = {"weights": str(photographs / "student.pth"), "config": str(photographs / "model_config.yaml")}
-    config = {
-        "base": {"save_path": str(photographs / "result"), "device": "cpu"},
-        "evaluation": {"fmr": 0.1, "discard_limits": [0.3], "bootstrap": 0, "on_missing": "skip"},
-        "datasets": {"toy": section},
-        "recognition": {"net": {"module": "CompactNet", "params": TINY, "weights": str(photographs / "net.pth")}},
-        "scores": {"student": student},
-    }
-    (photographs / "evaluate.yaml").write_text(yaml.safe_dump(config))
-    assert run_evaluate(photographs) == 0
-    assert "(no face found)" in caplog.text and len(looked_at) == 20
-    found = photographs / "result/landmarks/toy/landmarks.csv"
-    assert len(read_landmarks(found).names) == 19
-    assert run_evaluate(photographs) == 0 and len(looked_at) == 20
-    assert "landmarks.csv: used again" in caplog.text
-    for key in ("detector", "input", "yunet"):
-        del section[key]
-    section["accept_unusual"] = 1  # faces of 24 px in a corner
-    section["landmarks"], config["base"]["save_path"] = str(found), str(photographs / "by_file")
-    (photographs / "evaluate.yaml").write_text(yaml.safe_dump(config))
-    assert run_evaluate(photographs) == 0
-    assert csv_rows(photographs / "by_file/pauc.csv") == csv_rows(photographs / "result/pauc.csv")
 
 
 @pytest.mark.parametrize("faces", ["largest", "all"])
