@@ -16,6 +16,7 @@ from tests.helpers.tiny_networks import Convolutional
 from utils.allowed import AllowedModules
 from utils.config.evaluate import RecogniserConfig
 from utils.errors import ConfigError, DataError, WeightsError
+from utils.files import sha256_file
 
 LOADER = NetworkLoader(NetworkBuilder(), torch.device("cpu"))
 TINY = {"num_features": 8, "width": 4}
@@ -198,11 +199,21 @@ def test_of_several_outputs_the_first_is_the_embedding(tmp_path, crops):
 def test_fingerprint_tells_what_changes_the_numbers(tmp_path):
     backbone(tmp_path)
     cfg = RecogniserConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
-    prints = [Recogniser(c).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
+    prints = [recogniser(c).fingerprint for c in (cfg, cfg.model_copy(update={"flip": True}))]
     torch.manual_seed(4)
     torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")
-    prints.append(Recogniser(cfg).fingerprint)
+    prints.append(recogniser(cfg).fingerprint)
     assert prints[0] != prints[1] and prints[0] != prints[2]
+
+
+def test_a_fingerprint_names_the_weights_that_were_read(tmp_path):
+    backbone(tmp_path)
+    cfg = RecogniserConfig(module="model.compact.CompactNet", params=TINY, weights=str(tmp_path / "net.pth"))
+    model = Recogniser(cfg)
+    torch.manual_seed(4)
+    torch.save(CompactNet(**TINY).state_dict(), tmp_path / "net.pth")  # as a training does that goes on
+    model.load(LOADER)
+    assert model.fingerprint["weights"] == sha256_file(tmp_path / "net.pth")
 
 
 def write_onnx(path, batch, size=112):

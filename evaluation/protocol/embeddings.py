@@ -12,11 +12,12 @@ from data.tables.names import Names
 from evaluation.protocol.views import Averaging
 from model.frozen.describe import Described
 from model.frozen.load import NetworkLoader, NetworkSpec
+from model.frozen.network import FrozenNetwork
 from utils.config.evaluate import RecogniserConfig
 from utils.config.sections import ModelConfig, NetworkConfig
 from utils.contract import InputContract
 from utils.errors import DataError
-from utils.files import atomic_write, sha256_file
+from utils.files import atomic_write
 from utils.present import present
 
 _CHUNK = 65_536
@@ -98,11 +99,11 @@ class Recogniser:
     def __init__(self, cfg: RecogniserConfig, precision: str = "fp32"):
         """Describe the model; `precision` where its section names none."""
         self.flip, self.spec = cfg.flip, _spec(cfg, cfg.precision or precision)
-        self.fingerprint = {"flip": cfg.flip, **fingerprint(self.spec)}
 
     def load(self, loader: NetworkLoader) -> None:
         """Load the network."""
         self.network = loader.load(self.spec)
+        self.fingerprint = {"flip": self.flip, **fingerprint(self.spec, self.network)}
         self.remarks = [self.network.remark]
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
@@ -117,12 +118,12 @@ class Recogniser:
         return values
 
 
-def fingerprint(spec: NetworkSpec) -> dict[str, Any]:
-    """Return what decides a network's numbers."""
+def fingerprint(spec: NetworkSpec, network: FrozenNetwork) -> dict[str, Any]:
+    """Return what decides a network's numbers; it was loaded as `spec` says."""
     return {
         "network": spec.facts(),
         "contract": spec.contract and spec.contract.to_dict(),
-        "weights": sha256_file(spec.weight) if spec.weight else None,
+        "weights": network.weights_sha256,
         "precision": "bf16; on a CPU the network itself" if spec.precision == "bf16" else spec.precision,
     }
 

@@ -29,11 +29,11 @@ class QualityModel:
         model = named_model(cfg.config, place, weights, cfg.preset)
         self.spec = Described(weights, cfg, model, cfg.precision or precision).scorer()
         self.averaging: Averaging | None = None
-        self.fingerprint: dict[str, Any] = fingerprint(self.spec)
 
     def load(self, loader: NetworkLoader) -> None:
         """Load the network."""
         self.scorer = loader.load(self.spec)
+        self.fingerprint: dict[str, Any] = fingerprint(self.spec, self.scorer)
         self.remarks = [self.scorer.remark]
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
@@ -57,17 +57,17 @@ class SourceModel:
         self.reason: str | None = getattr(source_class(self.label.source.name), "reason", None)
         source = self.label.source
         self.averaging: Averaging | None = Averaging(source.views, source.perturbation, self.label.base.seed)
-        settings = source.settings
-        self.fingerprint: dict[str, Any] = {
-            "source": self.label.source.name,
-            "params": settings.model_dump(mode="json") if settings is not None else None,
-            "seed": self.label.base.seed,
-            **fingerprint(self.spec),
-        }
 
     def load(self, loader: NetworkLoader) -> None:
         """Load the network and build the source over it."""
         self.source = build_source(self.label, self.model, loader)
+        settings = self.label.source.settings
+        self.fingerprint: dict[str, Any] = {
+            "source": self.label.source.name,
+            "params": settings.model_dump(mode="json") if settings is not None else None,
+            "seed": self.label.base.seed,
+            **fingerprint(self.spec, self.source.network),
+        }
         self.remarks = [self.source.network.remark, self.source.remark]
 
     def __call__(self, images_BHW3: Tensor, names: Sequence[str]) -> np.ndarray:
