@@ -1,6 +1,7 @@
 """The benchmark scripts run, on tiny networks and sets, and their figures arrive in one table. No time is asserted."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,19 @@ FIGURES = {
     "inference": ["ours / released", "ours: largest difference of a score", "ours, bf16: Spearman"],
     "index": ["released / ours, from the cache: time", "ours: growth of a worker over an epoch"],
 }
+
+
+def begin_limits_at(line: str, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time limit of a script begin once it has said a line, as a busy machine starts it late."""
+
+    class Begun(subprocess.Popen):
+        def wait(self, timeout: float | None = None) -> int:
+            deadline = time.monotonic() + 60
+            while timeout is not None and line not in log.read_text().splitlines() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(suite.subprocess, "Popen", Begun)
 
 
 @pytest.mark.slow
@@ -64,6 +78,7 @@ time.sleep(600)
 """
     steps = sets.Step("slow", ("-c", program)), sets.Step("later", ("-c", "print('never')"), has_json=False)
     monkeypatch.setattr(suite, "CPU", steps)
+    begin_limits_at("early", tmp_path / "log.txt", monkeypatch)
     assert suite.main(["--out", str(tmp_path), "--seconds", "3"]) == 1
     slow, later = json.loads((tmp_path / "results.json").read_text())
     assert slow["rows"][0]["what"] == "early" and slow["failed"].startswith("stopped after ")
@@ -99,12 +114,13 @@ print("met")
 def test_what_a_stopped_script_leaves_behind_is_not_waited_for(tmp_path, monkeypatch):
     """Its worker holds the pipe open for a minute."""
     monkeypatch.setattr(suite, "PATIENCE_S", 0.2)
-    worker = "import time; time.sleep(60)"
-    program = f"import subprocess, sys\nprint('begun', flush=True)\nsubprocess.run([sys.executable, '-c', {worker!r}])"
+    begin_limits_at("begun", tmp_path / "log.txt", monkeypatch)
+    worker = "import time; print('begun', flush=True); time.sleep(60)"
+    program = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {worker!r}])"
     started = time.monotonic()
     result = suite.run(sets.Step("left", ("-c", program), has_json=False), tmp_path / "log.txt", 2)
     assert time.monotonic() - started < 30
-    assert result["failed"] == "stopped after 2 s" and "begun" in (tmp_path / "log.txt").read_text()
+    assert result["failed"] == "stopped after 2 s" and "begun" in (tmp_path / "log.txt").read_text().splitlines()
 
 
 def test_one_script_alone_keeps_the_figures_of_the_others(tmp_path, monkeypatch, capsys):
