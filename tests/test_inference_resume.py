@@ -23,7 +23,7 @@ from tests.helpers.inference import (
     rows_of,
     scores_of,
     tiny_student,
-    write_setup,
+    write_repeatable_setup,
 )
 from tests.helpers.processes import APPEND, finished_in_two, held_lock, killed, last_killed
 
@@ -44,8 +44,7 @@ ODD_NAMES = (
 @pytest.fixture
 def setup(tmp_path, caplog):
     caplog.set_level("INFO")
-    torch.set_num_threads(1)  # equal bytes need equal threads, and a process of a test has one
-    return write_setup(tmp_path)
+    return write_repeatable_setup(tmp_path)
 
 
 # ---- failures

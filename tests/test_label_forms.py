@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from data.tables.scores import read_scores
-from tests.helpers.labels import scores, written
+from tests.helpers.tables import scores, written
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
 

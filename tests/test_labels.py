@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from data.tables import text_tables
 from data.tables.columns import Content
 from data.tables.scores import read_scores, write_scores_csv
-from tests.helpers.labels import scores, written
+from tests.helpers.tables import scores, written
 from utils.config.sections import ScoreForm
 from utils.errors import DataError
 

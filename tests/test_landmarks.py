@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
+from tests.helpers.tables import written
 from utils.errors import DataError
 
 POINTS = np.arange(10, dtype=np.float32).reshape(5, 2) + 0.25
@@ -13,12 +14,6 @@ NUMBERS = ",".join(str(value) for value in POINTS.ravel())
 OTHER = ",".join(str(value) for value in POINTS.ravel() + 100)
 VGG_HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y\n"
 HEADER = "path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n"
-
-
-def written(tmp_path, content, name="landmarks.csv"):
-    path = tmp_path / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def check(path, names):

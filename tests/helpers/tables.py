@@ -1,4 +1,4 @@
-"""Files of labels: written as given, read and checked."""
+"""Files of labels and landmarks, written as given; labels, read and checked."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from data.tables.scores import read_scores
 
 
-def written(tmp_path: Path, content: str | bytes, name: str = "scores.txt") -> Path:
+def written(tmp_path: Path, content: str | bytes, name: str = "table.txt") -> Path:
     """Write a file; return its path."""
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
