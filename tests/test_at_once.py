@@ -3,7 +3,6 @@
 import fcntl
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 
@@ -16,7 +15,7 @@ from evaluation.protocol.views import ALIGNED
 from jobs.journal import Journal
 from tests.helpers import commands
 from tests.helpers.evaluation import Recorder, crop_pass, open_population, write_population
-from tests.helpers.processes import at_call, finished, held_lock
+from tests.helpers.processes import at_call, finished, forkserver, held_lock
 from tests.helpers.training import write_faces
 from utils import store
 from utils.config.train import DatasetConfig
@@ -28,19 +27,18 @@ FACTS = {"format": 1}
 BUSY = "{}: another run writes there; wait, or change base.save_path"
 
 
+def tell(action, queue):
+    try:
+        action()
+        queue.put(None)
+    except DataError as error:
+        queue.put(str(error))
+
+
 def elsewhere(action):
-    """Call something in another process; return its answer, or the sentence of its DataError."""
-
-    def call(queue):
-        try:
-            action()
-            queue.put(None)
-        except DataError as error:
-            queue.put(str(error))
-
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=call, args=(queue,))
+    """Call something in another process; return None, or the sentence of its DataError."""
+    queue = forkserver().Queue()
+    process = forkserver().Process(target=tell, args=(action, queue))
     process.start()
     answer = queue.get(timeout=60)
     process.join(60)
@@ -148,7 +146,7 @@ def test_a_lock_that_its_holder_removed_before_it_was_taken_is_made_again(tmp_pa
     lock = FolderLock(tmp_path / "partial", tmp_path)
     assert len(removed) == 3
     monkeypatch.undo()
-    assert elsewhere(lambda: FolderLock(tmp_path / "partial", tmp_path)) == BUSY.format(tmp_path)
+    assert elsewhere(functools.partial(FolderLock, tmp_path / "partial", tmp_path)) == BUSY.format(tmp_path)
     lock.remove_folder()
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,5 @@
 """data/index/build.py: a stored index is the same as a built one; every change and damage builds it anew."""
 
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.index.build import build_identity_index, build_index
+from tests.helpers import processes
 from tests.helpers.index import LABELS, NAMES, SORTED, Faces, check
 from utils.errors import DataError
 from utils.store import DamagedEntry, read_entry
@@ -141,7 +141,7 @@ def build_in_process(config, queue):
 
 
 def test_processes_may_build_at_the_same_time(faces, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = processes.forkserver()
     queue, config = context.Queue(), faces.config(cache=str(tmp_path / "cache"))
     workers = [context.Process(target=build_in_process, args=(config, queue)) for _ in range(4)]
     for worker in workers:

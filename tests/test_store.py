@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import time
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 import prepare
+from tests.helpers import processes
 from tests.helpers.training import ROOT
 from utils import cli
 from utils.requests import difference_text
@@ -141,7 +141,7 @@ def create_at_once(folder, value, barrier):
 
 
 def test_of_two_processes_that_store_the_same_the_first_stays(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = processes.forkserver()
     barrier = context.Barrier(3)
     workers = [context.Process(target=create_at_once, args=(tmp_path, value, barrier)) for value in range(3)]
     for worker in workers:
