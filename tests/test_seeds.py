@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import seeds
@@ -85,7 +86,8 @@ def test_mistakes_are_one_sentence_and_nothing_is_trained(recipe, override, word
     assert not list(recipe.glob("seeds/seed-*"))
 
 
-def test_a_training_that_was_killed_while_it_replaced_another_goes_on(tmp_path):
+def test_a_training_that_was_killed_while_it_replaced_another_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # other sums with other numbers of threads
     config = write_setup(tmp_path, 24, epochs=1)
 
     def step(folder, seed):
