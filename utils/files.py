@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their fingerprints."""
+"""Files and folders that are whole or absent, whatever other processes do in the same place; fingerprints."""
 
 import contextlib
 import hashlib
@@ -93,7 +93,7 @@ class FolderLock:
         """
         self.folder, self._path = folder, folder / ".lock"
         self._stream = self._opened()
-        while self._is_taken(place) and not self._is_there():  # the process that had it has just removed it
+        while self._try_lock(place) and not self._is_there():  # the process that had it has just removed it
             self._stream.close()
             self._stream = self._opened()
 
@@ -125,8 +125,8 @@ class FolderLock:
             with contextlib.suppress(FileNotFoundError):  # the folder has just been removed
                 return open(self._path, "ab")
 
-    def _is_taken(self, place: Path) -> bool:
-        """Lock the file; False where the system has no such locks."""
+    def _try_lock(self, place: Path) -> bool:
+        """Lock the file and return True; False where the system has no such locks."""
         try:
             import fcntl
 
