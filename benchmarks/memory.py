@@ -24,9 +24,12 @@ MOST = 8192
 """No larger batch is tried."""
 
 
-def largest(fits: Callable[[int], bool], most: int) -> int:
-    """Return the largest batch up to `most` that fits, to within a sixteenth; 0 where not even two images do."""
-    good, size = 0, 2
+def largest(fits: Callable[[int], bool], most: int, first: int = 2) -> int:
+    """Return the largest batch up to `most` that fits, to within a sixteenth; 0 where not even two images do.
+
+    It is sought from `first` on, which a smaller card or a step that needs more was seen to take.
+    """
+    good, size = 0, first
     while size <= most and fits(size):
         good, size = size, 2 * size
     bad = min(size, most + 1)
@@ -108,16 +111,17 @@ def report_cards(report: Report, ours: Ours, cards: list[int], device: torch.dev
     """Try batches within the memory of each card."""
     free, total = torch.cuda.mem_get_info(device)
     elsewhere = total - free - torch.cuda.memory_reserved(device)  # the driver's part lies outside the allocator
+    found = 0
     for card in cards:
         room = min(card * GB, total) - elsewhere
         torch.cuda.set_per_process_memory_fraction(min(1.0, room / total), device)
         for cached in (False, True):
             failures: list[str] = []
-            found = largest(fits_on(ours, cached, device, failures), MOST)
+            found = largest(fits_on(ours, cached, device, failures), MOST, max(2, found))
             what = f"{card} GB: largest batch{', cached' * cached}"
             report.add(what, found, "images, the most that is tried" if found == MOST else "images")
             if failures:
-                report.add(f"{what}: not for want of memory", failures[0])
+                report.add(f"{what}: a larger one failed in another way", failures[0])
     torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
