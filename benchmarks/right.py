@@ -1,6 +1,6 @@
 """Are the numbers of a device those of the CPU? The same AI-KD steps in every number format, and the scores they give.
 
-    python -m benchmarks.right [--device cuda] [--network iresnet100] [--steps 200] [--batch 4]
+    python -m benchmarks.right [--device cuda] [--network iresnet100] [--steps 200] [--batch 4] [--seconds S]
                                [--formats fp32 tf32 bf16 fp16 compiled]
 
 Every run starts from the same random weights and sees the same batches: smooth random pictures with labels that depend
@@ -11,7 +11,8 @@ convolutions use TF32. Then the student that the CPU trained is scored on both, 
 """
 
 import argparse
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -47,9 +48,9 @@ def batches(size: int, steps: int) -> Iterator[Batch]:
         yield Batch(aligned, aligned.roll(3, dims=1), aligned.float().mean(dim=(1, 2, 3)) / 255)
 
 
-def train(ours: Ours, options: argparse.Namespace) -> np.ndarray:
-    """Take the steps; return the two losses of each, (steps, 2)."""
-    losses = []
+def train(ours: Ours, options: argparse.Namespace, seconds: float | None = None) -> np.ndarray:
+    """Take the steps, after so many seconds no further one; return the two losses of each, (steps, 2)."""
+    losses, started = [], time.monotonic()
     for batch in batches(options.batch, options.steps):
         optim.set_lr(ours.optimizer, RATE)
         with ours.precision.autocast():
@@ -57,6 +58,8 @@ def train(ours: Ours, options: argparse.Namespace) -> np.ndarray:
         total = torch.stack(list(terms)).sum()
         ours.precision.backward_and_step(total, ours.optimizer, ours.part.clipped, ours.cfg.optimizer.max_grad_norm)
         losses.append([float(term.detach()) for term in terms])
+        if seconds is not None and time.monotonic() - started > seconds:
+            break
     return np.array(losses)
 
 
@@ -69,7 +72,9 @@ def compare_training(report: Report, options: argparse.Namespace, device: torch.
     """Train in every format that works here; return what the CPU trained in fp32."""
     cpu = argparse.Namespace(**{**vars(options), "device": "cpu"})
     reference = Ours(*read_recipe(cpu, "base.precision=fp32"), torch.device("cpu"))
-    wanted = train(reference, options)
+    wanted = train(reference, options, options.seconds)
+    options.steps = len(wanted)
+    report.add("steps of every run", options.steps)
     report.add("cpu, fp32: first and last window", " -> ".join(_shown(row) for row in windows(wanted)[[0, -1]]))
     formats = ["fp32", "bf16", "tf32", "fp16"] if device.type == "cuda" else ["fp32", "bf16"]
     for name in options.formats or formats:
@@ -121,7 +126,7 @@ def _shown(losses: np.ndarray) -> str:
     return " and ".join(f"{value:.4g}" for value in losses)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, compare and print; exit code 1 where a bound is missed."""
     options_of = parser(__doc__ or "", rounds=1)
     options_of.add_argument("--device", default="cpu")
@@ -129,12 +134,15 @@ def main() -> None:
     options_of.add_argument("--steps", type=int, default=200)
     options_of.add_argument("--batch", type=int, default=4)
     options_of.add_argument(
+        "--seconds", type=float, help="the CPU takes no further step after so many; the other runs take as many steps"
+    )
+    options_of.add_argument(
         "--formats",
         nargs="+",
         choices=BOUNDS,
         help="compiled: fp32 by torch.compile; fp32, bf16, on CUDA tf32 and fp16 without",
     )
-    options = options_of.parse_args()
+    options = options_of.parse_args(argv)
     report = Report("right", options)
     device = pick_device(options.device)
     compare_scores(report, compare_training(report, options, device), device)

@@ -70,8 +70,8 @@ SETTINGS = (
     Setting("CUDA graph", graph=True),
 )
 RARE = (
-    Setting("folded, fused, cuDNN searched", (FOLDED, FUSED), searched=True),
     Setting("blocks compiled, folded, fused", (FOLDED, FUSED), mode="default", blocks=True),
+    Setting("folded, fused, cuDNN searched", (FOLDED, FUSED), searched=True),
     Setting("compiled, folded, fused", (FOLDED, FUSED), mode="default"),
     Setting("compiled, cached, fused", (FUSED,), cached=True, mode="default"),
     Setting("compiled", mode="default"),

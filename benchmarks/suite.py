@@ -13,6 +13,7 @@ fails, as for want of a package, is named with its last line; the others still r
 import argparse
 import importlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -36,12 +37,18 @@ def named(step: Step) -> dict[str, Any]:
     return {"name": step.name, "command": f"python {shlex.join(step.arguments)}"}
 
 
-def run(step: Step, log: Path, seconds: float | None = None, label: str = "") -> dict[str, Any]:
+def run(step: Step, log: Path, seconds: float | None = None, beside: int = 0) -> dict[str, Any]:
     """Run one step, adding what it prints to the log; return its figures, and the line it failed with if it did.
 
     A step that takes longer than so many seconds is stopped; the figures it had by then count. While it runs they lie
-    in unfinished-NAME.json beside the log, so that a machine that is taken away leaves them. `label` begins its lines.
+    in unfinished-NAME.json beside the log, so that a machine that is taken away leaves them. Where so many others run
+    beside it, its name begins its lines and it has its part of the cores: threads of several processes that wait for
+    one another on one core take many times as long.
     """
+    label = f"[{step.name}] " if beside else ""
+    environment = dict(os.environ)
+    if beside:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (1 + beside))))
     result = named(step)
     say(f"\n{label}== {result['command']}\n", log)
     figures = log.with_name(f"unfinished-{step.name}.json")
@@ -50,6 +57,7 @@ def run(step: Step, log: Path, seconds: float | None = None, label: str = "") ->
     process = subprocess.Popen(
         [sys.executable, *step.arguments, *extra],
         cwd=ROOT,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -154,16 +162,15 @@ class Measured:
         self.steps, self.out, self.found = steps, out, found
         self.lock = threading.Lock()
 
-    def run(self, group: Sequence[Step], seconds: float | None, left: float | None) -> None:
-        """Run steps beside one another; of all `seconds` so many are left."""
+    def run(self, group: Sequence[Step], left: float | None) -> None:
+        """Run steps beside one another; for all that follow so many seconds are left, None: no limit."""
 
         def one(step: Step) -> None:
-            limit = None if seconds is None or left is None else min(left, step.share * seconds)
-            label = f"[{step.name}] " if len(group) > 1 else ""
+            limit = None if left is None else min(left, left if step.most_s is None else step.most_s)
             if limit is not None and limit <= 0:
                 self.keep({**named(step), "failed": NO_TIME})
             else:
-                self.keep(run(step, self.out / "log.txt", limit, label))
+                self.keep(run(step, self.out / "log.txt", limit, beside=len(group) - 1))
 
         with ThreadPoolExecutor(len(group)) as pool:
             for _ in pool.map(one, group):
@@ -180,6 +187,7 @@ class Measured:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, write, and say what failed."""
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true", help="the set of a GPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="where the set of a GPU runs")
@@ -203,9 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = earlier(options.out / "results.json") if options.only else {}
     wanted = [step for step in steps if not options.only or step.name in options.only]
     measured = Measured(steps, options.out, found)
-    started = time.monotonic()
     for group in groups(wanted):
-        measured.run(group, options.seconds, options.seconds and options.seconds - (time.monotonic() - started))
+        measured.run(group, None if options.seconds is None else options.seconds - (time.monotonic() - started))
     failed = [step.name for step in wanted if "failed" in found[step.name]]
     print(f"\nfigures: {options.out / 'results.md'}" + (f"; did not finish: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

@@ -86,29 +86,31 @@ time.sleep(600)
 
 
 def test_scripts_without_times_run_beside_one_another(tmp_path, monkeypatch):
-    """Each of two waits for what the other one writes; a third, with times, runs alone."""
+    """Each of two, with half of the cores, waits for what the other one writes; a third, with times, runs alone."""
     program = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 Path(sys.argv[1]).touch()
 while not Path(sys.argv[2]).exists():
     time.sleep(0.01)
-print("met")
+print("met with", os.environ.get("OMP_NUM_THREADS"))
 """
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(suite.os, "cpu_count", lambda: 16)
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     steps = [
         sets.Step("a", ("-c", program, a, b), has_json=False, timed=False),
         sets.Step("b", ("-c", program, b, a), has_json=False, timed=False),
-        sets.Step("c", ("-c", "print('alone')"), has_json=False),
+        sets.Step("c", ("-c", program, a, b), has_json=False),
     ]
     assert [[step.name for step in group] for group in suite.groups(steps)] == [["a", "b"], ["c"]]
     monkeypatch.setattr(suite, "CPU", tuple(steps))
     assert suite.main(["--out", str(tmp_path / "out"), "--seconds", "60"]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     outcomes = {result["name"]: result["rows"][0]["value"] for result in results}
-    assert outcomes == {"a": "met", "b": "met", "c": "alone"}
+    assert outcomes == {"a": "met with 8", "b": "met with 8", "c": "met with None"}
     said = (tmp_path / "out/log.txt").read_text().splitlines()
-    assert {"[a] met", "[b] met", "alone"} <= set(said)
+    assert {"[a] met with 8", "[b] met with 8", "met with None"} <= set(said)
 
 
 def test_what_a_stopped_script_leaves_behind_is_not_waited_for(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bounds, loader, memory, scoring_settings, sets, settings
+from benchmarks import bounds, loader, memory, right, scoring_settings, sets, settings
 from benchmarks.training_step import make_batches
 from tests.helpers.training import ROOT
 
@@ -149,15 +149,16 @@ def test_bounds_are_above_what_is_measured_and_shares_add_up(tmp_path):
     assert rows["training, cached: products"] < rows["training: products"]
 
 
+@pytest.mark.parametrize("first", [2, 90])
 @pytest.mark.parametrize("capacity", [0, 1, 2, 3, 17, 100, 1000, 5000])
-def test_the_largest_batch_is_found_to_within_a_sixteenth(capacity):
+def test_the_largest_batch_is_found_to_within_a_sixteenth(capacity, first):
     tried = []
 
     def fits(size):
         tried.append(size)
         return size <= capacity
 
-    found = memory.largest(fits, most=4096)
+    found = memory.largest(fits, 4096, first)
     room = min(capacity, 4096)
     assert found <= room and (found >= room - max(1, found / 16) or (found == 0 and capacity < 2))
     assert min(tried) >= 2 and max(tried) <= 4096 and len(tried) < 30
@@ -169,6 +170,12 @@ def test_memory_kept_for_the_backward_pass_grows_with_the_batch_alone(tmp_path):
     assert kept[2] - kept[1] == kept[1] - kept[0] > 0
     rows = figures(memory, tmp_path)
     assert rows["24 GB: no batch can be larger than"] > 2.9 * rows["8 GB: no batch can be larger than"] > 0
+
+
+def test_no_run_takes_more_steps_than_the_time_of_the_cpu_allowed(tmp_path):
+    rows = figures(right, tmp_path, "--batch", "2", "--steps", "5", "--seconds", "0", "--formats", "fp32")
+    assert rows["steps of every run"] == 1
+    assert rows["cpu, fp32: losses, within 2% of the CPU's"] == 0
 
 
 @pytest.mark.slow
