@@ -97,7 +97,14 @@ class Report:
         if self.path is not None:
             content = {"benchmark": self.name, "machine": self.machine, "options": self.options, "rows": self.rows}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(content, indent=2, default=str) + "\n")
+            write_whole(self.path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill at any moment leaves it whole, the new or the old one."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def reason(error: Exception) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sets import CPU, GPU, QUICK, Step
+from utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_TIME = "no time was left for it"
@@ -181,8 +182,9 @@ class Measured:
         with self.lock:
             self.found[result["name"]] = result
             results = [self.found[step.name] for step in self.steps if step.name in self.found]
-            (self.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-            (self.out / "results.md").write_text(markdown(results))
+            for name, text in (("json", json.dumps(results, indent=2) + "\n"), ("md", markdown(results))):
+                with atomic_write(self.out / f"results.{name}", "w") as stream:
+                    stream.write(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
