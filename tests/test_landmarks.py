@@ -7,6 +7,7 @@ import pytest
 
 from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from tests.helpers.tables import written
+from utils.config.sections import LandmarkForm
 from utils.errors import DataError
 
 POINTS = np.arange(10, dtype=np.float32).reshape(5, 2) + 0.25
@@ -100,6 +101,25 @@ def test_a_large_pickle_may_mix_forms(tmp_path):
     assert np.array_equal(found.points, points) and list(found.names) == list(table)
 
 
+@pytest.mark.parametrize("faces", [np.stack, lambda both: [np.stack([BOX, BOX]), [0.9, 0.8], np.stack(both)], list])
+def test_several_faces_in_a_pickle_are_never_taken_for_a_box_and_points(tmp_path, faces):
+    small, large = POINTS / 2, POINTS + 100
+    content = {"a.jpg": faces([large * 2, small]), "b.jpg": faces([small, large])}
+    path = written(tmp_path, pickle.dumps(content), "x.pkl")
+    with pytest.raises(DataError, match=r"'a.jpg' has .* before.*set landmark_faces: largest"):
+        read_landmarks(path)
+    table = read_landmarks(path, LandmarkForm(landmark_faces="largest"))
+    assert list(table.names) == ["a.jpg", "b.jpg"] and np.array_equal(table.points, [large * 2, large])
+
+
+def test_faces_of_detectors_in_a_pickle(tmp_path):
+    faces = [{"bbox": BOX, "kps": POINTS + 7, "det_score": np.float32(0.5)}, {"kps": POINTS, "det_score": 0.9}]
+    table = {"a.jpg": faces, "b.jpg": faces[:1], "none.jpg": [], "lost.jpg": (BOX, POINTS * np.nan)}
+    found = read_landmarks(written(tmp_path, pickle.dumps(table), "x.pkl"), LandmarkForm(landmark_faces="best"))
+    assert list(found.names) == ["a.jpg", "b.jpg"] and np.array_equal(found.points, [POINTS, POINTS + 7])
+    assert found.remarks == ("2 of 5 rows hold no value, first 'none.jpg', face 3",)
+
+
 def test_pickle_of_python_2(tmp_path):
     # {"a.jpg": [1, 2, ... 10]} with SHORT_BINSTRING as the name
     content = b"\x80\x02}U\x05a.jpg](" + b"".join(b"K" + bytes([n]) for n in range(1, 11)) + b"es."
@@ -135,12 +155,13 @@ def test_damage_in_text_is_named(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"a.jpg": (BOX, POINTS[:4])}, "'a.jpg' has no 5x2 landmarks"),
-        ({"a.jpg": "text"}, "'a.jpg' has no 5x2 landmarks"),
-        ({"a.jpg": None}, "'a.jpg' has no 5x2 landmarks"),
-        ({"a.jpg": (BOX, None)}, "'a.jpg' has no 5x2 landmarks"),
-        ({"a.jpg": (BOX, [["x", "y"]] * 5)}, "'a.jpg' has no 5x2 landmarks"),
-        ({"b": POINTS, "a.jpg": POINTS * np.nan}, "'a.jpg' has a landmark that is not finite"),
+        ({"a.jpg": (BOX, POINTS[:4])}, "'a.jpg' has no landmarks"),
+        ({"a.jpg": "text"}, "'a.jpg' has no landmarks"),
+        ({"a.jpg": None}, "no row holds a value"),
+        ({"a.jpg": (BOX, None)}, "'a.jpg' has no landmarks"),
+        ({"a.jpg": (BOX, [["x", "y"]] * 5)}, "'a.jpg' has no landmarks"),
+        ({"b": POINTS, "a.jpg": POINTS * np.inf}, "'a.jpg' has a landmark that is not finite"),
+        ({"b": (BOX, POINTS), "a.jpg": (BOX, POINTS * np.inf)}, "'a.jpg' has a landmark that is not finite"),
         ({3: POINTS}, "3 is no image name"),
         ([("a.jpg", POINTS)], "expected a dict of names, found list"),
         ({}, "holds no rows"),

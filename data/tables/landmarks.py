@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from data.tables.forms.face_lists import list_faces
-from data.tables.forms.points import Faces, as_points, five_points
-from data.tables.forms.records import json_faces, npy_faces, npz_faces
+from data.tables.forms.points import Faces, five_points
+from data.tables.forms.records import collected, json_faces, npy_faces, npz_faces
 from data.tables.forms.rows import RowRules, complete_rows
 from data.tables.forms.titles import landmark_content
 from data.tables.names import Names
@@ -89,44 +90,28 @@ def _read_pickle(path: Path, form: LandmarkForm) -> Faces:
     for name in table:
         if not isinstance(name, str | bytes):
             raise DataError(f"{path}: {shown(name)} is no image name; the dict must map names to landmarks")
-    points = np.empty((len(table), 5, 2))
+    parts = []
     items = iter(table.items())
-    for start in range(0, len(table), _BLOCK):
-        block = list(islice(items, _BLOCK))
-        values = _usual_form(block)
-        if values is None:
-            values = np.stack([_points(path, form, *item) for item in block])
-        points[start : start + _BLOCK] = values
-    return Faces(Names.from_strings(table), points, np.full(len(table), np.nan))
+    while block := list(islice(items, _BLOCK)):
+        parts.append(_usual_form(block) or collected(path, iter(block), form))
+    names = Names.from_arrow(pa.concat_arrays([part.names.to_arrow() for part in parts]))
+    points, scores = (np.concatenate([part[at] for part in parts]) for at in (1, 2))
+    return Faces(names, points, scores)
 
 
-def _usual_form(block: list[tuple]) -> np.ndarray | None:
-    """Take all v[1] at once, for speed; None where any of them needs a closer look."""
+def _usual_form(block: list[tuple]) -> Faces | None:
+    """Take all v[1] of (box, points) at once, for speed; None where any of them needs a closer look.
+
+    Where v[0] holds points as well, v are several faces and not one with its box.
+    """
     try:
-        values = np.asarray([value[1] for _, value in block], np.float64)
+        boxes = np.asarray([value[0] for _, value in block], np.float64)
+        points = np.asarray([value[1] for _, value in block], np.float64)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         return None
-    return values if values.shape[1:] == (5, 2) and np.isfinite(values).all() else None
-
-
-def _points(path: Path, form: LandmarkForm, name: str | bytes, value: object) -> np.ndarray:
-    """Take v[1] of (box, points), or v itself when it is points or their numbers in a row."""
-    found = _of_one_face(value)
-    if found is None and isinstance(value, list | tuple | np.ndarray) and len(value) >= 2:
-        found = _of_one_face(value[1])
-    if found is None:
-        raise DataError(f"{path}: {shown(name)} has no 5x2 landmarks but {shown(value)}; mend or remove it")
-    if not np.isfinite(found).all():
-        raise DataError(f"{path}: {shown(name)} has a landmark that is not finite: {found.tolist()}; mend it")
-    return five_points(found, form, f"{path}, {shown(name)}")
-
-
-def _of_one_face(value: object) -> np.ndarray | None:
-    """Return points (K, 2) of a value that holds those of one face; None where it does not."""
-    found = as_points(value)
-    if found is not None and found.ndim == 3:
-        return found[0] if len(found) == 1 else None
-    return found
+    if boxes.ndim > 2 or points.shape[1:] != (5, 2):
+        return None
+    return Faces(Names.from_strings(name for name, _ in block), points, np.full(len(block), np.nan))
 
 
 _READERS = {

@@ -1,6 +1,7 @@
-"""Faces in plain values: what a JSON file, an .npz or an .npy says of named images."""
+"""Faces in plain values: what a JSON file, a pickle, an .npz or an .npy says of named images."""
 
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def collected(path: Path, entries: Iterator[tuple[Any, Any]], form: LandmarkForm
 
 def _faces(path: Path, name: Any, value: Any) -> Iterator[tuple[np.ndarray, float]]:
     """Yield points (K, 2) and score of one face, or of each in a list."""
-    if value is None:
+    if value is None or (isinstance(value, list | tuple) and not len(value)):  # no face was found
         yield np.full((5, 2), np.nan), np.nan
         return
     if isinstance(value, dict):
@@ -103,9 +104,11 @@ def _faces(path: Path, name: Any, value: Any) -> Iterator[tuple[np.ndarray, floa
         if title is not None:
             return
     points = as_points(value)
+    if points is None and isinstance(value, list | tuple):  # box and points, or boxes, scores and points of all faces
+        points = next((found for part in value[1:] if (found := as_points(part)) is not None), None)
     if points is not None:
         yield from ((face, np.nan) for face in (points[None] if points.ndim == 2 else points))
-    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    elif isinstance(value, list | tuple) and value and all(isinstance(one, dict) for one in value):
         for one in value:
             yield from _faces(path, name, one)
     else:
@@ -115,10 +118,10 @@ def _faces(path: Path, name: Any, value: Any) -> Iterator[tuple[np.ndarray, floa
 
 
 def _score(path: Path, name: Any, value: Any) -> float:
-    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    value = value[0] if isinstance(value, list | np.ndarray) and np.shape(value) == (1,) else value
     if value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise DataError(f"{path}: {shown(name)} has a score {shown(value)}, no number; mend or remove it")
     return float(value)
 
