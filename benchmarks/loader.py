@@ -24,12 +24,15 @@ from benchmarks.data_path import SIZE
 from benchmarks.inference import CONFIGS, write_model
 from benchmarks.measuring import Report, network_option, parser, reason
 from benchmarks.pictures import write_picture
-from data.alignment import TEMPLATE_112
+from data.alignment import CROP_SIZE_PX, TEMPLATE_112
 
 WRITTEN = 256
 """Different files; more names are links to them."""
 MOST = 0.05
 SHARED = Path("/dev/shm")
+AHEAD = 4
+"""Batches that each worker makes ahead of the network (data/samples/loader.py)."""
+CROP_BYTES = 3 * CROP_SIZE_PX**2
 
 
 def write_inputs(folder: Path, options: Any) -> None:
@@ -82,6 +85,17 @@ def train(folder: Path, options: Any, name: str, *overrides: str) -> list[dict[s
     return [line for line in lines if "data_share" in line and line["step"] > options.steps / 2]
 
 
+def report_workers(report: Report, wanted: int, batch: int) -> int:
+    """Add how many workers the shared memory bears, which batches of workers pass through, at most so many."""
+    workers = wanted
+    if SHARED.is_dir() and wanted:
+        free = shutil.disk_usage(SHARED).free
+        report.add("shared memory, which batches of workers pass through", free / 2**30, "GiB")
+        workers = max(1, min(wanted, int(0.8 * free / (AHEAD * batch * 2 * CROP_BYTES))))
+    report.add("workers", workers)
+    return workers
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options_of = parser(__doc__ or "", rounds=1)
@@ -96,11 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_inputs(folder, options)
-        report.add("workers", options.workers)
-        if SHARED.is_dir():
-            report.add(
-                "shared memory, which batches of workers pass through", shutil.disk_usage(SHARED).free / 2**30, "GiB"
-            )
+        options.workers = report_workers(report, options.workers, options.batch)
         for name, keys in {"training": (), "training, cached": (f"model.teacher_cache={folder / 'cache'}",)}.items():
             try:
                 lines = train(folder, options, name.replace(", ", "-"), *keys)

@@ -187,6 +187,16 @@ def test_the_share_of_waiting_for_data_is_that_of_a_real_run(tmp_path):
         assert 0 <= share <= 1 and rows[f"{what}: from files"] > 0
 
 
+@pytest.mark.parametrize(("free", "workers"), [(2**40, 16), (10**9, 10), (0, 1)])
+def test_the_loader_takes_no_more_workers_than_the_shared_memory_bears(free, workers, tmp_path, monkeypatch):
+    """A worker holds 4 batches of 256 pairs of crops, 77 MB; a fifth of the memory is left."""
+    monkeypatch.setattr(loader, "SHARED", tmp_path)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: argparse.Namespace(free=free))
+    report = loader.Report("loader", argparse.Namespace())
+    assert loader.report_workers(report, 16, 256) == workers
+    assert loader.report_workers(report, 0, 256) == 0
+
+
 def test_the_archive_of_photographs_holds_what_the_table_takes_of_each_person_in_the_folds(tmp_path):
     faces, archive = tmp_path / "given", tmp_path / "packed/faces.tar"
     for person, count in {"A": 6, "B": 2, "Alone": 1, "Untested": 1, "Nobody": 2}.items():
