@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository is no package to install
 
 from jobs.scorer import load_scorer
+from utils.errors import UserError
 
 
 def main(weight: str, config: str, *images: str) -> None:
@@ -20,4 +21,9 @@ def main(weight: str, config: str, *images: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

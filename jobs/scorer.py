@@ -1,5 +1,6 @@
 """Scoring from Python: images in memory or in files, without a configuration file and without an output folder."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 
 from data.alignment import CROP_SIZE_PX, AlignmentError, align, checked_landmarks
-from data.images.decode import ImageError, decode_rgb
+from data.checks.inputs import CheckedInput, InputKeys
+from data.images.decode import ImageError, decode_rgb, read_size
 from data.samples.crops import resize_crop
 from model.frozen.describe import Described, named_model
 from model.frozen.load import NetworkLoader
@@ -19,10 +21,16 @@ from model.registry import NetworkBuilder
 from utils.allowed import AllowedModules
 from utils.config.inference import TrainedModel
 from utils.config.loading import validate
+from utils.config.sections import ImageInputConfig
 from utils.errors import DataError
 from utils.training.precision import pick_device
 
+logger = logging.getLogger("scorer")
+
 _AT_ONCE = 64
+_FEW = 20
+"""Of fewer faces odd landmarks are worth a warning only: one turned head in a stream of pictures stops nothing."""
+_KEYS = InputKeys("score(images, landmarks)", "accept_unusual")
 
 Image = str | os.PathLike | np.ndarray
 """A file, or pixels (H, W, 3) uint8 RGB."""
@@ -43,15 +51,24 @@ class Scorer:
 
     network: FrozenNetwork
 
-    def score(self, images: Sequence[Image], landmarks: Sequence | np.ndarray | None = None) -> Qualities:
+    def score(
+        self,
+        images: Sequence[Image],
+        landmarks: Sequence | np.ndarray | None = None,
+        accept_unusual: bool = False,
+    ) -> Qualities:
         """Return the quality of each image; one that cannot be read is a failure with a reason, as in inference.py.
 
         Without landmarks the images are crops that are aligned already. landmarks: (N, 5, 2) pixels of the images as
         they are shown, (x, y): eye on the image's left, eye on its right, nose, mouth left, mouth right.
+        Inputs are looked at first, as docs/checks.md says: DataError where most of them cannot be what they are taken
+        for, unless `accept_unusual`; a warning for a smaller share, and for landmarks of fewer than 20 images.
         """
         if isinstance(images, str | os.PathLike):
             raise DataError(f"{images}: expected a list of images, found one; put it into a list")
         points = _points(landmarks, len(images))
+        for line in _lines(_Given(images), points, accept_unusual):
+            logger.warning(line)
         quality, failures = np.full(len(images), np.nan, np.float32), {}
         for start in range(0, len(images), _AT_ONCE):
             places, crops = [], []
@@ -89,6 +106,38 @@ def load_scorer(
     return Scorer(loader.load(Described(cfg.weight, cfg, model, precision).scorer()))
 
 
+class _Given:
+    """The images of a list, as checks look at them."""
+
+    location = "images"
+
+    def __init__(self, images: Sequence[Image]):
+        self._images = images
+        self.names = [f"image {at}" if isinstance(image, np.ndarray) else str(image) for at, image in enumerate(images)]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def size(self, row: int, exif: bool) -> tuple[int, int]:
+        """Return (width, height) of an image."""
+        image = self._images[row]
+        if not isinstance(image, np.ndarray):
+            return read_size(_bytes(Path(image)), exif=exif)
+        _require_pixels(image)
+        return image.shape[1], image.shape[0]
+
+
+def _lines(images: _Given, points: np.ndarray | None, accept_unusual: bool) -> list[str]:
+    """Return a line on each share of images that cannot be right; DataError where most cannot, as crops or as faces."""
+    checked = CheckedInput(images, points, "landmarks", ImageInputConfig(accept_unusual=accept_unusual), _KEYS)
+    try:
+        return checked.lines()
+    except DataError as error:
+        if points is None or len(points) >= _FEW:
+            raise
+        return [str(error)]
+
+
 def _points(landmarks: Sequence | np.ndarray | None, count: int) -> np.ndarray | None:
     if landmarks is None:
         return None
@@ -100,9 +149,8 @@ def _points(landmarks: Sequence | np.ndarray | None, count: int) -> np.ndarray |
 
 def _crop(image: Image, landmarks_52: np.ndarray | None) -> np.ndarray:
     """Return the aligned crop (112, 112, 3) uint8 of an image."""
-    pixels = image if isinstance(image, np.ndarray) else _read(Path(image))
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ImageError(f"pixels of shape {pixels.shape} and type {pixels.dtype}; expected (H, W, 3) uint8 RGB")
+    pixels = image if isinstance(image, np.ndarray) else decode_rgb(_bytes(Path(image)))
+    _require_pixels(pixels)
     if landmarks_52 is None:
         return resize_crop(pixels)
     if not np.isfinite(landmarks_52).all():
@@ -110,8 +158,13 @@ def _crop(image: Image, landmarks_52: np.ndarray | None) -> np.ndarray:
     return align(pixels, checked_landmarks(landmarks_52, pixels), CROP_SIZE_PX)
 
 
-def _read(path: Path) -> np.ndarray:
+def _require_pixels(pixels: np.ndarray) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ImageError(f"pixels of shape {pixels.shape} and type {pixels.dtype}; expected (H, W, 3) uint8 RGB")
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        return decode_rgb(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None

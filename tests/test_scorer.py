@@ -69,6 +69,24 @@ def test_what_has_no_score_is_named_and_the_others_are_scored(setup):
     assert "outside" in aligned.failures[3]
 
 
+def test_photographs_are_not_taken_for_crops(setup):
+    write_image(setup / "photo.png", crop_pixels(5, 160))
+    images, scorer = [setup / "photo.png", crop_pixels(5, 160), crop_pixels(4)], load(setup)
+    with pytest.raises(DataError, match=r"2 of 3 sampled images are no aligned crops .*photo\.png' of 160x160"):
+        scorer.score(images)
+    accepted = scorer.score(images, accept_unusual=True)
+    assert not accepted.failures and accepted.quality[2] == pytest.approx(expected(crop_pixels(4)), abs=1e-5)
+
+
+def test_landmarks_in_another_order_stop_many_faces_and_are_warned_of_with_few(setup, caplog):
+    image, swapped = crop_pixels(4, 200), (TEMPLATE_112 + 40)[[1, 0, 2, 4, 3]]
+    scorer = load(setup)
+    assert np.isfinite(scorer.score([image], [swapped]).quality).all()
+    assert "left and right are exchanged" in caplog.text
+    with pytest.raises(DataError, match=r"left and right are exchanged.*set accept_unusual"):
+        scorer.score([image] * 20, [swapped] * 20)
+
+
 def test_an_empty_list_has_no_scores(setup):
     quality, failures = load(setup).score([])
     assert quality.shape == (0,) and failures == {}

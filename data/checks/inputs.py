@@ -5,16 +5,16 @@ noticeable share that cannot be right is counted and named, more than half stops
 that the images are meant to be so.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from data.alignment import CROP_SIZE_PX, TEMPLATE_112, AlignmentError, estimate_similarity, outside_share
 from data.checks.landmark_order import require_faces
-from data.images.decode import ImageError, read_size
-from data.sources.base import ImageSource
+from data.images.decode import ImageError
+from data.tables.names import Names
 from utils.config.sections import ImageInputConfig
 from utils.errors import DataError
 
@@ -34,6 +34,23 @@ _BLACK, _ROOM = 0.5, 0.15
 of a face has no room for more."""
 
 
+class LookedAt(Protocol):
+    """What is asked of the images: an ImageSource has it."""
+
+    location: str
+
+    @property
+    def names(self) -> Sequence[str] | Names:
+        """Return what messages call the images."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def size(self, row: int, exif: bool) -> tuple[int, int]:
+        """Return (width, height) of an image; ImageError where there is none."""
+        ...
+
+
 class InputKeys(NamedTuple):
     """What the configuration calls things, for messages that name the way out."""
 
@@ -47,7 +64,7 @@ class InputKeys(NamedTuple):
 class CheckedInput:
     """Images with their landmarks, or aligned crops, as a script is about to use them."""
 
-    source: ImageSource
+    source: LookedAt
     landmarks: np.ndarray | None
     """(N, 5, 2) px, NaN where an image has none; None: the images are aligned crops."""
     file: str | None
@@ -116,7 +133,7 @@ class CheckedInput:
     def _readable(self, rows: np.ndarray) -> Iterator[tuple[int, tuple[int, int]]]:
         for row in rows.tolist():
             try:
-                yield row, read_size(self.source.read(row), exif=self.cfg.exif)
+                yield row, self.source.size(row, self.cfg.exif)
             except ImageError:
                 continue  # a failure with its reason, later
 

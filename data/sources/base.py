@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from data.images.decode import read_size
 from data.tables.names import Names
 from utils.errors import DataError
 
@@ -62,6 +63,10 @@ class ImageSource(ABC):
     @abstractmethod
     def read(self, row: int) -> bytes:
         """Return an encoded image; raises ImageError with the reason where there is none."""
+
+    def size(self, row: int, exif: bool) -> tuple[int, int]:
+        """Return (width, height) of an image, upright by its EXIF tag if asked; ImageError where there is none."""
+        return read_size(self.read(row), exif=exif)
 
     @abstractmethod
     def describe(self, row: int) -> str:
