@@ -164,6 +164,31 @@ def test_the_largest_batch_is_found_to_within_a_sixteenth(capacity, first):
     assert min(tried) >= 2 and max(tried) <= 4096 and len(tried) < 30
 
 
+def test_each_card_is_tried_within_its_memory_from_what_a_smaller_one_took(tmp_path, monkeypatch):
+    """A GPU of 24 GB with 1 GB taken by its driver; a step takes 100 MB an image, with the teacher's cache 80."""
+    room, tried = [0.0], []
+
+    def step(batch):
+        tried.append(len(batch.label))
+        if len(batch.label) * (100 if batch.reference is None else 80) * 2**20 > room[0] * 24 * memory.GB:
+            raise torch.OutOfMemoryError
+
+    given = {"mem_get_info": (23 * memory.GB, 24 * memory.GB), "memory_reserved": 0, "empty_cache": None}
+    for name, value in {**given, "synchronize": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: room.__setitem__(0, share))
+    monkeypatch.setattr(memory.gc, "collect", lambda: None)
+    ours = memory.Ours(*memory.read_recipe(options()), CPU)
+    monkeypatch.setattr(ours, "step", step)
+    report = memory.Report("memory", argparse.Namespace())
+    memory.report_cards(report, ours, [8, 80], CPU)
+    found = {row["what"]: row["value"] for row in report.rows}
+    for name, most in {"8 GB": 71, "8 GB, cached": 89, "80 GB": 235, "80 GB, cached": 294}.items():
+        value = found[name.replace("GB", "GB: largest batch")]
+        assert most * 15 / 16 - 1 <= value <= most
+    assert room == [1.0] and tried.count(2) == 2 and tried.count(64) == 2  # none anew for a larger card
+
+
 def test_memory_kept_for_the_backward_pass_grows_with_the_batch_alone(tmp_path):
     ours = memory.Ours(*memory.read_recipe(options()), CPU)
     kept = [memory.kept_for_backward(ours, make_batches(size, CPU)[0]) for size in (2, 4, 6)]
