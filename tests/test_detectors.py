@@ -6,7 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from data.detectors.base import Face, FaceFinder, faces_of
 from data.detectors.registry import open_finder
@@ -145,6 +147,18 @@ def test_a_file_that_is_no_detector_is_named(tmp_path, content, said):
     with pytest.raises(DataError) as caught:
         detector(path)
     assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_network_of_another_kind_is_refused_before_any_image(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "other",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 112, 112])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 112, 112])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "x.onnx")
+    with pytest.raises(DataError, match=r"x\.onnx: is no YuNet file that OpenCV .* runs, .*; use face_detection_yunet"):
+        detector(tmp_path / "x.onnx")
 
 
 def test_a_pickled_detector_finds_the_same(model):

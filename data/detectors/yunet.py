@@ -21,6 +21,8 @@ from utils.errors import DataError
 from utils.files import sha256_file
 
 FILES = "face_detection_yunet_2026may.onnx (OpenCV 5) or face_detection_yunet_2023mar.onnx (OpenCV 4)"
+_TRIAL_PX = 64
+"""Side of a black image that tells, before any other, whether the file runs: OpenCV loads networks of any kind."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -32,7 +34,12 @@ class YuNetDetector(FaceDetector):
         self.path, self.options = path, options
         self._check_file(Path(path))
         self._thread = threading.local()
-        self._net()
+        try:
+            self._detect(np.zeros((_TRIAL_PX, _TRIAL_PX, 3), np.uint8))
+        except ImageError as error:
+            raise DataError(
+                f"{path}: is no YuNet file that OpenCV {cv2.__version__} runs, {error}; use {FILES}"
+            ) from None
         self.identity = {"detector_sha256": sha256_file(path), "options": options.model_dump(mode="json")}
 
     def __getstate__(self) -> dict:
@@ -67,6 +74,14 @@ class YuNetDetector(FaceDetector):
                 raise DataError(f"{self.path}: OpenCV cannot load it as a YuNet model ({reason})") from error
         return self._thread.net
 
+    def _detect(self, image_bgr: np.ndarray) -> np.ndarray | None:
+        net = self._net()
+        net.setInputSize((image_bgr.shape[1], image_bgr.shape[0]))
+        try:
+            return net.detect(image_bgr)[1]
+        except cv2.error as error:
+            raise ImageError(f"the detector failed ({' '.join(str(error).split())[:80]})") from None
+
     def __call__(self, image_rgb: np.ndarray) -> list[Face]:
         """Return the faces of an (H, W, 3) uint8 RGB image; may raise ImageError."""
         height, width = image_rgb.shape[:2]
@@ -78,12 +93,7 @@ class YuNetDetector(FaceDetector):
         border_px = round(self.options.border * max(size))
         if border_px:
             image = cv2.copyMakeBorder(image, border_px, border_px, border_px, border_px, cv2.BORDER_CONSTANT)
-        net = self._net()
-        net.setInputSize((image.shape[1], image.shape[0]))
-        try:
-            found = net.detect(image)[1]
-        except cv2.error as error:
-            raise ImageError(f"the detector failed ({' '.join(str(error).split())[:80]})") from None
+        found = self._detect(image)
         if found is None or not len(found):
             return []
         return faces_of(face_rows(found, border_px, (width / size[0], height / size[1])))
