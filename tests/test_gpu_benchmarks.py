@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bounds, loader, memory, right, scoring_settings, sets, settings
+from benchmarks import bounds, loader, memory, right, scoring_settings, sets, settings, smoke
 from benchmarks.training_step import make_batches
 from tests.helpers.training import ROOT
 
@@ -25,6 +25,18 @@ def figures(script, folder, *arguments):
     path = folder / "figures.json"
     script.main([*TINY, *arguments, "--json", str(path)])
     return {row["what"]: row["value"] for row in json.loads(path.read_text())["rows"]}
+
+
+def test_a_part_of_the_smoke_test_that_fails_does_not_hide_the_others(tmp_path, monkeypatch):
+    def broken(device):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(smoke, "PARTS", {"one": broken, "two": lambda device: "done"})
+    path = tmp_path / "figures.json"
+    with pytest.raises(SystemExit, match="failed: one"):
+        smoke.main(["--json", str(path)])
+    said = {row["what"]: row["value"] for row in json.loads(path.read_text())["rows"]}
+    assert said["one"].startswith("FAILED: no kernel") and said["two"].startswith("done")
 
 
 def test_every_setting_of_a_training_step_is_measured_or_named(tmp_path):
