@@ -104,36 +104,35 @@ def take_steps(run: Run) -> None:
     cfg, device = run.cfg, run.precision.device
     optim.set_train_mode(run.objective.student, cfg.optimizer, run.part.slice_ids)
     model = distributed.wrap(run.objective, device)
-    bar = progress(total=run.plan.last, initial=run.step, unit="step", disable=not run.talks)
     clock = Clock()
-    for batch in run.data.batches_from(run.step):
-        if run.step >= run.plan.last:
-            break
-        clock.data_ready()
-        optim.set_lr(run.optimizer, run.plan.lr_factor(run.step, cfg.scheduler))
-        with run.precision.autocast():
-            terms = distributed.balance(model(to_device(batch, device)), len(batch.row))
-        weighted = (weight * term for weight, term in zip(run.objective.factors, terms, strict=True))
-        loss = cast(Tensor, sum(weighted))
-        norm = run.precision.backward_and_step(loss, run.optimizer, run.part.clipped, cfg.optimizer.max_grad_norm)
-        run.step += 1
-        clock.step_done(len(batch.row) * distributed.world_size())
-        bar.update()
-        if cfg.ema.every == "step":
-            run.ema.update(run.objective.student)
-        if run.step % cfg.base.log_every == 0 or run.step == run.plan.last:
-            log_step(run, terms, norm, clock, bar)
-        stopping = stops(run)
-        if run.plan.validates_after(run.step):
-            check_finite(run, terms)
-            validate_and_save(run)
-            clock.skip()
-        elif stopping or run.step % cfg.base.save_every == 0:
-            check_finite(run, terms)
-            save_resume(run)
-        if stopping:
-            break
-    bar.close()
+    with progress(total=run.plan.last, initial=run.step, unit="step", disable=not run.talks) as bar:
+        for batch in run.data.batches_from(run.step):
+            if run.step >= run.plan.last:
+                break
+            clock.data_ready()
+            optim.set_lr(run.optimizer, run.plan.lr_factor(run.step, cfg.scheduler))
+            with run.precision.autocast():
+                terms = distributed.balance(model(to_device(batch, device)), len(batch.row))
+            weighted = (weight * term for weight, term in zip(run.objective.factors, terms, strict=True))
+            loss = cast(Tensor, sum(weighted))
+            norm = run.precision.backward_and_step(loss, run.optimizer, run.part.clipped, cfg.optimizer.max_grad_norm)
+            run.step += 1
+            clock.step_done(len(batch.row) * distributed.world_size())
+            bar.update()
+            if cfg.ema.every == "step":
+                run.ema.update(run.objective.student)
+            if run.step % cfg.base.log_every == 0 or run.step == run.plan.last:
+                log_step(run, terms, norm, clock, bar)
+            stopping = stops(run)
+            if run.plan.validates_after(run.step):
+                check_finite(run, terms)
+                validate_and_save(run)
+                clock.skip()
+            elif stopping or run.step % cfg.base.save_every == 0:
+                check_finite(run, terms)
+                save_resume(run)
+            if stopping:
+                break
 
 
 def stops(run: Run) -> bool:

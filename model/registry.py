@@ -162,6 +162,8 @@ class _Chosen:
             found = output[wanted] if isinstance(wanted, int) and -len(output) <= wanted < len(output) else None
             names = f"0 to {len(output) - 1}"
         else:
+            if self.output not in (None, 0):
+                raise ConfigError(f"{self.name}: has one output and no {self.output!r}; leave output out")
             return output
         if found is None:
             which = "several" if self.output is None else f"no {self.output!r}"

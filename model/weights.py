@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils.errors import WeightsError
-from utils.outside.reading import reading, reason, shown
+from utils.outside.reading import reading, shown
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,11 @@ class SplitState(NamedTuple):
     rest: dict[str, Tensor]
 
 
+def no_weights(path: str | Path) -> WeightsError:
+    """Return the error about weights that are not there."""
+    return WeightsError(f"{path}: no such weights file; check model.weight, or weights in the model configuration")
+
+
 def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
     """Read a `.safetensors` file or a torch file (weights only, onto the CPU) as a flat dict of tensors.
 
@@ -84,7 +90,7 @@ def _read_to_load(path: str | Path, part: str | None) -> dict[str, Tensor]:
 def _read(path: Path, part: str | None) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights, and in words what was chosen of two halves."""
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights file; check the path")
+        raise no_weights(path)
     with reading(path, "cannot be read as weights", "the file is damaged or no state_dict", WeightsError):
         content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
         content, choices = _unwrap(content, path, part)
@@ -261,13 +267,17 @@ def _read_torch(path: Path):
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path}: is a Git LFS pointer, not weights; fetch the file itself with git lfs pull")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles by other programs; they are judged by content
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise WeightsError(
                 f"{path}: asks to run {found[1]} on loading, which is refused; weights must be a plain state_dict"
             ) from error
-        raise WeightsError(f"{path}: not a weights file ({reason(error)}); fetch it again") from error
+        raise WeightsError(
+            f"{path}: not a weights file of torch.save, or a damaged one; fetch it again, or name another"
+        ) from error
 
 
 def _kind(value: object) -> str:

@@ -6,6 +6,7 @@ import yaml
 from jobs.methods import METHODS, load_training
 from model.label_sources import label_schema
 from tests.helpers.training import ROOT
+from utils.cli import parse_command
 from utils.config import dump_config
 from utils.config.evaluate import EvaluateConfig, ScoresConfig
 from utils.config.export import ExportConfig
@@ -76,6 +77,13 @@ def test_recommended_recipe_is_the_one_the_search_on_photographs_chose():
         ("dataset.perturbation.radius=2", "unknown key 'dataset.perturbation.radius'; did you mean 'radius_px'?"),
         ("optimizer.gruop_2={params: quality_head, lr: 1}", "unknown key 'optimizer.gruop_2'; did you mean 'group_2'?"),
         ("loss.qualty={module: torch.nn.L1Loss}", "unknown key 'loss.qualty'; did you mean 'quality'?"),
+        ("batch_size=4", "unknown key 'batch_size'; did you mean 'dataloader.train.params.batch_size'?"),
+        ("dataset.resume=auto", "unknown key 'dataset.resume'; did you mean 'base.resume'?"),
+        ("base.lr=0.1", "unknown key 'base.lr'; did you mean 'optimizer.group_1.lr'?"),
+        ("dataset.landmarks=x.csv", "unknown key 'dataset.landmarks'; did you mean 'landms_location'?"),
+        ("dataset.columns=quality", "dataset.columns: expected {KEY: VALUE, ...}, found 'quality'"),
+        ("scheduler.milestones=1", "scheduler.milestones: expected [VALUE, ...], found 1"),
+        ("base.device=0", "base.device: expected cpu, cuda or cuda:N, found 0"),
         ("base.epochs=two", "base.epochs: input should be a valid integer"),
         ("base.epochs=0", "base.epochs: input should be greater than 0, found 0"),
         ("optimizer.group_1.lr=.inf", "optimizer.group_1.lr: input should be a finite number"),
@@ -230,6 +238,12 @@ def transform(*steps):
     }
     features = {"module": "model.iresnet.iresnet100", "weights": None}
     return ModelConfig.model_validate({"features": features, "transform": spec}).transform
+
+
+def test_options_with_dashes_are_answered_by_the_form_of_settings(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_command("doc", ["-c", "x.yaml", "--epochs", "3"])
+    assert "--epochs; settings are written key=value without dashes, e.g. base.device=cpu" in capsys.readouterr().err
 
 
 def test_contract_is_read_off_the_transform():

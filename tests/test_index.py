@@ -52,7 +52,16 @@ def test_any_folder_name_matches_and_nothing_ends_in_a_division_by_zero(tmp_path
         build_index(faces.config(key_root="nowhere"))
     message = str(caught.value)
     assert "labels.csv: none of the 5 images has a quality label" in message
-    assert f"{SORTED[0]!r}" in message and "'elsewhere/n1/a b.jpg'" in message and "dataset.key_root" in message
+    assert f"{SORTED[0]!r}" in message and "'elsewhere/n1/a b.jpg'" in message and "leave it out" in message
+
+
+def test_names_in_another_case_are_named_as_such(faces):
+    upper = [name.upper() for name in NAMES]
+    (faces.root.parent / "upper.csv").write_text("".join(f'"{name}",0.5\n' for name in upper))
+    with pytest.raises(DataError, match=r"they differ in upper and lower case: rename one of them$"):
+        build_index(faces.config(quality_location=str(faces.root.parent / "upper.csv")))
+    with pytest.raises(DataError, match=r"is a folder, not a file; check dataset\.quality_location$"):
+        build_index(faces.config(quality_location=str(faces.root)))
 
 
 def test_missing_rows_stop_the_run_or_are_left_out(faces):

@@ -52,7 +52,10 @@ def test_partition_takes_the_last_tensors_and_frees_no_other():
     ("values", "sentence"),
     [
         ({"group_1": {"params": "margin", "lr": 1}}, "has no part 'margin'"),
-        ({"group_2": {"params": "feature_extractor", "lr": 1, "limit": 999}}, r"has \d+ parameter tensors, not 999"),
+        (
+            {"group_2": {"params": "feature_extractor", "lr": 1, "limit": 999}},
+            r"has \d+ parameter tensors, not 999; set a lower one",
+        ),
         ({"group_2": {"params": "quality_head", "lr": 1}}, "already in another group"),
         ({"group_1": {"params": "quality_head", "lr": 1, "momentun": 1}}, "did you mean 'momentum'"),
         ({"group_1": {"params": "quality_head", "lr": 1, "betas": [0.9, 0.99]}}, "SGD does not take it"),

@@ -25,6 +25,13 @@ class Several(nn.Module):
         return outputs if self.kind == "dict" else tuple(outputs.values())
 
 
+class Single(Several):
+    """A user's network with one output."""
+
+    def forward(self, x):
+        return super().forward(x)["Recognition"]
+
+
 @pytest.mark.parametrize(("kind", "output"), [("dict", "Recognition"), ("tuple", 1)])
 def test_a_network_of_several_outputs_answers_with_the_named_one(tmp_path, kind, output):
     whole = Several(kind)
@@ -119,6 +126,14 @@ def test_an_output_that_is_not_there_is_named(tmp_path):
         keys = {"output": output, "allowed": ["tests"], "model": ModelConfig(features=features)}
         with pytest.raises(ConfigError, match=f"has outputs 'Age', 'Recognition', {words}; name one in output"):
             network(tmp_path / "net.pth", scores=False, **keys).embeddings(CROPS)
+
+
+def test_an_output_of_a_network_that_has_one_is_not_passed_over(tmp_path):
+    torch.save(Single().state_dict(), tmp_path / "net.pth")
+    first = network(tmp_path / "net.pth", False, ["tests"], foreign("Single"), output=0).embeddings(CROPS)
+    assert np.array_equal(first, network(tmp_path / "net.pth", False, ["tests"], foreign("Single")).embeddings(CROPS))
+    with pytest.raises(ConfigError, match="has one output and no 'age'; leave output out"):
+        network(tmp_path / "net.pth", False, ["tests"], foreign("Single"), output="age").embeddings(CROPS)
 
 
 # ---- any ONNX

@@ -10,13 +10,19 @@ from tests.helpers.faces import spoil_landmarks
 from tests.helpers.recognition import write_run
 from tests.helpers.training import make_run, write_faces, write_setup
 from utils.errors import ConfigError, DataError, UserError
+from utils.progress import progress
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
-    """Point 3: one inf stopped training silently."""
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+    """Point 3: one inf stopped training silently. An open bar would share its line with the error's sentence."""
+    bars = []
+    monkeypatch.setattr(
+        train_main, "progress", lambda **given: bars.append(progress(**given | {"disable": False})) or bars[0]
+    )
     run = make_run(write_setup(tmp_path), "optimizer.group_2.lr=1e30", "optimizer.max_grad_norm=null")
     with pytest.raises(UserError, match=r"step \d+: the (consistency|quality) loss is (nan|inf); lower the learning"):
         train_main.fit(run)
+    assert [bar.disable for bar in bars] == [True], "not closed"
     assert not (tmp_path / "run/aikd-last.pth").exists()
 
 

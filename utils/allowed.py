@@ -29,7 +29,9 @@ class AllowedModules:
         try:
             found = getattr(importlib.import_module(path), attribute)
         except Exception as error:  # importing runs the user's own code
-            raise ConfigError(f"{place}: {name!r} cannot be imported: {first_line(error)}") from error
+            lost = isinstance(error, ModuleNotFoundError) and (error.name or "") in (path, path.partition(".")[0])
+            hint = "; lay it beside the scripts, install it, or name its folder in PYTHONPATH" if lost else ""
+            raise ConfigError(f"{place}: {name!r} cannot be imported: {first_line(error)}{hint}") from error
         home = getattr(found, "__module__", None) or path
         if home not in self and not self._is_own_file(found):
             package = home.partition(".")[0]

@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from utils import distributed
 from utils.allowed import AllowedModules
@@ -24,9 +24,17 @@ class Command(NamedTuple):
     """What `--allow-module` named."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say how settings are written to those who wrote them as options."""
+        if message.startswith("unrecognized arguments: -"):
+            message = f"{message}; settings are written key=value without dashes, e.g. base.device=cpu"
+        super().error(message)
+
+
 def parse_command(description: str | None, argv: Sequence[str] | None = None) -> Command:
     """Parse `-c CONFIG [key=value ...] [--allow-module PACKAGE ...]`."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = _Parser(description=description)
     parser.add_argument("-c", "--config", required=True, help="YAML file")
     parser.add_argument(
         "--allow-module",

@@ -18,7 +18,7 @@ from data.sources.base import ImageSource
 from data.sources.folder import FolderSource, FolderState, list_folder
 from data.sources.registry import open_source
 from data.tables.forms.plain import list_beside
-from data.tables.join import join
+from data.tables.join import join, way_together
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from data.tables.scores import read_scores
@@ -106,10 +106,13 @@ def _complete(cfg: ImagesConfig, index: FaceIndex, coverage: Coverage) -> tuple[
 def _cached(cfg: ImagesConfig, identities: bool) -> tuple[FaceIndex, Coverage]:
     root = os.path.abspath(cfg.image_location)
     beside = identity_table(cfg.identity) if identities else _label_file(cfg)
-    files = [path for path in (_landmark_file(cfg), beside) if path]
-    for path in files:
+    keys = ("landms_location", "identity" if identities else "quality_location")
+    named = {key: path for key, path in zip(keys, (_landmark_file(cfg), beside), strict=True) if path}
+    for key, path in named.items():
         if not os.path.isfile(path):
-            raise DataError(f"{path}: no such file; check dataset.landms_location, quality_location and identity")
+            what = "is a folder, not a file" if os.path.isdir(path) else "no such file"
+            raise DataError(f"{path}: {what}; check dataset.{key}")
+    files = list(named.values())
     files += [str(names) for path in files if (names := list_beside(Path(path))) is not None]
     if cfg.cache is None or cfg.names is not None or not os.path.isdir(root):
         return _build(cfg, open_source(cfg.image_location, cfg.names), identities)
@@ -269,7 +272,7 @@ def _joined(cfg: ImagesConfig, names: Names, path: str, what: str) -> tuple[np.n
     if len(missing) == len(names):
         raise DataError(
             f"{path}: none of the {len(names)} images has {_article(what)}; the first image is {names[0]!r}, "
-            f"the first name in the file {table[0]!r}; set dataset.key_root to the folder to strip from one of them"
+            f"the first name in the file {table[0]!r}; {way_together(names, table, cfg.key_root)}"
         )
     del table
     pa.default_memory_pool().release_unused()

@@ -27,7 +27,7 @@ from data.checks.inputs import CheckedInput, InputKeys
 from data.images.decode import ImageError, decode_rgb
 from data.sources.base import ImageSource
 from data.sources.registry import open_source
-from data.tables.join import join
+from data.tables.join import join, way_together
 from data.tables.landmarks import read_landmarks
 from data.tables.names import Names
 from utils.config.sections import CropInputConfig
@@ -197,7 +197,7 @@ def _landmarks(cfg: CropInputConfig, names: Names) -> np.ndarray:
     if len(missing) == len(names) and len(names):
         raise DataError(
             f"{cfg.landmarks}: none of the {len(names)} images below {cfg.loc} has landmarks there, first "
-            f"{names[0]!r}, file {_first(table.names)}; fix the prefix with dataset.key_root"
+            f"{names[0]!r}, file {_first(table.names)}; {way_together(names, table.names, cfg.key_root)}"
         )
     if len(missing) and cfg.on_missing == "error":
         raise DataError(

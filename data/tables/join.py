@@ -52,6 +52,17 @@ def join(wanted: Names, have: Names, key_root: str | None = None) -> Match:
     return best.match()
 
 
+def way_together(wanted: Names, have: Names, key_root: str | None = None) -> str:
+    """Say what to do where the names of images and those of a file have nothing in common."""
+    some = [wanted[row] for row in range(min(len(wanted), 100))]
+    if key_root is not None and (join(Names.from_strings(some), have).rows >= 0).any():
+        return f"they match without dataset.key_root ({key_root!r}): leave it out"
+    lower = Names.from_strings(name.lower() for name in some)
+    if (join(lower, Names.from_strings(name.lower() for name in have), key_root).rows >= 0).any():
+        return "they differ in upper and lower case: rename one of them"
+    return "name the file of these images, or set dataset.key_root to the folder to strip from one of them"
+
+
 def duplicates(names: Names) -> np.ndarray:
     """Return (row, later row) pairs (K, 2) of names that are equal, suffix included, by later row."""
     array = normalise(names).to_arrow()

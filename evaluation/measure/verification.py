@@ -63,12 +63,12 @@ def read_verification(path: str | Path) -> Verification:
 
 def pairs_format(path: Path) -> str:
     """Tell the format of a pairs file from its name and first lines."""
-    if path.suffix.lower() == ".bin":
-        return "bin"
     if path.is_dir():
         return "cfp_fp"
     if not path.is_file():
-        raise DataError(f"{path}: no such pairs file; check dataset.val_pairs")
+        raise DataError(f"{path}: no such pairs file; check dataset.val_pairs (null: a held-out share of the images)")
+    if path.suffix.lower() == ".bin":
+        return "bin"
     with open(path, encoding="utf-8", errors="replace") as stream:
         lines = [line.split() for line in (stream.readline(), stream.readline())]
     header = all(word.isdigit() for word in lines[0]) and len(lines[0]) in (1, 2)

@@ -26,7 +26,7 @@ def read_pairs(path: str | Path, form: str, root: str | Path | None = None, draw
     path = Path(path)
     with reading(path, "cannot be read as a pairs file", "see README for the formats"):
         if not path.exists():
-            raise DataError(f"{path}: no such pairs file")
+            raise DataError(f"{path}: no such pairs file; check the key pairs, in training dataset.val_pairs")
         if form == "adience":
             names, identities = read_adience_images(path, root)
             return pairs_from_identities(names, identities, draw or Generation())

@@ -10,7 +10,7 @@ from model.published.presets import PRESETS, Preset, find_preset
 from model.published.recognise import recognise
 from model.registry import KNOWN, full_name
 from model.sharing.files import read_record, recorded_model
-from model.weights import read_state_dict
+from model.weights import no_weights, read_state_dict
 from utils.config import beside, load_config
 from utils.config.sections import ModelConfig, NetworkKeys
 from utils.contract import InputContract, Reading
@@ -62,7 +62,7 @@ class Described:
         """
         preset = None if self.keys.preset is None else find_preset(self.keys.preset)
         if not Path(self.weight).is_file():
-            raise WeightsError(f"{self.weight}: no such weights file; check the path")
+            raise no_weights(self.weight)
         return self._onnx(preset, assume) if is_onnx(self.weight) else self._torch(preset)
 
     def _onnx(self, preset: Preset | None, assume: InputContract | None) -> OnnxSpec:

@@ -15,6 +15,7 @@ from utils.config.evaluating.misalignment import MisalignmentConfig, ViewFileLis
 from utils.config.evaluating.pairs import PairsConfig
 from utils.config.loading import Flag, StrictModel, UserPath
 from utils.config.sections import (
+    DeviceName,
     NetworkKeys,
     Precision,
     ScoreForm,
@@ -38,7 +39,7 @@ class EvaluateBase(StrictModel):
     """Folder for tables, plots, the report and the cache of embeddings and scores."""
     seed: NonNegativeInt = 42069
     """Seed of the bootstrap and of drawn pairs."""
-    device: str = "cuda:0"
+    device: DeviceName = "cuda:0"
     """cpu, cuda or cuda:N; only used when a network has to run."""
     precision: Precision = "fp32"
     """Number format of recognition and quality models; label sources compute in fp32."""

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, NetworkKeys, Precision, require_input
+from utils.config.sections import CropInputConfig, DeviceName, NetworkKeys, Precision, require_input
 
 
 class InferenceBase(StrictModel):
@@ -17,7 +17,7 @@ class InferenceBase(StrictModel):
     """Folder for scores, failures and run.json."""
     seed: NonNegativeInt = 42069
     """Accepted; scoring draws no random number."""
-    device: str = "cuda:0"
+    device: DeviceName = "cuda:0"
     """cpu, cuda or cuda:N."""
     precision: Precision = "fp32"
     """Number format of the network; fp32 means full fp32, TF32 off."""

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from utils.config.inference import InferenceLoader, PageOutput
 from utils.config.loading import Flag, StrictModel, UserPath
-from utils.config.sections import CropInputConfig, NetworkKeys, ViewsConfig, require_input
+from utils.config.sections import CropInputConfig, DeviceName, NetworkKeys, ViewsConfig, require_input
 
 
 class LabelBase(StrictModel):
@@ -19,7 +19,7 @@ class LabelBase(StrictModel):
     """Folder for labels, failures and run.json."""
     seed: NonNegativeInt = 42069
     """Seed of every draw, together with the image's name; the order of the images has no part in it."""
-    device: str = "cuda:0"
+    device: DeviceName = "cuda:0"
     """cpu, cuda or cuda:N."""
     strict: Flag = False
     """1: exit 3 when an image got no label."""

@@ -52,6 +52,17 @@ UserPath = Annotated[str, AfterValidator(_user_path)]
 """A file or folder; `~` is the home folder."""
 _LONGEST_YAML = 1_000_000
 _MOST_NODES = 100_000
+_SURE = 0.7
+"""How alike two keys are of which one is the other, mistyped."""
+_ALIKE = (
+    ("image_location", "loc", "root"),
+    ("landms_location", "landmarks"),
+    ("quality_location", "labels", "scores"),
+    ("weight", "weights"),
+)
+"""Keys that mean the same in configurations of different scripts."""
+_SHAPES = {"dict_type": "{KEY: VALUE, ...}", "model_type": "{KEY: VALUE, ...}", "list_type": "[VALUE, ...]"}
+"""What pydantic expects where the words it has for it are those of Python -> how YAML writes it."""
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -261,6 +272,8 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     if detail["type"] == "missing":
         return f"missing key {key!r}{more}"
     message = detail["msg"].removeprefix("Value error, ")
+    if shape := _SHAPES.get(detail["type"]):
+        message = f"expected {shape}"
     message = message[:1].lower() + message[1:]
     if not key:
         return f"{message}{more}"
@@ -268,9 +281,22 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
 
 
 def _hint(schema: type[BaseModel], path: Sequence[str]) -> str:
+    """Name a key of this meaning or nearly this name here, else one of this name elsewhere, else the nearest here."""
     known = sorted(_known_keys(schema, path[:-1]))
-    near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.4)
+    near = [name for names in _ALIKE if path[-1] in names for name in names if name in known]
+    near = near or difflib.get_close_matches(path[-1], known, 1, cutoff=_SURE)
+    near = near or sorted(_places_of(path[-1], schema), key=lambda place: place.split(".")[0] != path[0])[:1]
+    near = near or difflib.get_close_matches(path[-1], known, 1, cutoff=0.4)
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known) or 'nothing'}"
+
+
+def _places_of(key: str, schema: type[BaseModel], section: str = "") -> Iterator[str]:
+    """Yield the dotted names of a key in the sections of a schema, without those whose names the user chooses."""
+    for name, field in schema.model_fields.items():
+        if name == key:
+            yield f"{section}{name}"
+        if get_origin(field.annotation) is not dict and (inner := _section(field)) is not None:
+            yield from _places_of(key, inner, f"{section}{name}.")
 
 
 def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> set[str]:

@@ -21,6 +21,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Number format of a network that only answers; fp32 means full fp32, TF32 off."""
 
 
+def _device_name(value: Any) -> Any:
+    if isinstance(value, int):
+        raise ValueError("expected cpu, cuda or cuda:N")
+    return value
+
+
+DeviceName = Annotated[str, BeforeValidator(_device_name)]
+"""cpu, cuda or cuda:N."""
+
+
 class ModuleSpec(StrictModel):
     """Name a class or function and its keyword arguments."""
 

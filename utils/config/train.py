@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from utils.config.loading import Flag, StrictModel, UserPath, is_default
-from utils.config.sections import ImageInputConfig, LoaderConfig, LoaderParams, ScoreForm
+from utils.config.sections import DeviceName, ImageInputConfig, LoaderConfig, LoaderParams, ScoreForm
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,7 +37,7 @@ class TrainBase(StrictModel):
     """Folder for weights, metrics and the resume file."""
     seed: NonNegativeInt = 42069
     """Seed of initialisation, order and perturbations."""
-    device: str = "cuda:0"
+    device: DeviceName = "cuda:0"
     """cpu, cuda or cuda:N."""
     amp: Flag = True
     """1: mixed precision on CUDA (bf16 where the device has it, else fp16 with loss scaling)."""

@@ -50,7 +50,8 @@ def partition(parts: Mapping[str, nn.Module], model: nn.Module, config: Optimize
         parameters = list(parts[group.params].parameters())
         if group.limit is not None and group.limit > len(parameters):
             raise ConfigError(
-                f"optimizer.{name}.limit: {group.params} has {len(parameters)} parameter tensors, not {group.limit}"
+                f"optimizer.{name}.limit: {group.params} has {len(parameters)} parameter tensors, not {group.limit}; "
+                "set a lower one, or null to train all of them"
             )
         taken = parameters[-group.limit :] if group.limit else parameters
         if slice_ids & {id(p) for p in taken}:
@@ -80,8 +81,8 @@ def _arguments(kind: type, name: str, group: GroupConfig) -> dict:
     extra = dict(group.model_extra or {})
     for key in extra:
         if key not in known:
-            near = difflib.get_close_matches(key, known | set(GroupConfig.model_fields), 1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = difflib.get_close_matches(key, known | set(GroupConfig.model_fields), 1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: lr, {', '.join(sorted(known))}"
             raise ConfigError(f"unknown key 'optimizer.{name}.{key}': {kind.__name__} does not take it{hint}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in extra.items()}
 

@@ -51,7 +51,8 @@ def _of_npz(path: Path) -> tuple[Names, np.ndarray]:
     arrays = load_arrays(path)
     missing = [key for key in ("names", "embeddings") if key not in arrays]
     if missing:
-        raise DataError(f"{path}: holds no array {missing[0]!r} but {', '.join(arrays)[:120] or 'nothing'}")
+        held = ", ".join(arrays)[:120] or "nothing"
+        raise DataError(f"{path}: holds no array {missing[0]!r} but {held}; call its arrays names and embeddings")
     names, values = names_of(path, arrays["names"]), _checked(path, arrays["embeddings"])
     if len(names) != len(values):
         raise DataError(f"{path}: {len(names)} names but {len(values)} embeddings; one name per embedding")
