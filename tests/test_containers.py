@@ -151,6 +151,15 @@ def test_a_list_gives_names(tmp_path):
         open_source(path, str(tmp_path / "names.txt"))
 
 
+@pytest.mark.parametrize("names", [["a.jpg", "b.jpg"], ["1.jpg", "2.jpg"], ["2", "10"]])
+def test_images_that_have_names_are_given_no_others(tmp_path, names):
+    """A list in another order would call each image by the name of another."""
+    path = write_tar(tmp_path / "x.tar", dict.fromkeys(names, jpeg_bytes(crop_pixels(1))))
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    with pytest.raises(DataError, match=r"its images have names, first .*leave .*names.txt out$"):
+        open_source(path, str(tmp_path / "names.txt"))
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip", "bin", "parquet"])
 def test_a_fingerprint_follows_the_file(tmp_path, kind):
     write = {"tar": write_tar, "zip": write_zip, "bin": write_bin, "parquet": write_parquet}[kind]

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.sources.base import ImageSource
@@ -42,7 +43,10 @@ def open_list(location: str | os.PathLike) -> FolderSource:
     order = names.order()
     source = FolderSource(base, names if order is None else names.take(order))
     if not os.path.isdir(source.home):
-        raise DataError(f"{location}: the folder of its images, {shown(source.home)}, is not there; mend the paths")
+        raise DataError(
+            f"{location}: the folder of its images, {shown(source.home)}, is not there; a line is a path and nothing "
+            f"else, the first one here is {shown(names[0])}"
+        )
     return source
 
 
@@ -79,9 +83,25 @@ class NamedSource(ImageSource):
         return f"{self.source.fingerprint()}{self._names.digest()}"
 
 
+def _are_numbers(names: Names) -> bool:
+    """Tell whether names are numbers in ascending order, as a container counts its images."""
+    array = names.to_arrow()
+    if not pc.all(pc.match_substring_regex(array, pattern=r"^[0-9]{1,18}$")).as_py():
+        return False
+    return bool((np.diff(array.cast(pa.large_string()).cast(pa.int64()).to_numpy()) > 0).all())
+
+
 def with_names(source: ImageSource, path: str) -> NamedSource:
-    """Return the images of a source, in its order, under the names that a list has in its lines; sorted by them."""
+    """Return the images of a source, in its order, under the names that a list has in its lines; sorted by them.
+
+    Raises DataError where the images have names: a list in another order would call each by that of another.
+    """
     names = read_names(path)
+    if not _are_numbers(source.names):
+        raise DataError(
+            f"{source.location}: its images have names, first {source.names[0]!r}; `names` is for the images of a "
+            f"container that only numbers them, leave {path} out"
+        )
     if len(names) != len(source):
         raise DataError(f"{path}: has {len(names)} names for the {len(source)} images of {source.location}")
     _refuse_repeats(path, names)

@@ -139,4 +139,6 @@ def _names(file: pq.ParquetFile, layout: _Layout) -> Names:
             array = array.cast(pa.large_string())
             if not array.null_count and pc.count_distinct(array).as_py() == len(array):
                 return Names.from_arrow(array.cast(pa.large_binary()))
-    return Names.from_strings([f"{row:06d}" for row in range(file.metadata.num_rows)])
+    rows = file.metadata.num_rows
+    width = max(6, len(str(rows - 1)))  # as text in the order of their numbers
+    return Names.from_strings([f"{row:0{width}d}" for row in range(rows)])

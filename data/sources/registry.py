@@ -53,5 +53,7 @@ def _open(location: str | os.PathLike) -> ImageSource:
             return CONTAINERS[suffix](location)
     if suffix in IMAGE_SUFFIXES or not suffix:
         return open_image(location)
+    if suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        raise DataError(f"{location}: a packed archive gives no single image; unpack it, or gunzip a .tar.gz to a .tar")
     known = ", ".join(CONTAINERS)
     raise DataError(f"{location}: is no folder, no image and no file that holds images ({known}); name one of them")

@@ -61,7 +61,10 @@ _ALIKE = (
     ("weight", "weights"),
 )
 """Keys that mean the same in configurations of different scripts."""
-_SHAPES = {"dict_type": "{KEY: VALUE, ...}", "model_type": "{KEY: VALUE, ...}", "list_type": "[VALUE, ...]"}
+_SHAPES: dict[str, str] = {
+    **dict.fromkeys(("dict_type", "model_type"), "{KEY: VALUE, ...}"),
+    **dict.fromkeys(("list_type", "tuple_type"), "[VALUE, ...]"),
+}
 """What pydantic expects where the words it has for it are those of Python -> how YAML writes it."""
 Schema = TypeVar("Schema", bound=BaseModel)
 
