@@ -139,6 +139,11 @@ def test_what_cannot_be_copied_is_named(folder, tmp_path):
         "probe/id_9/1.png.jpg",
         "reference/id_9/1.png",
     ]
+    given = ["-c", str(tmp_path / "c.yaml"), f"base.save_path={tmp_path}/photographs", "base.verbose=0"]
+    write_image(tmp_path / "images/id_9/1.png", smooth_image(np.random.default_rng(1), 150, 150))
+    with pytest.raises(DataError, match=r"1 of 1 sampled images are no aligned crops .*\(degrade\.landmarks\)"):
+        prepare.main(given)
+    assert prepare.main([*given, "degrade.accept_unusual=1"]) == 0
 
 
 def test_grades_grow_and_blur_counts_in_units_of_the_face():

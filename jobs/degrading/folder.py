@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from data.alignment import AlignmentError, checked_landmarks, landmarks_of_crop
+from data.checks.inputs import InputKeys
 from data.images.decode import ImageError, decode_rgb
-from data.samples.crops import FaceCrops, name_draws, open_crops
+from data.samples.crops import FaceCrops, name_draws, open_crops, require_usual
 from data.tables.landmarks import write_landmarks_csv
 from data.tables.scores import write_failures
 from data.tables.text_tables import write_csv
@@ -211,6 +212,7 @@ def degrade_folder(cfg: DegradeConfig, base: PrepareBase) -> None:
     if _is_done(folder, request):
         logger.info(f"{folder}: the same copies are there already")
         return
+    require_usual(crops, InputKeys("degrade.landmarks", "degrade.accept_unusual"))
     with replacing(folder) as partial:
         partial.mkdir()
         run = DegradingRun(cfg, crops, partial)

@@ -280,7 +280,8 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     message = message[:1].lower() + message[1:]
     if not key:
         return f"{message}{more}"
-    return f"{key}: {message}, found {shown(detail['input'])}{more}"
+    found = "" if isinstance(detail["input"], Mapping) else f", found {shown(detail['input'])}"
+    return f"{key}: {message}{found}{more}"
 
 
 def _hint(schema: type[BaseModel], path: Sequence[str]) -> str:

@@ -85,6 +85,8 @@ class DegradeConfig(DecodeConfig):
     """Prefix to strip from the names in the landmark file; null: found automatically."""
     on_missing: Literal["error", "skip"] = "error"
     """Images without landmarks: stop, or list them in failures.csv."""
+    accept_unusual: Flag = False
+    """1: go on, with a warning, where most images cannot be what they are said to be (docs/checks.md)."""
     seed: NonNegativeInt = 42069
     """Each image's degradation depends on seed and name alone."""
     share: Share = 1.0
@@ -108,7 +110,7 @@ class DegradeConfig(DecodeConfig):
     @property
     def crops(self) -> CropInputConfig:
         """Return how the images are opened."""
-        keys = ("loc", "landmarks", "key_root", "on_missing", "exif", "max_pixels")
+        keys = ("loc", "landmarks", "key_root", "on_missing", "exif", "max_pixels", "accept_unusual")
         kind = "aligned" if self.landmarks is None else "landmarks"
         return CropInputConfig(input=kind, **{key: getattr(self, key) for key in keys})
 
