@@ -12,6 +12,7 @@ import label
 from data.alignment import TEMPLATE_112, align, box_landmarks, estimate_similarity
 from data.tables.boxes import read_boxes
 from data.tables.scores import read_scores
+from data.tables.text_tables import write_csv
 from evaluation.pairs.readers import read_list
 from evaluation.protocol.conditions import Protocol
 from evaluation.protocol.face_set import open_faces, with_boxes
@@ -142,6 +143,38 @@ def test_boxes_are_read_and_their_squares_are_cut_upright(tmp_path, title):
     inside = slice(20, 100)
     assert np.abs(crop[60, inside, 0] - 2 * (at + corner[0])[inside]).max() <= 1
     assert np.abs(crop[inside, 60, 1] - 2 * (at + corner[1])[inside]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "titles", ["path,x1,y1,x2,y2", '"image","xmin","ymin","xmax","ymax"', "name;left;top;right;bottom"]
+)
+def test_corners_of_boxes_are_known_by_their_titles(tmp_path, titles):
+    row = "a.jpg,10,5,50,61".replace(",", ";" if ";" in titles else ",")
+    (tmp_path / "boxes.csv").write_text(f"{titles}\n{row}\n", encoding="utf-8")
+    assert read_boxes(tmp_path / "boxes.csv").boxes.tolist() == [[10, 5, 40, 56]]
+
+
+def test_boxes_that_are_not_about_the_faces_stop_an_evaluation(tmp_path, caplog):
+    """Of corners without titles the second would be taken for the size."""
+    points, section = write_population(tmp_path), population_config(tmp_path)
+    opened, path = open_faces("toy", section, 1), tmp_path / "boxes.csv"
+    right = np.array([[*face.min(axis=0) - 12, *np.ptp(face, axis=0) + 24] for face in points.values()])
+    corners, centres = right.copy(), right.copy()
+    corners[:, 2:] += right[:, :2]
+    centres[:, :2] += right[:, 2:] / 2
+    for boxes in (right, corners, centres):
+        write_csv(
+            path,
+            ("path", "x", "y", "w", "h"),
+            ([name, *map(str, box)] for name, box in zip(points, boxes, strict=True)),
+        )
+        if boxes is right:
+            assert with_boxes(opened, section, str(path), 1.0).box is not None and not caplog.text
+            continue
+        with pytest.raises(
+            DataError, match=r"boxes\.csv: \d+ of 24 boxes do not lie about the landmarks of their faces"
+        ):
+            with_boxes(opened, section, str(path), 1.0)
 
 
 def test_a_box_is_a_condition_of_its_own(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.alignment import box_landmarks
-from data.checks.inputs import InputKeys
+from data.checks.inputs import InputKeys, require_about_faces
 from data.index.identities import find_identities, folder_remarks
 from data.samples.crops import FaceCrops, open_crops, require_usual
 from data.sources.memory import MemorySource
@@ -146,10 +146,23 @@ def with_boxes(faces: FaceSet, cfg: PairsConfig, path: str | None, scale: float)
         )
     table = read_boxes(path)
     rows = join(faces.crops.names, table.names, cfg.key_root).rows
+    found = rows >= 0
+    _require_about_faces(path, table.boxes[rows[found]], present(faces.crops.landmarks)[found], faces.crops.cfg)
     points = np.full((len(rows), 5, 2), np.nan, np.float32)
-    points[rows >= 0] = box_landmarks(table.boxes[rows[rows >= 0]], scale)
+    points[found] = box_landmarks(table.boxes[rows[found]], scale)
     section = faces.crops.cfg.model_copy(update={"landmarks": path})
     return replace(faces, box=replace(faces.crops, cfg=section, landmarks=points))
+
+
+def _require_about_faces(path: str, boxes_N4: np.ndarray, points_N52: np.ndarray, cfg: CropInputConfig) -> None:
+    try:
+        lines = require_about_faces(path, boxes_N4, points_N52)
+    except DataError as error:
+        if not cfg.accept_unusual:
+            raise
+        lines = [str(error)]
+    for line in lines:
+        logger.warning(line)
 
 
 def _input(cfg: PairsConfig, root: str, landmarks: str | None) -> CropInputConfig:
