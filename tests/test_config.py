@@ -83,6 +83,7 @@ def test_recommended_recipe_is_the_one_the_search_on_photographs_chose():
         ("dataset.landmarks=x.csv", "unknown key 'dataset.landmarks'; did you mean 'landms_location'?"),
         ("dataset.columns=quality", "dataset.columns: expected {KEY: VALUE, ...}, found 'quality'"),
         ("scheduler.milestones=1", "scheduler.milestones: expected [VALUE, ...], found 1"),
+        ("dataset.image_location=2024", "dataset.image_location: expected text (in quotes where it looks like"),
         ("base.device=0", "base.device: expected cpu, cuda or cuda:N, found 0"),
         ("base.epochs=two", "base.epochs: input should be a valid integer"),
         ("base.epochs=0", "base.epochs: input should be greater than 0, found 0"),

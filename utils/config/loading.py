@@ -64,6 +64,7 @@ _ALIKE = (
 _SHAPES: dict[str, str] = {
     **dict.fromkeys(("dict_type", "model_type"), "{KEY: VALUE, ...}"),
     **dict.fromkeys(("list_type", "tuple_type"), "[VALUE, ...]"),
+    "string_type": "text (in quotes where it looks like a number or a date)",
 }
 """What pydantic expects where the words it has for it are those of Python -> how YAML writes it."""
 Schema = TypeVar("Schema", bound=BaseModel)
