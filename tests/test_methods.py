@@ -184,6 +184,8 @@ def test_its_keys_and_parts_are_its_own(brightness, config):
         load_training(config, ["optimizer.group_1=null"])
     with pytest.raises(ConfigError, match=r"loss\.weights: this method has 1 terms \(brightness\), one factor each"):
         make_run(config, "loss.weights=[1, 2]")
+    with pytest.raises(ConfigError, match=r"loss\.weights: every factor is 0"):
+        make_run(config, "loss.weights=[0]")
     with pytest.raises(ConfigError, match=r"'loss\.power' with base\.method: cosface, it belongs to brightness"):
         load_training(config, ["base.method=cosface"])
     assert methods.title("brightness") == "Brightness" and methods.title("mine") == "mine"

@@ -54,6 +54,8 @@ class Objective(nn.Module, Generic[Batch]):
         if len(self.factors) != len(self.weights):
             names = ", ".join(self.terms._fields)
             raise ConfigError(f"loss.weights: this method has {len(self.weights)} terms ({names}), one factor each")
+        if not any(self.factors):
+            raise ConfigError("loss.weights: every factor is 0, which trains nothing; give one term a factor above 0")
         self.notes: list[str] = []
         """Lines for the reader of the log."""
 
