@@ -93,6 +93,7 @@ def test_columns_names_what_json_npz_and_feather_hold(tmp_path):
         ('[["a.jpg", 1], ["b.jpg"]]', "entry 1 is ['b.jpg'], no (name, score) pair"),
         ('[{"path": "a.jpg", "quality": 1}, {"path": "b.jpg"}]', "entry 1 has path, the first path, quality"),
         ('[{"path": "a.jpg", "score": 1, "age": 3}]', "'score' may be the quality, or 'age'"),
+        ('{"paths": ["a.jpg"], "scores": [1], "ages": [3]}', "'scores' may be the quality, or 'ages'; say which"),
         ('{"path": ["a.jpg", "b.jpg"], "quality": [1]}', "2 names but 1 scores"),
         ('{"a.jpg": null}', "no row holds a value"),
         ("{}", "holds no rows"),

@@ -123,7 +123,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize("title", ["score", "label", "value"])
 def test_a_generic_title_beside_other_numbers_is_refused(tmp_path, title):
     text = f"image,x1,{title},cr_fiqa\na.jpg,10,0.99,0.5\n"
-    said = rf"'{title}' may be the quality, or 'x1', 'cr_fiqa'; say which with columns: {{name: image, score: cr_fiqa}}"
+    said = rf"'{title}' may be the quality, or 'x1', 'cr_fiqa'; say which with columns: {{name: TITLE, score: TITLE}}"
     table = pa.table({"image": ["a.jpg"], "x1": [10], title: [0.99], "cr_fiqa": [0.5]})
     pa.parquet.write_table(table, tmp_path / "q.parquet")
     for path in (written(tmp_path, text, "q.csv"), tmp_path / "q.parquet"):

@@ -62,22 +62,26 @@ class Header(NamedTuple):
             return Columns(None, ())
         return Columns(name, tuple(titles.index(title) for title in found[0]))
 
-    def require_clear(self, found: Columns) -> None:
-        """Raise DataError where a column with a generic title is one of several that may be the quality."""
+    def require_clear(self, found: Columns, titles: Sequence[str] | None = None) -> None:
+        """Raise DataError where a column with a generic title is one of several that may be the quality.
+
+        titles: as the file has them, where those here are their singulars.
+        """
+        written = self.titles if titles is None else titles
         if len(found.values) != 1 or self.lower[found.values[0]] not in _GENERIC_TITLES:
             return
         others = [
-            title
+            written[column]
             for column, title in enumerate(self.titles)
             if column not in (found.name, *found.values)
             and title.strip().lower() not in _HARMLESS_TITLES
             and ((self.numeric[column] if self.numeric else True) or (found.name is None and column > 0))
         ]
         if others:
-            chosen = self.titles[found.values[0]].strip()
+            chosen = written[found.values[0]].strip()
             raise DataError(
                 f"{self.place}: {chosen!r} may be the quality, or {', '.join(map(repr, others))[:80]}; say which with "
-                f"columns: {{name: {self.titles[found.name or 0].strip()}, score: {others[-1].strip()}}}"
+                "columns: {name: TITLE, score: TITLE}"
             )
 
     def stated(self, columns: ScoreColumns) -> Columns:

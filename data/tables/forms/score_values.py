@@ -77,7 +77,7 @@ def choose(header: Header, form: ScoreForm, stated: Header | None = None) -> Col
             "name them with columns: {name: TITLE, score: TITLE}"
         )
     if form.columns is None:
-        header.require_clear(found)
+        header.require_clear(found, (stated or header).titles)
     return found
 
 
