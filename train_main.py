@@ -15,6 +15,7 @@ from torch import Tensor
 from data.samples.sampler import Shard
 from jobs.methods import METHODS, load_training
 from jobs.training import Run
+from model.frozen.describe import require_own_input
 from model.registry import NetworkBuilder
 from utils import cli, distributed
 from utils.allowed import NOTHING_MORE, AllowedModules
@@ -61,9 +62,12 @@ def build(
             f"{'process' if processes == 1 else 'processes'}; each needs two, BatchNorm cannot train on one"
         )
     contract = InputContract.from_transform(model_cfg.transform, model_cfg.channels)
+    accepted = "dataset.accept_unusual" if cfg.dataset.accept_unusual else None
+    remarks = require_own_input(model_cfg, contract, accepted)
     shard = Shard(distributed.rank(), distributed.world_size())
     builder, method = NetworkBuilder(allowed, cfg.base.allow_random_init), METHODS[cfg.base.method]
     objective = method.objective.from_config(cfg, model_cfg, builder, contract)
+    objective.notes += remarks
     data = method.data(cfg, shard)
     objective.attach(data)
     objective.to(device).to(memory_format=torch.channels_last)

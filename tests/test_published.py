@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.frozen.describe import require_own_input
 from model.published.mobile import UnitMobileFaceNet
 from model.published.presets import PRESETS, find_preset, preset_list
 from model.published.recognise import recognise
@@ -122,6 +123,16 @@ def test_magface_scores_by_the_length_of_its_embedding_of_a_bgr_crop(tmp_path):
     spoken = config.model_copy(update={"channels": "RGB"})
     stated = ModelConfig.model_validate({**spoken.model_dump(), "channels": "RGB"})
     assert "warning" in (remark := network(path, False, model=stated).remark) and "magface_r18" in remark
+    teacher = ModelConfig(features=NetworkConfig(module="CompactNet", weights=None), teacher=named(path))
+    for trained in (teacher, ModelConfig(features=named(path))):
+        with pytest.raises(ContractError, match="has the keys of magface_r18, which takes BGR, 112 px, mean 0, std 1;"):
+            require_own_input(trained, InputContract())
+        assert len(require_own_input(trained, InputContract(), "dataset.accept_unusual")) == 1
+        assert require_own_input(trained, found.contract) == []
+
+
+def named(path):
+    return NetworkConfig(module="iresnet18", weights=str(path))
 
 
 @pytest.mark.parametrize("name", ["arcface_r18", "magface_r18"])

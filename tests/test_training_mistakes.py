@@ -9,7 +9,8 @@ from data.tables.landmarks import read_landmarks, write_landmarks_csv
 from tests.helpers.faces import spoil_landmarks
 from tests.helpers.recognition import write_run
 from tests.helpers.training import make_run, write_faces, write_setup
-from utils.errors import ConfigError, DataError, UserError
+from utils.contract import InputContract, save_contract
+from utils.errors import ConfigError, ContractError, DataError, UserError
 from utils.progress import progress
 
 
@@ -24,6 +25,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
         train_main.fit(run)
     assert [bar.disable for bar in bars] == [True], "not closed"
     assert not (tmp_path / "run/aikd-last.pth").exists()
+
+
+def test_weights_that_were_trained_on_other_pixels_are_refused(tmp_path):
+    config = write_setup(tmp_path)
+    save_contract(InputContract(channels="BGR"), tmp_path / "backbone.pth")
+    with pytest.raises(ContractError, match=r"backbone\.json: the weights were trained with channels = BGR"):
+        make_run(config)
 
 
 def test_a_run_that_has_diverged_is_no_success_and_names_a_resume_point_only_if_there_is_one(tmp_path):

@@ -14,7 +14,7 @@ from model.weights import no_weights, read_state_dict
 from utils.config import beside, load_config
 from utils.config.sections import ModelConfig, NetworkKeys
 from utils.contract import InputContract, Reading
-from utils.errors import ConfigError, WeightsError
+from utils.errors import ConfigError, ContractError, WeightsError
 
 
 def named_model(path: str | None, place: str | Path, weight: str | None, preset: str | None) -> ModelConfig | None:
@@ -154,6 +154,29 @@ class Described:
     def _other(self, model: ModelConfig, found: Preset | None) -> bool:
         """Tell whether the file is that of another network than the one that was named."""
         return found is not None and found.module not in (None, full_name(KNOWN, model.features.module))
+
+
+def require_own_input(model: ModelConfig, contract: InputContract, accepted: str | None = None) -> list[str]:
+    """Refuse to train from, or towards, a network on other pixels than it was trained on itself.
+
+    Its weights say so by a contract beside or in them, or by the keys of a published network. The latter is returned
+    as a line where `accepted`, the key that accepts it, is given.
+    """
+    lines = []
+    for spec in filter(None, (model.features, model.teacher)):
+        if spec.weights is None:
+            continue
+        name = recognise(read_state_dict(spec.weights, spec.part))
+        checked_contract(contract, spec.weights)
+        if name is None or PRESETS[name].contract == contract:
+            continue
+        lines.append(
+            f"{spec.weights}: has the keys of {name}, which takes {_words(PRESETS[name].contract)}; the model "
+            f"configuration says {_words(contract)}; state channels and transform there as the network takes them"
+        )
+    if lines and accepted is None:
+        raise ContractError(f"{lines[0]}; or, if it is meant to be so, set dataset.accept_unusual: 1")
+    return [f"{line}; accepted by {accepted}" for line in lines]
 
 
 def _recognised_as(weight: str, name: str | None) -> str:
