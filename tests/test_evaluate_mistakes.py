@@ -93,7 +93,7 @@ def test_reversed_flags_are_remarked_on(tmp_path):
     remarks = "".join(spoiled(tmp_path, flags))
     assert "CosFace refuses" in remarks and "accuracy of 5" in remarks
     assert (
-        "are the mated flags, the names and the order of the embeddings right?"
+        "are the mated flags, the names and the order of the embeddings right, or are its comparisons distances?"
         in (tmp_path / "out/pauc.md").read_text()
     )
 

@@ -21,7 +21,7 @@ def doubts(panels: Sequence[Panel]) -> list[str]:
 
 def _of_panel(panel: Panel) -> Iterator[str]:
     place = f"datasets.{panel.dataset}: {panel.recognition}"
-    check = "are the mated flags, the names and the order of the embeddings right?"
+    check = "are the mated flags, the names and the order of the embeddings right, or are its comparisons distances?"
     where = "at a fixed threshold" if panel.fmr is None else f"at FMR {panel.fmr:g}"
     if panel.fnmr0 > _HALF:
         yield f"{place} refuses {panel.fnmr0:.0%} of the mated pairs {where}; {check}"
