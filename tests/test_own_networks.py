@@ -5,8 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from model.frozen.describe import Described
+from model.frozen.load import NetworkLoader
+from model.registry import NetworkBuilder
 from tests.helpers.frozen import CROPS, network, network_input
-from utils.config.sections import ModelConfig, NetworkConfig
+from utils.config.sections import ModelConfig, NetworkConfig, NetworkKeys
+from utils.contract import InputContract
 from utils.errors import ConfigError, WeightsError
 
 # ---- networks of several outputs
@@ -170,6 +174,18 @@ def test_any_onnx_scores_and_embeds_by_a_stated_contract(tmp_path, last, batch, 
     np.testing.assert_allclose(found.qualities(CROPS), means[:, 0], atol=1e-5)
     length = network(path, channels=channels, mean=0.2, std=0.4, quality="length").qualities(CROPS)
     np.testing.assert_allclose(length, np.linalg.norm(means, axis=1), atol=1e-5)
+
+
+def test_an_assumed_contract_of_an_onnx_is_said(tmp_path):
+    """evaluate.py takes the official preprocessing where neither file nor configuration says one."""
+    path = str(write_onnx(tmp_path / "net.onnx"))
+    loader = NetworkLoader(NetworkBuilder(), torch.device("cpu"))
+    for keys, said in (
+        ({}, "carries no preprocessing contract and none is stated; takes the official"),
+        ({"std": 1}, ""),
+    ):
+        found = loader.load(Described(path, NetworkKeys(**keys), None).network(assume=InputContract()))
+        assert said in found.remark and bool(found.remark) == bool(said)
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -92,6 +92,9 @@ class NetworkLoader:
         if isinstance(spec, OnnxSpec):
             content = Path(spec.weight).read_bytes()
             network: FrozenNetwork = OnnxNetwork(content, spec.weight, self.device, spec.contract, spec.assumed)
+            if spec.assumed and not network.describes_itself:
+                taken = _taken(network.contract)
+                network.remark = f"{spec.weight}: carries no preprocessing contract and none is stated; takes {taken}"
         else:
             try:
                 module = self._module(spec)
@@ -127,8 +130,9 @@ def checked_contract(contract: InputContract, weight: str | Path) -> str | None:
     if saved is not None:
         contract.require(saved, place)
         return None
+    return f"{weight}: no contract file {sidecar(weight).name} beside it; takes {_taken(contract)}"
+
+
+def _taken(contract: InputContract) -> str:
     kind = "the official preprocessing" if contract == InputContract() else "the preprocessing of model.config"
-    return (
-        f"{weight}: no contract file {sidecar(weight).name} beside it; takes {kind}: "
-        f"{contract.size_px} px, {contract.channels}, mean {contract.mean}, std {contract.std}"
-    )
+    return f"{kind}: {contract.size_px} px, {contract.channels}, mean {contract.mean}, std {contract.std}"
