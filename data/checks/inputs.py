@@ -192,9 +192,9 @@ def _corner(points_52: np.ndarray, size: tuple[int, int]) -> str | None:
 def require_about_faces(path: str, boxes_N4: np.ndarray, points_N52: np.ndarray) -> list[str]:
     """Return a line where a noticeable share of boxes x, y, w, h does not lie about its face; DataError where most.
 
-    The middle of the five points lies in the middle of a detector's box: .31 to .68 of its width and .51 to .59 of its
-    height in 60 photographs with YuNet's boxes. Corners read as sizes put it at .29 to .45 of the height, centres read
-    as corners at .01 to .09.
+    The middle of the five points lies in the middle of a detector's box. In 500 photographs of LFW, published landmarks
+    and YuNet's boxes, 90 % lie at .33 to .63 of the width and .51 to .60 of the height; they get no line, nor do boxes
+    .8 to 2 times as large. Of the same boxes as corners 479 fail, of centres taken for corners all.
     """
     known = np.flatnonzero(np.isfinite(points_N52[:, 0, 0]) & np.isfinite(boxes_N4[:, 0]))
     middle, boxes = points_N52[known].mean(axis=1), boxes_N4[known]
