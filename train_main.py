@@ -186,7 +186,7 @@ def ignored(cfg: TrainConfig, precision: Precision) -> list[str]:
         lines.append(f"base.amp: mixed precision acts on CUDA only; {precision.device} computes in fp32")
     if cfg.ema.params:
         lines.append("ema.params: without effect; SWALR is a learning-rate schedule, the average follows ema_alpha")
-    if precision.name != "fp16" and cfg.grad_scaler.params and "grad_scaler" in cfg.model_fields_set:
+    if precision.name != "fp16" and cfg.grad_scaler.params:
         lines.append("grad_scaler.params: without effect; losses are scaled in fp16 only")
     idle = "ema.decay" if cfg.ema.every == "validation" else "ema.ema_alpha"
     if not is_default(cfg, idle):

@@ -90,7 +90,7 @@ def test_nothing_in_a_shipped_yaml_is_without_effect(path):
         said = {
             "base.amp": cfg.base.amp and cfg.base.precision == "auto",
             "ema.params": path.stem == "train_config",
-            "grad_scaler.params": "\ngrad_scaler:" in path.read_text(encoding="utf-8"),
+            "grad_scaler.params": True,
         }
         assert [line.partition(":")[0] for line in lines] == [key for key, there in said.items() if there]
     elif schema_of(path) is EvaluateConfig:
