@@ -11,8 +11,9 @@ from utils.config import dump_config
 from utils.config.evaluate import EvaluateConfig, ScoresConfig
 from utils.config.export import ExportConfig
 from utils.config.inference import InferenceConfig
-from utils.config.loading import _models, validate
+from utils.config.loading import validate
 from utils.config.prepare import PrepareConfig
+from utils.config.refusals import models_of
 from utils.config.sections import ModelConfig
 from utils.config.train_aikd import AIKDConfig
 from utils.contract import InputContract
@@ -297,7 +298,7 @@ def test_every_path_knows_the_home_folder(schema):
     models = [schema]
     for model in models:
         for name, field in model.model_fields.items():
-            models += [inner for inner in _models(field.annotation) if inner not in models]
+            models += [inner for inner in models_of(field.annotation) if inner not in models]
             text = field.annotation in (str, str | None) and name not in NO_PATHS
             assert not (text or name in PATHS_BY_NAME) or "AfterValidator" in repr(field), f"{model.__name__}.{name}"
 

@@ -18,8 +18,9 @@ from utils.config import is_default, load_config
 from utils.config.evaluate import EvaluateConfig
 from utils.config.export import ExportConfig
 from utils.config.inference import InferenceConfig
-from utils.config.loading import _models, read_yaml
+from utils.config.loading import read_yaml
 from utils.config.prepare import PrepareConfig
+from utils.config.refusals import models_of
 from utils.config.sections import ModelConfig
 from utils.config.train import DatasetConfig, TrainConfig
 from utils.config.train_aikd import AIKDConfig
@@ -110,7 +111,7 @@ NOT_SHOWN = {
 def keys_not_shown(schema, values, path=""):
     """Yield the dotted keys of a schema that `values` lacks, those of nested sections too."""
     for name, field in schema.model_fields.items():
-        key, models = f"{path}{name}", list(_models(field.annotation))
+        key, models = f"{path}{name}", list(models_of(field.annotation))
         if name not in (values or {}):
             yield key
         for model in models:

@@ -1,18 +1,17 @@
 """Read a YAML file plus dotted overrides into a typed schema; every mistake is one sentence."""
 
 import contextlib
-import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from utils.config.refusals import hint, section_of, sentence
 from utils.errors import ConfigError
 from utils.outside.reading import reading, reason, shown
 
@@ -52,21 +51,6 @@ UserPath = Annotated[str, AfterValidator(_user_path)]
 """A file or folder; `~` is the home folder."""
 _LONGEST_YAML = 1_000_000
 _MOST_NODES = 100_000
-_SURE = 0.7
-"""How alike two keys are of which one is the other, mistyped."""
-_ALIKE = (
-    ("image_location", "loc", "root"),
-    ("landms_location", "landmarks"),
-    ("quality_location", "labels", "scores"),
-    ("weight", "weights"),
-)
-"""Keys that mean the same in configurations of different scripts."""
-_SHAPES: dict[str, str] = {
-    **dict.fromkeys(("dict_type", "model_type"), "{KEY: VALUE, ...}"),
-    **dict.fromkeys(("list_type", "tuple_type"), "[VALUE, ...]"),
-    "string_type": "text (in quotes where it looks like a number or a date)",
-}
-"""What pydantic expects where the words it has for it are those of Python -> how YAML writes it."""
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -194,7 +178,7 @@ def load_variant(
         unknown, names = foreign[0]
         belongs = f"with {choice}: {name}, it belongs to {' and '.join(names)}"
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
-        raise ConfigError(f"{path}: unknown key {unknown!r} {belongs}{_hint(own, unknown.split('.'))}{more}")
+        raise ConfigError(f"{path}: unknown key {unknown!r} {belongs}{hint(own, unknown.split('.'))}{more}")
     return validate(own, values, str(path))
 
 
@@ -215,17 +199,13 @@ def _own_values(
             if not any(_left_out(value, field) for field in fields.values()):
                 foreign.append((f"{path}{key}", list(fields)))
             continue
-        section = _section(own.model_fields.get(key))
+        section = section_of(own.model_fields.get(key))
         if section is not None and isinstance(value, dict):
-            inner = {name: model for name, field in fields.items() if (model := _section(field)) is not None}
+            inner = {name: model for name, field in fields.items() if (model := section_of(field)) is not None}
             value, more = _own_values(value, section, inner, f"{path}{key}.")
             foreign += more
         kept[key] = value
     return kept, foreign
-
-
-def _section(field: FieldInfo | None) -> type[BaseModel] | None:
-    return None if field is None else next(_models(field.annotation), None)
 
 
 def _left_out(value: Any, field: FieldInfo) -> bool:
@@ -248,7 +228,7 @@ def validate(schema: type[Schema], values: Any, place: str) -> Schema:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{place}: {_sentence(schema, error)}") from None
+        raise ConfigError(f"{place}: {sentence(schema, error)}") from None
 
 
 def dump_config(config: BaseModel) -> str:
@@ -262,63 +242,3 @@ def is_default(config: BaseModel, key: str) -> bool:
     for section in sections:
         config = getattr(config, section)
     return getattr(config, name) == type(config).model_fields[name].get_default(call_default_factory=True)
-
-
-def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
-    details = error.errors(include_url=False)
-    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
-    detail = (unknown or details)[0]
-    loc = [str(part) for part in detail["loc"]]
-    key = ".".join(loc)
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_hint(schema, loc)}{more}"
-    if detail["type"] == "missing":
-        return f"missing key {key!r}{more}"
-    message = detail["msg"].removeprefix("Value error, ")
-    if shape := _SHAPES.get(detail["type"]):
-        message = f"expected {shape}"
-    message = message[:1].lower() + message[1:]
-    if not key:
-        return f"{message}{more}"
-    found = "" if isinstance(detail["input"], Mapping) else f", found {shown(detail['input'])}"
-    return f"{key}: {message}{found}{more}"
-
-
-def _hint(schema: type[BaseModel], path: Sequence[str]) -> str:
-    """Name a key of this meaning or nearly this name here, else one of this name elsewhere, else the nearest here."""
-    known = sorted(_known_keys(schema, path[:-1]))
-    near = [name for names in _ALIKE if path[-1] in names for name in names if name in known]
-    near = near or difflib.get_close_matches(path[-1], known, 1, cutoff=_SURE)
-    near = near or sorted(_places_of(path[-1], schema), key=lambda place: place.split(".")[0] != path[0])[:1]
-    near = near or difflib.get_close_matches(path[-1], known, 1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known) or 'nothing'}"
-
-
-def _places_of(key: str, schema: type[BaseModel], section: str = "") -> Iterator[str]:
-    """Yield the dotted names of a key in the sections of a schema, without those whose names the user chooses."""
-    for name, field in schema.model_fields.items():
-        if name == key:
-            yield f"{section}{name}"
-        if get_origin(field.annotation) is not dict and (inner := _section(field)) is not None:
-            yield from _places_of(key, inner, f"{section}{name}.")
-
-
-def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> set[str]:
-    schemas = [schema]
-    for key in path:
-        found = []
-        for candidate in schemas:
-            field = candidate.model_fields.get(key)
-            if field is not None:
-                found += _models(field.annotation)
-        schemas = found or schemas  # the name of a union's branch is no key
-    return {name for candidate in schemas for name in candidate.model_fields}
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, UnionType, Annotated, dict, list, tuple):
-        for argument in get_args(annotation):
-            yield from _models(argument)
