@@ -25,13 +25,12 @@ from benchmarks.inference import CONFIGS, write_model
 from benchmarks.measuring import Report, network_option, parser, reason
 from benchmarks.pictures import write_picture
 from data.alignment import CROP_SIZE_PX, TEMPLATE_112
+from data.samples.loader import AHEAD
 
 WRITTEN = 256
 """Different files; more names are links to them."""
 MOST = 0.05
 SHARED = Path("/dev/shm")
-AHEAD = 4
-"""Batches that each worker makes ahead of the network (data/samples/loader.py)."""
 CROP_BYTES = 3 * CROP_SIZE_PX**2
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from utils.files import atomic_write
+
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "opencv-python-headless", "pillow", "scikit-image")
 PACKAGES += ("onnxruntime", "onnxruntime-gpu")
 
@@ -96,15 +98,9 @@ class Report:
         """Write what there is so far: a later failure loses nothing."""
         if self.path is not None:
             content = {"benchmark": self.name, "machine": self.machine, "options": self.options, "rows": self.rows}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps(content, indent=2, default=str) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill at any moment leaves it whole, the new or the old one."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+            with atomic_write(self.path, "w") as stream:
+                json.dump(content, stream, indent=2, default=str)
+                stream.write("\n")
 
 
 def reason(error: Exception) -> str:

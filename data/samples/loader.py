@@ -26,7 +26,7 @@ from utils.config.sections import LoaderParams
 from utils.errors import DataError, UserError
 from utils.present import present
 
-_AHEAD = 4
+AHEAD = 4
 """Batches fetched ahead, per worker process or by the threads."""
 _THREADS = 2
 """Decoding threads when there are no worker processes; most of their time is spent outside the GIL."""
@@ -146,7 +146,7 @@ class _Fetcher:
             batch_sampler=self.batches,
             collate_fn=_as_is,
             num_workers=num_workers,
-            prefetch_factor=_AHEAD,
+            prefetch_factor=AHEAD,
             persistent_workers=True,
             pin_memory=self.pin_memory,
             worker_init_fn=_start_worker,
@@ -190,7 +190,7 @@ class _Fetcher:
                 answer: SimpleQueue = SimpleQueue()
                 asked.put((keys, answer))
                 waiting.append(answer)
-                if len(waiting) > _AHEAD:
+                if len(waiting) > AHEAD:
                     yield self._pinned(_taken(waiting.popleft()))
             while waiting:
                 yield self._pinned(_taken(waiting.popleft()))
