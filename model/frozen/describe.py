@@ -90,12 +90,9 @@ class Described:
             contract = found.contract
             remark = remark or ("" if preset or contract == InputContract() else _recognised_as(self.weight, name))
         contract = replace(contract, **self.keys.fed)
-        elsewise = None if found is None or found.contract in (InputContract(), contract) else found.contract
-        if preset is None and elsewise is not None and not self.keys.fed:
-            remark = (
-                f"warning: {self.weight}: has the keys of {name}, which takes {_words(elsewise)}; the "
-                f"configuration says {_words(contract)}; model.preset={name} takes its own"
-            )
+        other = _other_pixels(self.weight, name, contract)
+        if preset is None and other and not self.keys.fed:
+            remark = f"warning: {other}; model.preset={name} takes its own"
         confirmed = checked_contract(contract, self.weight)
         hint = f"its keys are those of a published network: set preset: {name}" if self._other(model, found) else ""
         facts = {"precision": self.precision, "reading": replace(reading, output=None)}
@@ -166,17 +163,27 @@ def require_own_input(model: ModelConfig, contract: InputContract, accepted: str
     for spec in filter(None, (model.features, model.teacher)):
         if spec.weights is None:
             continue
-        name = recognise(read_state_dict(spec.weights, spec.part))
         checked_contract(contract, spec.weights)
-        if name is None or PRESETS[name].contract == contract:
-            continue
-        lines.append(
-            f"{spec.weights}: has the keys of {name}, which takes {_words(PRESETS[name].contract)}; the model "
-            f"configuration says {_words(contract)}; state channels and transform there as the network takes them"
-        )
+        other = _other_pixels(spec.weights, recognise(read_state_dict(spec.weights, spec.part)), contract)
+        if other:
+            lines.append(f"{other}; state channels and transform there as the network takes them")
     if lines and accepted is None:
         raise ContractError(f"{lines[0]}; or, if it is meant to be so, set dataset.accept_unusual: 1")
     return [f"{line}; accepted by {accepted}" for line in lines]
+
+
+def _other_pixels(weight: str, name: str | None, contract: InputContract) -> str:
+    """Say that the recognised network takes other pixels, or nothing.
+
+    Keys of networks of the official preprocessing say nothing: many others bear them.
+    """
+    known = contract if name is None else PRESETS[name].contract
+    if known in (InputContract(), contract):
+        return ""
+    return (
+        f"{weight}: has the keys of {name}, which takes {_words(known)}; the configuration of the model says "
+        f"{_words(contract)}"
+    )
 
 
 def _recognised_as(weight: str, name: str | None) -> str:
