@@ -146,7 +146,13 @@ def test_boxes_are_read_and_their_squares_are_cut_upright(tmp_path, title):
 
 
 @pytest.mark.parametrize(
-    "titles", ["path,x1,y1,x2,y2", '"image","xmin","ymin","xmax","ymax"', "name;left;top;right;bottom"]
+    "titles",
+    [
+        "path,x1,y1,x2,y2",
+        '"image","xmin","ymin","xmax","ymax"',
+        "name;left;top;right;bottom",
+        "sep=;\nname;x1;y1;x2;y2",
+    ],
 )
 def test_corners_of_boxes_are_known_by_their_titles(tmp_path, titles):
     row = "a.jpg,10,5,50,61".replace(",", ";" if ";" in titles else ",")

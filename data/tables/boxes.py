@@ -4,28 +4,21 @@ Convention: x and y of the upper left corner, width and height, in pixels of the
 0 to 1 here.
 """
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.tables.dialects import Content
-from data.tables.encoding import open_text
 from data.tables.names import Names
 from data.tables.text_tables import read_text_table
-from utils.outside.reading import reading
+from utils.errors import DataError
 
-_BOX = Content("a face box (x,y,w,h)", (("box_x", "box_y", "box_w", "box_h"), ("x", "y", "w", "h")), np.float32)
-
-
+_SIZES = (("box_x", "box_y", "box_w", "box_h"), ("x", "y", "w", "h"))
+_CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
+_BOX = Content("a face box (x,y,w,h)", (*_SIZES, *_CORNERS), np.float32)
 _LANDMARKS = {"x3", "y3"}
 """Titles that only a table of landmarks has."""
-_CORNERS = Content(
-    "the corners of a face box (x1,y1,x2,y2)",
-    (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom")),
-    np.float32,
-)
 
 
 class BoxTable(NamedTuple):
@@ -42,14 +35,11 @@ def read_boxes(path: str | Path) -> BoxTable:
     Corners are understood by their titles, as `path,x1,y1,x2,y2`.
     Raises DataError naming file, row and content of what cannot be used.
     """
-    titles = _first_row(Path(path))
-    if not any(titles.issuperset(corners) for corners in _CORNERS.headers) or titles.issuperset(_LANDMARKS):
-        names, boxes, *_ = read_text_table(path, _BOX)
+    names, boxes, _, titles = read_text_table(path, _BOX)
+    if any(set(sizes) <= set(titles) for sizes in _SIZES):
         return BoxTable(names, boxes)
-    names, corners, *_ = read_text_table(path, _CORNERS)
-    return BoxTable(names, np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1))
-
-
-def _first_row(path: Path) -> set[str]:
-    with reading(path, way_out="name an existing file of names and boxes"), open_text(path) as stream:
-        return {title.strip('" ').lower() for title in re.split(r"[,;\t ]+", stream.readline().strip())}
+    if set(titles) >= _LANDMARKS:
+        raise DataError(f"{path}: holds landmarks; expected a name and {_BOX.what} in each row")
+    if any(set(corners) <= set(titles) for corners in _CORNERS):
+        boxes[:, 2:] -= boxes[:, :2]
+    return BoxTable(names, boxes)

@@ -50,7 +50,7 @@ def read_landmarks(path: str | Path, form: LandmarkForm | None = None) -> Landma
         if faces is not None:
             return _finished(path, faces, form)
     content = landmark_content(path, scored=form.landmark_faces == "best")
-    names, values, remarks = read_text_table(path, content, rules=_rules(form))
+    names, values, remarks, _ = read_text_table(path, content, rules=_rules(form))
     points = values[:, : 2 * (content.count // 2)].reshape(len(values), -1, 2)
     return LandmarkTable(names, five_points(points, form, str(path)).astype(np.float32, copy=False), remarks[1:])
 

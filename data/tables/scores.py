@@ -58,7 +58,7 @@ def read_scores(path: str | Path, form: ScoreForm | None = None) -> ScoreTable:
     if read is not None:
         with reading(path, way_out="see docs/formats.md for the forms"):
             return _finished(path, read(path, form), form)
-    names, values, remarks = read_text_table(path, QUALITY, form, RowRules.of_scores(form))
+    names, values, remarks, _ = read_text_table(path, QUALITY, form, RowRules.of_scores(form))
     return ScoreTable(names, np.ascontiguousarray(values[:, 0]), remarks)
 
 

@@ -37,6 +37,8 @@ class TextTable(NamedTuple):
     values: np.ndarray
     """(N, count)."""
     remarks: tuple[str, ...]
+    titles: tuple[str, ...] = ()
+    """What the file calls its columns, in lower case; empty where it does not say."""
 
 
 def read_text_table(
@@ -63,7 +65,8 @@ def _text_table(path: Path, content: Content, form: ScoreForm, rules: RowRules) 
 
     how = taken(dialect.values, dialect.titles, dialect.width)
     table = complete_rows(path, names, values, rules, place)
-    return TextTable(*table[:2], (how, *table.remarks))
+    titles = tuple(title.strip().lower() for title in dialect.titles)
+    return TextTable(*table[:2], (how, *table.remarks), titles)
 
 
 def _with_decimal(path: Path, dialect: Dialect, form: ScoreForm) -> Dialect:
